@@ -1,0 +1,12 @@
+"""afterstroke: a BIDS App for MRI after a stroke. Research use only, not a medical device."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as _installed_version
+from pathlib import Path
+
+
+def app_version() -> str:
+    """Version of the App: the file ``version`` of a source tree, else that of the installed package."""
+    source = Path(__file__).parent.parent / "version"
+    return source.read_text().strip() if source.is_file() else _installed_version("afterstroke")

@@ -1,0 +1,108 @@
+"""The top-level files of the output folder, identical for every run on the same dataset."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bids_app import app_version
+from bids_app.derivatives import names
+from bids_app.derivatives.write import write_json, write_table, write_text
+from bids_app.errors import CannotWriteError
+
+BIDS_VERSION = "1.11.1"
+PIPELINE = "afterstroke"
+DISCLAIMER = "Research use only: not a medical device."
+
+DESCRIPTIONS = {
+    "preproc": "Header repaired, reoriented to RAS+, bias field corrected inside the brain",
+    "brain": "Brain mask",
+    names.LESION_DESC: "Stroke lesion found by an nnU-Net model, or drawn by hand where the sidecar says Manual",
+}
+
+
+def write_top_level(out_dir: Path, bids_dir: Path, configuration: str, links: Mapping[str, Path]) -> None:
+    """Write dataset_description.json, .bidsignore, descriptions.tsv and README.
+
+    Parameters
+    ----------
+    configuration : str
+        Configuration hash of the run.
+    links : mapping of str to Path
+        Names and folders of reused derivative datasets.
+
+    Raises
+    ------
+    CannotWriteError
+        If `out_dir` holds the derivatives of another pipeline.
+    """
+    _refuse_other_pipeline(out_dir)
+    raw = _read_json(bids_dir / names.DESCRIPTION)
+    write_json(out_dir / names.DESCRIPTION, dataset_description(out_dir, bids_dir, raw, configuration, links))
+    write_text(out_dir / names.BIDSIGNORE, "\n".join(names.IGNORED_BY_VALIDATOR) + "\n")
+    write_table(out_dir / names.DESC_TABLE, pd.DataFrame(DESCRIPTIONS.items(), columns=["desc_id", "description"]))
+    write_text(out_dir / "README", _readme())
+
+
+def dataset_description(
+    out_dir: Path, bids_dir: Path, raw: Mapping[str, Any], configuration: str, links: Mapping[str, Path]
+) -> dict[str, Any]:
+    """Content of dataset_description.json; all links are relative, so that the folders can move together."""
+    generated = {"Name": PIPELINE, "Version": app_version(), "ConfigurationHash": configuration}
+    if container := _container():
+        generated["Container"] = container
+    folders = {"raw": bids_dir, **links}
+    return {
+        "Name": f"{raw.get('Name') or bids_dir.name}: stroke lesions",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        "License": raw.get("License") or "n/a",
+        **({"Authors": raw["Authors"]} if raw.get("Authors") else {}),
+        "GeneratedBy": [generated],
+        "SourceDatasets": [_source_dataset(raw, bids_dir)],
+        "DatasetLinks": {name: os.path.relpath(folder, out_dir) for name, folder in folders.items()},
+    }
+
+
+def _source_dataset(raw: Mapping[str, Any], bids_dir: Path) -> dict[str, str]:
+    if doi := raw.get("DatasetDOI"):
+        return {"DOI": doi}
+    return {"URL": bids_dir.name}
+
+
+def _container() -> dict[str, str] | None:
+    """The container this runs in, from what the image and Apptainer say of themselves."""
+    if image := os.environ.get("APPTAINER_CONTAINER") or os.environ.get("SINGULARITY_CONTAINER"):
+        return {"Type": "apptainer", "URI": Path(image).name}
+    if tag := os.environ.get("AFTERSTROKE_IMAGE"):
+        return {"Type": "docker", "Tag": tag}
+    return None
+
+
+def _refuse_other_pipeline(out_dir: Path) -> None:
+    found = _read_json(out_dir / names.DESCRIPTION)
+    makers = [maker.get("Name", "?") for maker in found.get("GeneratedBy", [])]
+    if found and PIPELINE not in makers:
+        what = f"derivatives of {', '.join(makers)}" if makers else "another dataset"
+        raise CannotWriteError(f"{out_dir} already holds {what}.", "Choose an empty output folder.")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _readme() -> str:
+    return (
+        f"Stroke lesion derivatives written by {PIPELINE} {app_version()}. {DISCLAIMER}\n\n"
+        "Each image has a JSON sidecar that says what it is, what it was made from and with which model.\n"
+        "The folder sub-*/log holds a record of every visit: inputs, outputs, checksums, problems.\n"
+    )

@@ -1,0 +1,71 @@
+"""The table of a subject's sessions, rebuilt from the records under a lock, so that sessions may run in parallel."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bids_app.derivatives import names
+from bids_app.derivatives.columns import dictionary
+from bids_app.derivatives.record import Record
+from bids_app.derivatives.visit import session_id
+from bids_app.derivatives.write import write_json, write_table
+
+
+@contextmanager
+def subject_lock(out_dir: Path, subject: str) -> Iterator[None]:
+    """Hold the lock of a subject's tables; waits for others that hold it."""
+    path = out_dir / names.log_folder(subject) / ".lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def rebuild(out_dir: Path, subject: str) -> Path:
+    """Write the sessions table of a subject from the records of its visits, failed ones included."""
+    columns = list(dictionary("session"))
+    with subject_lock(out_dir, subject):
+        rows = [_row(record) for record in _records(out_dir, subject)]
+        path = out_dir / names.sessions_table(subject)
+        write_json(names.sidecar(path), dictionary("session"))
+        return write_table(path, pd.DataFrame(rows, columns=columns).sort_values("session_id"))
+
+
+def _records(out_dir: Path, subject: str) -> Iterator[Record]:
+    for path in sorted((out_dir / names.log_folder(subject)).glob(names.RECORD_PATTERN)):
+        try:
+            yield Record(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            continue  # the group level names unreadable records
+
+
+def _row(record: Record) -> dict[str, Any]:
+    return record.summary or {"session_id": session_id(record.session), "status": record.status}
+
+
+def write_raw_participants(
+    out_dir: Path,
+    subject: str,
+    dataset: str,
+    visits: Mapping[str, Sequence[str | None]],
+    table: Mapping[str, Any],
+    dictionary: Mapping[str, Any],
+) -> Path:
+    """Leave what the group level must know of the raw dataset beside a subject's records.
+
+    Parameters
+    ----------
+    visits : mapping
+        Sessions of every participant of the raw dataset; ``[None]`` in a dataset without sessions.
+    table, dictionary : mapping
+        The raw participants.tsv (``columns`` and ``rows``) and participants.json.
+    """
+    content = {"dataset": dataset, "visits": visits, "table": table, "dictionary": dictionary}
+    return write_json(out_dir / names.raw_participants(subject), content)

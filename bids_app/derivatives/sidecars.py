@@ -1,0 +1,134 @@
+"""The JSON beside each output: what it is, what it was made from, and how."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Any
+
+from bids_app.derivatives import names
+from bids_app.derivatives.description import DISCLAIMER
+from bids_app.derivatives.results import ModelUse, Normalized, Prepared, Provenance, Segmented
+from bids_app.study.models import Scan
+
+RESOLUTION = {names.STANDARD_RES: "1 mm isotropic, the grid of the template"}
+
+
+def own(path: PurePosixPath) -> str:
+    """BIDS URI of a file of this derivative dataset."""
+    return f"bids::{path}"
+
+
+def raw(scan: Scan, provenance: Provenance) -> str:
+    """BIDS URI of a raw scan."""
+    try:
+        relative = scan.path.relative_to(provenance.bids_dir)
+    except ValueError:
+        relative = scan.path.name
+    return f"bids:raw:{relative}"
+
+
+def base(description: str, sources: list[str], provenance: Provenance, **extra: Any) -> dict[str, Any]:
+    """The keys every sidecar has, then `extra`."""
+    return {
+        "Description": f"{description}. {DISCLAIMER}",
+        "Sources": sources,
+        **extra,
+        "ConfigurationHash": provenance.configuration_hash,
+    }
+
+
+def preprocessed_t1w(prepared: Prepared, provenance: Provenance) -> dict[str, Any]:
+    """Sidecar of the native preprocessed T1w."""
+    visit = prepared.visit
+    reused = list(visit.reuse.sources) if visit.reuse.t1w else []
+    what = "T1w taken from another pipeline" if reused else "T1w, header repaired, RAS+, bias field corrected"
+    return base(
+        what,
+        [raw(visit.t1w, provenance), *reused],
+        provenance,
+        SkullStripped=prepared.skull_stripped,
+        SpatialReference="orig",
+        HeaderRepairs=[problem.message for problem in prepared.problems],
+    )
+
+
+def preprocessed_flair(prepared: Prepared, t1w: PurePosixPath, provenance: Provenance) -> dict[str, Any]:
+    """Sidecar of the FLAIR on the T1w grid."""
+    check = prepared.flair_check
+    return base(
+        "FLAIR rigidly aligned to the T1w and resampled onto its grid",
+        [raw(prepared.visit.flair, provenance), own(t1w)],
+        provenance,
+        SkullStripped=False,
+        SpatialReference=own(t1w),
+        Registration=check_keys(check),
+    )
+
+
+def brain_mask(prepared: Prepared, t1w: PurePosixPath, provenance: Provenance) -> dict[str, Any]:
+    """Sidecar of the native brain mask."""
+    reuse = prepared.visit.reuse
+    if reuse.brain_mask:
+        what, sources = "Brain mask taken from another pipeline", list(reuse.sources)
+    elif prepared.skull_stripped:
+        what, sources = "Brain mask: the non-zero voxels of a scan that came without skull", [own(t1w)]
+    else:
+        what, sources = "Brain mask by deepbet", [own(t1w)]
+    return base(what, sources, provenance, Type="Brain", Manual=False, SpatialReference=own(t1w))
+
+
+def model_keys(model: ModelUse) -> dict[str, Any]:
+    """What is said of the model that made a lesion map."""
+    return {
+        "Model": {"Name": model.name, "Version": model.version, "SHA256": model.sha256, "Folds": list(model.folds)},
+        "Channels": list(model.channels),
+        "Threshold": model.threshold,
+        "MinimumVolume": {"Value": model.min_volume_mm3, "Units": "mm^3"},
+        "Connectivity": 26,
+        "Device": model.device,
+    }
+
+
+def lesion(
+    kind: str, segmented: Segmented, sources: list[str], provenance: Provenance, **extra: Any
+) -> dict[str, Any]:
+    """Sidecar of a lesion mask, probability, uncertainty or instance image.
+
+    Parameters
+    ----------
+    kind : str
+        ``mask``, ``probseg``, ``uncertainty`` or ``dseg``.
+    """
+    what = {
+        "mask": "Binary stroke lesion mask",
+        "probseg": "Stroke lesion probability, mean over the folds",
+        "uncertainty": "Standard deviation of the lesion probability between the folds",
+        "dseg": "Stroke lesions one by one, numbered by decreasing volume",
+    }[kind]
+    keys = {"Type": "Lesion"} if kind == "mask" else {}
+    if kind in ("probseg", "uncertainty"):
+        keys["Units"] = "arbitrary"
+    if segmented.model is None:
+        return base(f"{what}, drawn by hand", sources, provenance, **keys, Manual=True, **extra)
+    return base(
+        f"{what}, nnU-Net", sources, provenance, **keys, Manual=False, **model_keys(segmented.model), **extra
+    )
+
+
+def standard(
+    description: str, sources: list[str], normalized: Normalized, provenance: Provenance, **extra: Any
+) -> dict[str, Any]:
+    """Sidecar of an image in a standard space."""
+    return base(
+        f"{description}, deformed to {normalized.space}",
+        sources,
+        provenance,
+        **extra,
+        Resolution=RESOLUTION,
+        Registration=check_keys(normalized.check),
+    )
+
+
+def check_keys(check: Any) -> dict[str, Any]:
+    """What is said of a registration."""
+    return {"Status": check.status, "BrainOverlap": check.overlap, "Similarity": check.similarity}

@@ -1,0 +1,94 @@
+"""Atomic writing: a file appears under its final name only when it is whole."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import pandas as pd
+
+from bids_app.errors import CannotWriteError
+from bids_app.images import Image
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` on success, remove it on failure.
+
+    The temporary name is hidden and keeps the extension, so that writers which look at it work.
+
+    Raises
+    ------
+    CannotWriteError
+        If the folder cannot be written or the disk is full.
+    """
+    temporary = path.with_name(f".{uuid.uuid4().hex}.{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _flush_to_disk(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    finally:
+        _remove_quietly(temporary)
+
+
+def _flush_to_disk(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _remove_quietly(path: Path) -> None:
+    # a full or read-only disk may refuse even this, and the first error is the one to tell
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        return
+
+
+def _cannot_write(path: Path, error: OSError) -> CannotWriteError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return CannotWriteError(f"No space left to write {path}.", "Free some space and start the same command again.")
+    return CannotWriteError(
+        f"{path} cannot be written: {error.strerror or error}.", "Choose a folder that you may write to."
+    )
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> Path:
+    """Write a JSON file; insertion order is kept."""
+    return write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_table(path: Path, frame: pd.DataFrame) -> Path:
+    """Write a BIDS table: tab-separated, ``n/a`` for missing values."""
+    return write_text(path, frame.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n"))
+
+
+def write_image(path: Path, image: Image) -> Path:
+    """Write a NIfTI image."""
+    with atomic(path) as temporary:
+        nib.save(image, temporary)
+    return path
+
+
+def copy_file(source: Path, path: Path) -> Path:
+    """Copy a file that a step has already written in the work folder."""
+    with atomic(path) as temporary:
+        shutil.copyfile(source, temporary)
+    return path

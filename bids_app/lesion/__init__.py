@@ -1,0 +1,1 @@
+"""From a brain to its lesions: models, fold averaging, lesions one by one."""

@@ -1,0 +1,1 @@
+"""Measures of masks: volumes, sides, overlap with a reference."""

@@ -1,0 +1,93 @@
+"""Loading checkpoints without running their code, and checksums of model files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from bids_app.errors import ConfigError
+
+_FORBIDDEN = re.compile(r"GLOBAL ([\w.]+) was not an allowed global|Trying to (?:instantiate|call) .*?([\w.]+)", re.DOTALL)
+
+
+def load_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
+    """Contents of a PyTorch checkpoint, with tensors, plain Python values and NumPy scalars only.
+
+    A pickle can run any code when it is opened; here everything but the types that nnU-Net's checkpoints need (tensors,
+    containers, `torch.device`, NumPy scalars and dtypes) is refused before it is built.
+
+    Parameters
+    ----------
+    path : Path
+        File written by `torch.save`.
+    device : str
+        Where the tensors are put.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing, damaged, holds a forbidden type (named in the message) or is no dictionary.
+    """
+    import pickle
+
+    import torch
+
+    if not path.is_file():
+        raise ConfigError(f"There is no checkpoint {path}.", "Check the model folder.")
+    try:
+        with _allowed_types():
+            content = torch.load(path, map_location=device, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _refusal(path, error) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
+        raise ConfigError(f"The checkpoint {path} is damaged or incomplete.", "Copy or download it again.") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds a {type(content).__name__}, not a checkpoint.", "Use a file saved by nnU-Net.")
+    return content
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file, 64 hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def folder_sha256(paths: Iterable[Path]) -> str:
+    """One checksum over the names and contents of several files, whatever their order and wherever their folder lies.
+
+    Names are taken relative to the deepest folder that holds all files, so that swapping two folds' checkpoints is
+    seen and moving the model is not.
+    """
+    files = [Path(path).resolve() for path in paths]
+    root = Path(os.path.commonpath([path.parent for path in files]))
+    lines = sorted(f"{path.relative_to(root).as_posix()} {sha256(path)}" for path in files)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _allowed_types() -> AbstractContextManager:
+    """The types beyond PyTorch's own list that nnU-Net's checkpoints hold: NumPy scalars of its training log."""
+    import numpy as np
+    import torch
+
+    # NumPy 1 and NumPy 2 name the same function differently in their pickles
+    scalar = np._core.multiarray.scalar
+    dtypes = [type(np.dtype(name)) for name in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")]
+    scalars = [(scalar, "numpy._core.multiarray.scalar"), (scalar, "numpy.core.multiarray.scalar")]
+    return torch.serialization.safe_globals([np.dtype, *dtypes, *scalars])
+
+
+def _refusal(path: Path, error: Exception) -> ConfigError:
+    """The error for a pickle that was refused: forbidden type, or no pickle at all."""
+    found = _FORBIDDEN.search(str(error))
+    if not found:
+        return ConfigError(f"The checkpoint {path} is damaged or no checkpoint.", "Copy or download it again.")
+    kind = found.group(1) or found.group(2)
+    return ConfigError(
+        f"The checkpoint {path} holds a {kind}: this file could run code when opened, so it was not opened.",
+        "Use a checkpoint as nnU-Net saves it, with weights and plain values only.",
+    )

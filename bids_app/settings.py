@@ -1,0 +1,180 @@
+"""What the user asked for, as one frozen dataclass: read from the command line or TOML, hashed, written back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from bids_app.errors import ConfigError
+
+DEFAULT_SPACE = "MNI152NLin2009aSym"
+NATIVE_SPACE = "T1w"
+
+#: The settings that change what is written; all others (devices, threads, paths) leave the results the same.
+RESULT_FIELDS = (
+    "lesion_model",
+    "folds",
+    "threshold",
+    "min_lesion_volume",
+    "skull_stripped",
+    "normalization",
+    "output_spaces",
+)
+
+
+def available_cpus() -> int:
+    """CPUs this process may use: the Slurm allocation, else the affinity mask capped by the cgroup's quota."""
+    if slurm := os.environ.get("SLURM_CPUS_PER_TASK"):
+        return max(1, int(slurm))
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cpus, _cgroup_quota() or cpus))
+
+
+def _cgroup_quota() -> int | None:
+    """CPUs granted by a cgroup v2 quota (a container's ``--cpus``), or None where there is no quota."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else -(-int(quota) // int(period))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything one run needs to know.
+
+    Attributes
+    ----------
+    bids_dir, out_dir, work_dir : Path
+        Absolute folders. `bids_dir` is None at the group level.
+    participants, sessions, excluded : tuple of str
+        Labels without prefix; empty means all (of `excluded`: none).
+    nprocs, omp_nthreads : int
+        CPUs in all, and threads of one worker: ``nprocs // omp_nthreads`` visits run side by side.
+    memory_gb : float or None
+        Memory in GiB that the run may use; None is no limit.
+    device : str
+        ``auto``, ``cpu`` or ``cuda[:N]``.
+    folds : tuple of str
+        Folds of the lesion model to run; empty means every fold the model has.
+    threshold, min_lesion_volume : float or None
+        Probability in (0, 1] and mm3; None takes the model card's value, else 0.5 and 10 mm3.
+    skull_stripped : str
+        ``auto``, ``yes`` or ``no``.
+    derivatives : mapping of str to Path
+        Folders of other pipelines whose brain masks, T1w, transforms or lesion masks are reused.
+    """
+
+    out_dir: Path
+    bids_dir: Path | None = None
+    work_dir: Path = Path("work")
+    participants: tuple[str, ...] = ()
+    sessions: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    bids_filter_file: Path | None = None
+    bids_database_dir: Path | None = None
+    skip_bids_validation: bool = False
+    nprocs: int = 1
+    omp_nthreads: int = 1
+    memory_gb: float | None = None
+    device: str = "auto"
+    plugin_file: Path | None = None
+    output_spaces: tuple[str, ...] = (NATIVE_SPACE, DEFAULT_SPACE)
+    derivatives: Mapping[str, Path] = field(default_factory=dict)
+    export_lesion_roi: Path | None = None
+    lesion_model: str = "synthetic-t1w"
+    folds: tuple[str, ...] = ()
+    threshold: float | None = None
+    min_lesion_volume: float | None = None
+    skull_stripped: str = "auto"
+    normalization: bool = True
+    stop_on_first_crash: bool = False
+    force: bool = False
+    verbosity: int = 0
+
+    @property
+    def workers(self) -> int:
+        """Visits that run side by side."""
+        return max(1, self.nprocs // self.omp_nthreads)
+
+    @property
+    def standard_spaces(self) -> tuple[str, ...]:
+        """Output spaces other than the native one; empty when normalization is off."""
+        return tuple(s for s in self.output_spaces if s != NATIVE_SPACE) if self.normalization else ()
+
+
+def configuration_hash(settings: Settings, version: str, model_sha256: str) -> str:
+    """Eight hexadecimal digits over version, model and those settings that change the results."""
+    content = {name: _plain(getattr(settings, name)) for name in RESULT_FIELDS}
+    content |= {"version": version, "model_sha256": model_sha256}
+    content["derivatives"] = sorted(settings.derivatives)
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=4).hexdigest()
+
+
+def to_toml(settings: Settings) -> str:
+    """The settings as TOML that `read_toml` and ``--config-file`` understand; unset values are left out."""
+    lines, tables = [], []
+    for item in fields(settings):
+        value = _plain(getattr(settings, item.name))
+        if isinstance(value, dict):
+            rows = [f"{json.dumps(key)} = {json.dumps(path)}" for key, path in sorted(value.items())]
+            tables += [f"\n[{item.name}]", *rows] if rows else []
+        elif value is not None:
+            lines.append(f"{item.name} = {json.dumps(value)}")
+    return "\n".join(lines + tables) + "\n"
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Values of a configuration file, with the types of `Settings`.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, is not TOML, or names something that is no setting.
+    """
+    try:
+        content = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The configuration file {path} cannot be read: {error}.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}.", "Correct that line.") from error
+    known = {item.name: item.type for item in fields(Settings)}
+    if unknown := sorted(set(content) - set(known)):
+        raise ConfigError(
+            f"{path} sets {', '.join(unknown)}, which is no setting.", f"Known settings: {', '.join(sorted(known))}."
+        )
+    return {name: _typed(path, name, str(known[name]), value) for name, value in content.items()}
+
+
+def _plain(value: Any) -> Any:
+    """`value` in the types that JSON and TOML know."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple):
+        return list(value)
+    if isinstance(value, Mapping):
+        return {key: str(path) for key, path in value.items()}
+    return value
+
+
+def _typed(path: Path, name: str, kind: str, value: Any) -> Any:
+    """A TOML value as the type of the setting `name`, whose annotation is `kind`."""
+    expected = {"Path": str, "tuple": list, "bool": bool, "int": int, "float": (int, float), "str": str}
+    expected["Mapping"] = dict
+    wanted = next(types for start, types in expected.items() if kind.startswith(start))
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        found = type(value).__name__
+        raise ConfigError(f"{path}: the value of {name} is a {found}, not a {kind}.", "Correct that line.")
+    if kind.startswith("Path"):
+        return Path(value)
+    if kind.startswith("tuple"):
+        return tuple(str(item) for item in value)
+    if kind.startswith("Mapping"):
+        return {key: Path(folder) for key, folder in value.items()}
+    return float(value) if kind.startswith("float") else value

@@ -1,0 +1,1 @@
+"""Which visits a dataset has and which images each one uses."""

@@ -1,0 +1,307 @@
+"""From a BIDS dataset to its visits; the one module that knows pybids.
+
+pybids walks the folders of the requested visits and lists their T1w and FLAIR. No sidecar is read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from bids_app.derivatives.names import DESCRIPTION, ScanName, visit_folder, visit_label
+from bids_app.errors import CannotWriteError, ConfigError, DatasetError, NoInputError
+from bids_app.settings import Settings
+from bids_app.study.choice import choose
+from bids_app.study.filters import Filter, ScanFilters, read_filters
+from bids_app.study.models import Problem, Reuse, Scan, Severity, Study, Visit
+from bids_app.study.reuse import IMAGE_EXTENSIONS, check_derivatives, find_reuse, reuse_problems
+
+SUFFIXES = ("T1w", "FLAIR")
+
+#: Never looked at: what is no participant, no anatomy, and neither T1w nor FLAIR.
+_IGNORED = (
+    re.compile(r"^/(?!sub-)"),
+    re.compile(r"^/sub-[^/]+(/ses-[^/]+)?/(?!ses-|anat(/|$))"),
+    re.compile(r"/anat/(?!.*_(T1w|FLAIR)\.nii(\.gz)?$)"),
+)
+_LABEL = re.compile(r"[0-9a-zA-Z+]+")
+_DATABASE_FILE = "layout_index.sqlite"  # the name is pybids's
+_REMAKE = "Delete that folder: the next run makes it anew."
+_SHOWN_LABELS = 20
+
+
+@dataclass(frozen=True)
+class _Key:
+    """A visit before its scans are known."""
+
+    subject: str
+    session: str | None
+
+    @property
+    def label(self) -> str:
+        return visit_label(self.subject, self.session)
+
+    @property
+    def anat(self) -> PurePosixPath:
+        """Folder of its scans, relative to the dataset."""
+        return visit_folder(self.subject, self.session) / "anat"
+
+
+def index(settings: Settings) -> Study:
+    """Find the visits that were asked for, and choose the scans of each.
+
+    Raises
+    ------
+    DatasetError
+        If `settings.bids_dir` is no BIDS dataset.
+    NoInputError
+        If it holds no participant, or not those that were asked for (the message lists what there is).
+    ConfigError
+        If the filter file or the database cannot be used.
+    CannotWriteError
+        If a new database cannot be written.
+    """
+    root = _dataset_root(settings.bids_dir)
+    check_derivatives(settings.derivatives)
+    filters = read_filters(settings.bids_filter_file)
+    name = _dataset_name(root)
+    participants = _folder_labels(root, "sub")
+    if not participants:
+        raise NoInputError(f"{root} holds no participant.", "A BIDS dataset has a folder sub-<label> for each.")
+    keys = _requested_visits(root, _requested_participants(participants, settings), settings, filters)
+    files = _list_scans(root, keys, settings.bids_database_dir)
+    visits = tuple(_visit(key, [root / file for file in files.get(key.anat, ())], settings, filters) for key in keys)
+    return Study(root=root, name=name, participants=participants, visits=visits)
+
+
+def _dataset_root(bids_dir: Path | None) -> Path:
+    if bids_dir is None or not bids_dir.is_dir():
+        raise NoInputError(f"The BIDS folder {bids_dir} does not exist.", "Check the path; in a container, bind it.")
+    return bids_dir.absolute()
+
+
+def _dataset_name(root: Path) -> str:
+    """Name of the dataset, after making sure that it is one."""
+    path = root / DESCRIPTION
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DatasetError(
+            f"{root} is no BIDS dataset: it has no {DESCRIPTION}.",
+            "Give the folder that holds dataset_description.json and the sub-* folders.",
+        ) from None
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}.", "Check its permissions.") from error
+    except ValueError as error:
+        raise DatasetError(f"{path} is not valid JSON: {error}.", "Correct that place.") from error
+    if not isinstance(content, dict):
+        raise DatasetError(f"{path} is not a JSON object.", "BIDS wants at least Name and BIDSVersion in it.")
+    return str(content.get("Name") or root.name)
+
+
+def _folder_labels(parent: Path, prefix: str) -> tuple[str, ...]:
+    """Labels of the folders ``prefix-<label>`` in `parent`, sorted."""
+    try:
+        names = [entry.name for entry in os.scandir(parent) if entry.name.startswith(f"{prefix}-") and entry.is_dir()]
+    except OSError as error:
+        raise DatasetError(
+            f"The folder {parent} cannot be read: {error.strerror}.", "Check its permissions."
+        ) from error
+    labels = [name.removeprefix(f"{prefix}-") for name in names]
+    return tuple(sorted(label for label in labels if _LABEL.fullmatch(label)))
+
+
+def _requested_participants(participants: Sequence[str], settings: Settings) -> tuple[str, ...]:
+    if unknown := [label for label in settings.participants if label not in participants]:
+        raise NoInputError(
+            f"{_listed(unknown, 'sub-')} is not in {settings.bids_dir}.",
+            f"There are {len(participants)} participants: {_listed(participants)}.",
+        )
+    wanted = settings.participants or participants
+    kept = tuple(sorted(label for label in wanted if label not in settings.excluded))
+    if not kept:
+        raise NoInputError("Every requested participant is excluded.", "Change --exclude-participant-label.")
+    return kept
+
+
+def _requested_visits(root: Path, subjects: Iterable[str], settings: Settings, filters: ScanFilters) -> list[_Key]:
+    """The visits of some participants that sessions and filter file leave."""
+    existing = [key for subject in subjects for key in _visits_of(root, subject)]
+    sessions = sorted({key.session for key in existing if key.session})
+    if unknown := [label for label in settings.sessions if label not in sessions]:
+        there_are = f"there are {_listed(sessions)}" if sessions else "these participants have no sessions"
+        raise NoInputError(
+            f"{_listed(unknown, 'ses-')} is no session of the requested participants: {there_are}.",
+            "Change --session-label.",
+        )
+    keys = [key for key in existing if not settings.sessions or key.session in settings.sessions]
+    keys = [key for key in keys if filters.accept_visit(key.label)]
+    if not keys:
+        raise NoInputError(
+            f"The filter file {settings.bids_filter_file} leaves no visit of the requested participants.",
+            "Its t1w part names subjects or sessions that are not there.",
+        )
+    return keys
+
+
+def _visits_of(root: Path, subject: str) -> list[_Key]:
+    """A participant's sessions; what lies beside them, or instead of them, is a visit without session."""
+    folder = root / f"sub-{subject}"
+    sessions = [_Key(subject, session) for session in _folder_labels(folder, "ses")]
+    return sessions if sessions and not (folder / "anat").is_dir() else [_Key(subject, None), *sessions]
+
+
+def _listed(labels: Sequence[str], prefix: str = "") -> str:
+    """Labels as a list, cut where it gets long.
+
+    >>> _listed(["01", "02"], "sub-")
+    'sub-01, sub-02'
+    """
+    shown = ", ".join(f"{prefix}{label}" for label in labels[:_SHOWN_LABELS])
+    rest = len(labels) - _SHOWN_LABELS
+    return f"{shown} and {rest} more" if rest > 0 else shown
+
+
+def _list_scans(root: Path, keys: Sequence[_Key], database: Path | None) -> dict[PurePosixPath, list[PurePosixPath]]:
+    """T1w and FLAIR files by their folder, relative to the dataset, from pybids or its database."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pybids announces its own deprecations
+        layout = _new_layout(root, keys) if database is None else _database_layout(root, database)
+        paths = layout.get(return_type="file", suffix=list(SUFFIXES), extension=list(IMAGE_EXTENSIONS))
+    files: dict[PurePosixPath, list[PurePosixPath]] = {}
+    for path in paths:
+        relative = PurePosixPath(path).relative_to(layout.root)
+        files.setdefault(relative.parent, []).append(relative)
+    if database is not None:
+        _refuse_old_database(root, [key for key in keys if key.anat not in files], database)
+    return files
+
+
+def _new_layout(root: Path, keys: Sequence[_Key] | None, database: Path | None = None):
+    """A pybids layout of the requested visits or (None) of all, in memory or in a database."""
+    from bids.layout import BIDSLayout  # takes most of a second
+
+    return BIDSLayout(root, validate=False, database_path=database, indexer=_indexer(keys))
+
+
+def _indexer(keys: Sequence[_Key] | None):
+    """What pybids shall look at: anat, of the requested visits or (None) of all."""
+    from bids.layout import BIDSLayoutIndexer
+
+    ignored = list(_IGNORED)
+    if keys is not None:
+        subjects = "|".join(sorted({re.escape(key.subject) for key in keys}))
+        ignored.append(re.compile(rf"^/sub-(?!({subjects})(/|$))"))
+    if keys and all(key.session for key in keys):
+        sessions = "|".join(sorted({re.escape(key.session) for key in keys if key.session}))
+        ignored.append(re.compile(rf"^/sub-[^/]+/ses-(?!({sessions})(/|$))"))
+    return BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=ignored)
+
+
+def _database_layout(root: Path, database: Path):
+    """The layout of a database of the whole dataset, made now if it is not there."""
+    from bids.layout import BIDSLayout
+    from sqlalchemy.exc import SQLAlchemyError
+
+    if not (database / _DATABASE_FILE).is_file():
+        _create_database(root, database)
+    try:
+        layout = BIDSLayout(root, validate=False, database_path=database)
+    except (SQLAlchemyError, ValueError, AttributeError) as error:
+        raise ConfigError(f"The database in {database} cannot be used: {error}.", _REMAKE) from error
+    if Path(layout.root).resolve() != root.resolve():
+        raise ConfigError(f"The database in {database} is of another dataset, {layout.root}.", _REMAKE)
+    return layout
+
+
+def _refuse_old_database(root: Path, without_scans: Iterable[_Key], database: Path) -> None:
+    """Fail if visits that the database does not know have scans by now."""
+    if newer := [key.label for key in without_scans if any((root / key.anat).glob("*_T1w.nii*"))]:
+        raise ConfigError(f"The database in {database} is older than {_listed(newer)}.", _REMAKE)
+
+
+def _create_database(root: Path, database: Path) -> None:
+    """Index all participants beside the final place, then move: two runs may do it at the same time."""
+    try:
+        database.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=database))
+    except OSError as error:
+        raise CannotWriteError(
+            f"The database folder {database} cannot be written: {error.strerror}.",
+            "Choose another --bids-database-dir.",
+        ) from error
+    try:
+        _new_layout(root, None, temporary)
+        (temporary / _DATABASE_FILE).replace(database / _DATABASE_FILE)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _visit(key: _Key, files: Sequence[Path], settings: Settings, filters: ScanFilters) -> Visit:
+    """A visit, its scans chosen, with everything that should be said of it."""
+    own = [path for path in files if path.name.startswith(f"{key.label}_") and os.path.lexists(path)]
+    t1w, t1w_problems = choose(_scans(own, "T1w", filters.t1w))
+    flair, flair_problems = choose(_scans(own, "FLAIR", filters.flair), partner=t1w)
+    spaces = settings.standard_spaces
+    reuse = find_reuse(key.subject, key.session, t1w.name, settings.derivatives, spaces) if t1w else Reuse()
+    visit = Visit(key.subject, key.session, t1w, flair, reuse)
+    missing = _missing_scans(visit, own)
+    problems = t1w_problems + flair_problems + missing + _not_downloaded(visit) + reuse_problems(visit)
+    return replace(visit, problems=problems)
+
+
+def _scans(files: Iterable[Path], suffix: str, accepted: Filter) -> list[Scan]:
+    """The scans of one suffix that pass the filter."""
+    endings = tuple(f"_{suffix}{extension}" for extension in IMAGE_EXTENSIONS)
+    return [
+        Scan(path, ScanName.parse(path.name), suffix)
+        for path in files
+        if path.name.endswith(endings) and accepted.accepts(path.name)
+    ]
+
+
+def _missing_scans(visit: Visit, files: Sequence[Path]) -> tuple[Problem, ...]:
+    """What to say of a visit without T1w, or whose FLAIR were all rejected."""
+    problems = []
+    if visit.t1w is None:
+        rejected = [path.name for path in files if "_T1w." in path.name]
+        why = f"none of {', '.join(rejected)} may be used (filter file, part-)" if rejected else "there is none in anat"
+        problems.append(Problem("no-t1w", Severity.ERROR, f"{visit.label} has no T1w: {why}.", tuple(rejected)))
+    rejected = [path.name for path in files if "_FLAIR." in path.name]
+    if visit.flair is None and rejected:
+        message = f"None of {', '.join(rejected)} may be used (filter file, part-); the T1w is used alone."
+        problems.append(Problem("no-flair", Severity.INFO, message, tuple(rejected)))
+    return tuple(problems)
+
+
+def _not_downloaded(visit: Visit) -> tuple[Problem, ...]:
+    """One problem a file that is listed, but whose content is elsewhere."""
+    reuse = visit.reuse
+    files = [scan.path for scan in (visit.t1w, visit.flair) if scan]
+    files += [reuse.t1w, reuse.brain_mask, reuse.to_standard, reuse.from_standard, reuse.lesion_mask]
+    absent = [path for path in files if path and not _has_content(path)]
+    return tuple(
+        Problem(
+            "not-downloaded", Severity.ERROR, f"{path.name} is not downloaded. Run: datalad get {path}", (path.name,)
+        )
+        for path in absent
+    )
+
+
+def _has_content(path: Path) -> bool:
+    """False for a dangling link, and for the pointer that git-annex leaves in place of an unlocked file."""
+    try:
+        if path.stat().st_size > 1000:
+            return True
+        return not path.read_bytes().startswith(b"/annex/objects/")
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # unreadable for another reason, which processing tells

@@ -1,0 +1,142 @@
+"""The values that describe a study: scans, visits, what is reused, and problems.
+
+These classes know nothing of pybids, of files' contents or of what will be done with them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from bids_app.derivatives.names import ScanName, visit_label
+
+
+class Severity(StrEnum):
+    """How much a problem matters."""
+
+    INFO = "info"  # repaired, or a choice the user should know of
+    WARNING = "warning"  # the result may be worse for it
+    ERROR = "error"  # the visit cannot be processed
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something about a visit's data that its user should know.
+
+    Attributes
+    ----------
+    code : str
+        Stable lower-case word, as in ``several-t1w``; tables list the codes.
+    severity : Severity
+    message : str
+        One sentence: what it is and what was or should be done.
+    files : tuple of str
+        File names concerned.
+    """
+
+    code: str
+    severity: Severity
+    message: str
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One image file of the dataset.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    name : ScanName
+        Its BIDS entities, from which the names of its derivatives follow.
+    suffix : str
+        ``T1w`` or ``FLAIR``.
+    """
+
+    path: Path
+    name: ScanName
+    suffix: str
+
+
+@dataclass(frozen=True)
+class Reuse:
+    """What earlier pipelines or a human already made of a visit; None where there is nothing.
+
+    Attributes
+    ----------
+    t1w, brain_mask : Path or None
+        Preprocessed native T1w and its brain mask (of fMRIPrep or sMRIPrep, on one grid).
+    to_standard, from_standard : Path or None
+        Transforms T1w to standard space and back, ITK format.
+    standard_space : str or None
+        The space of those transforms.
+    lesion_mask : Path or None
+        Lesion mask drawn by hand, in the space of the T1w.
+    sources : tuple of str
+        BIDS URIs of the files above, for sidecars.
+    """
+
+    t1w: Path | None = None
+    brain_mask: Path | None = None
+    to_standard: Path | None = None
+    from_standard: Path | None = None
+    standard_space: str | None = None
+    lesion_mask: Path | None = None
+    sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One subject in one session.
+
+    Attributes
+    ----------
+    subject, session : str
+        Labels without prefix; session is None in a dataset without sessions.
+    t1w, flair : Scan or None
+        The scans that were chosen.
+    reuse : Reuse
+    problems : tuple of Problem
+        Found while choosing; one of severity ERROR means that the visit cannot be processed.
+    """
+
+    subject: str
+    session: str | None
+    t1w: Scan | None
+    flair: Scan | None
+    reuse: Reuse = field(default_factory=Reuse)
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """``sub-01_ses-1`` or ``sub-01``."""
+        return visit_label(self.subject, self.session)
+
+    @property
+    def usable(self) -> bool:
+        """Whether nothing forbids to process the visit."""
+        return not any(problem.severity is Severity.ERROR for problem in self.problems)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A dataset and the visits of it that were asked for.
+
+    Attributes
+    ----------
+    root : Path
+        The BIDS dataset.
+    name : str
+        Its name, from ``dataset_description.json``.
+    participants : tuple of str
+        Labels of all participants of the dataset, asked for or not.
+    visits : tuple of Visit
+        By subject and session.
+    """
+
+    root: Path
+    name: str
+    participants: tuple[str, ...]
+    visits: tuple[Visit, ...]

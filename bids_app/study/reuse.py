@@ -1,0 +1,218 @@
+"""``--derivatives NAME=PATH``: what fMRIPrep, sMRIPrep or a human already made of a visit.
+
+Files are found by the names their makers give them, in ``sub-*/[ses-*/]anat`` of each folder:
+
+* ``*_desc-preproc_T1w`` and ``*_desc-brain_mask`` without ``space-`` (the native T1w and its mask);
+* ``*_from-T1w_to-<space>_mode-image_xfm.h5`` and back, for the first requested standard space that is there;
+* lesion masks drawn by hand, without ``space-`` or with ``space-T1w`` or ``space-orig``: ``*_label-lesion_roi``,
+  ``*_label-L_*mask``, ``*_desc-lesion*_mask``, ``*_lesion_mask``.
+
+T1w, mask and transforms belong together, so they come from one folder: the first that has any of them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bids_app.derivatives.names import ScanName, sidecar, visit_folder
+from bids_app.errors import NoInputError, UsageError
+from bids_app.study.models import Problem, Reuse, Severity, Visit
+
+IMAGE_EXTENSIONS = (".nii.gz", ".nii")
+_NATIVE_SPACES = (None, "T1w", "orig")
+
+
+@dataclass(frozen=True)
+class DerivedFile:
+    """A file of another pipeline, with its name taken apart.
+
+    Attributes
+    ----------
+    entities : mapping of str to str
+        All of them, by short key.
+    tail : str
+        What follows the last entity: the suffix, or ``lesion_mask``.
+    extension : str
+    """
+
+    path: Path
+    entities: Mapping[str, str]
+    tail: str
+    extension: str
+
+    @classmethod
+    def parse(cls, path: Path) -> DerivedFile:
+        """Take a file name apart.
+
+        >>> DerivedFile.parse(Path("sub-1_desc-brain_mask.nii.gz")).tail
+        'mask'
+        """
+        stem, _, rest = path.name.partition(".")
+        parts = stem.split("_")
+        entities = [part.partition("-")[::2] for part in parts if "-" in part]
+        tail = "_".join(part for part in parts if "-" not in part)
+        return cls(path, dict(entities), tail, f".{rest}")
+
+
+def parse_derivative(text: str) -> tuple[str, Path]:
+    """Name and folder of one ``NAME=PATH``.
+
+    Raises
+    ------
+    UsageError
+        If it is not of that form.
+    """
+    name, equals, folder = text.partition("=")
+    if not (equals and folder and re.fullmatch(r"[0-9A-Za-z_.+-]+", name)):
+        raise UsageError(f"--derivatives {text} is not of the form NAME=PATH.", "Example: fmriprep=/data/fmriprep.")
+    return name, Path(folder)
+
+
+def check_derivatives(derivatives: Mapping[str, Path]) -> None:
+    """Make sure that every folder is there.
+
+    Raises
+    ------
+    NoInputError
+        Naming the first that is not.
+    """
+    for name, folder in derivatives.items():
+        if not folder.is_dir():
+            raise NoInputError(f"The derivatives folder {name}={folder} does not exist.", "Check the path.")
+
+
+def find_reuse(
+    subject: str, session: str | None, t1w: ScanName, derivatives: Mapping[str, Path], spaces: Sequence[str] = ()
+) -> Reuse:
+    """What the folders of `derivatives` hold for a visit.
+
+    Parameters
+    ----------
+    t1w : ScanName
+        The raw T1w that was chosen; files made from another one (other acq, ce, rec, run) are left alone.
+    derivatives : mapping of str to Path
+        Folders by name, in the order of preference.
+    spaces : sequence of str
+        Standard spaces, in the order of preference.
+
+    Returns
+    -------
+    Reuse
+        `sources` holds ``bids:NAME:path`` for every file.
+    """
+    found = Reuse()
+    for name, root in derivatives.items():
+        files = [file for file in _anat_files(root, subject, session) if _made_from(file, t1w)]
+        if not (found.t1w or found.brain_mask or found.to_standard or found.from_standard):
+            found = _add(found, name, root, _anatomy(files, t1w, spaces))
+        if not found.lesion_mask:
+            found = _add(found, name, root, Reuse(lesion_mask=_best(_lesion_masks(files), t1w)))
+    return found
+
+
+def reuse_problems(visit: Visit) -> tuple[Problem, ...]:
+    """What to know of the files a visit reuses: some serve all sessions of a subject."""
+    reused = (visit.reuse.t1w, visit.reuse.brain_mask, visit.reuse.to_standard, visit.reuse.lesion_mask)
+    shared = [path.name for path in reused if path and visit.session and f"_ses-{visit.session}_" not in path.name]
+    if not shared:
+        return ()
+    message = f"{', '.join(shared)} was made for all sessions of sub-{visit.subject}, and is used for this one."
+    return (Problem("reused-across-sessions", Severity.WARNING, message, tuple(shared)),)
+
+
+def _add(found: Reuse, name: str, root: Path, more: Reuse) -> Reuse:
+    """`found` with the files of `more`, which lie below `root`, and their URIs."""
+    fields = ("t1w", "brain_mask", "to_standard", "from_standard", "lesion_mask")
+    new = {field: path for field in fields if (path := getattr(more, field))}
+    uris = tuple(f"bids:{name}:{path.relative_to(root).as_posix()}" for path in new.values())
+    space = more.standard_space or found.standard_space
+    return replace(found, **new, standard_space=space, sources=found.sources + uris)
+
+
+def _anat_files(root: Path, subject: str, session: str | None) -> list[DerivedFile]:
+    """Files of a visit; those of the subject as a whole where it has no anatomy of single sessions."""
+    subject_folder = root / visit_folder(subject, None)
+    folder = root / visit_folder(subject, session) / "anat"
+    if session and not any(subject_folder.glob("ses-*/anat")):
+        folder = subject_folder / "anat"
+    return [DerivedFile.parse(path) for path in sorted(folder.iterdir())] if folder.is_dir() else []
+
+
+def _made_from(file: DerivedFile, t1w: ScanName) -> bool:
+    """Whether the source entities in a derivative's name agree with the T1w; those it lacks are no matter."""
+    mine = dict(t1w.entities)
+    sources = {key: label for key, label in file.entities.items() if key in ("sub", "ses", "acq", "ce", "rec", "run")}
+    return all(_same_label(key, label, mine.get(key)) for key, label in sources.items())
+
+
+def _same_label(key: str, first: str, second: str | None) -> bool:
+    """Whether two labels are equal; ``run-1`` and ``run-01`` are."""
+    if key == "run" and second and first.isdigit() and second.isdigit():
+        return int(first) == int(second)
+    return first == second
+
+
+def _anatomy(files: Sequence[DerivedFile], t1w: ScanName, spaces: Sequence[str]) -> Reuse:
+    """T1w, mask and transforms of one folder."""
+    native = [file for file in files if "space" not in file.entities and file.extension in IMAGE_EXTENSIONS]
+    preprocessed = [file for file in native if file.entities.get("desc") == "preproc" and file.tail == "T1w"]
+    masks = [file for file in native if file.entities.get("desc") == "brain" and file.tail == "mask"]
+    pairs = ((space, _transform(files, t1w, "T1w", space), _transform(files, t1w, space, "T1w")) for space in spaces)
+    space, forward, back = next((pair for pair in pairs if pair[1]), (None, None, None))
+    return Reuse(
+        t1w=_best(preprocessed, t1w),
+        brain_mask=_best(masks, t1w),
+        to_standard=forward,
+        from_standard=back,
+        standard_space=space,
+    )
+
+
+def _transform(files: Sequence[DerivedFile], t1w: ScanName, source: str, target: str) -> Path | None:
+    wanted = {"from": source, "to": target, "mode": "image"}
+    matching = [
+        file
+        for file in files
+        if file.tail == "xfm" and file.extension == ".h5" and wanted.items() <= file.entities.items()
+    ]
+    return _best(matching, t1w)
+
+
+def _lesion_masks(files: Sequence[DerivedFile]) -> list[DerivedFile]:
+    """Lesion masks in T1w space that a human drew."""
+    return [
+        file
+        for file in files
+        if file.extension in IMAGE_EXTENSIONS
+        and file.entities.get("space") in _NATIVE_SPACES
+        and _named_as_lesion(file)
+        and not _made_by_machine(file.path)
+    ]
+
+
+def _named_as_lesion(file: DerivedFile) -> bool:
+    if file.tail == "roi":
+        return file.entities.get("label") == "lesion"
+    if file.tail == "mask":
+        return file.entities.get("label") == "L" or file.entities.get("desc", "").startswith("lesion")
+    return file.tail == "lesion_mask"
+
+
+def _made_by_machine(image: Path) -> bool:
+    """Whether the sidecar says that no human drew the mask, as those of this App do."""
+    try:
+        content = json.loads(Path(sidecar(image)).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("Manual") is False
+
+
+def _best(files: Sequence[DerivedFile], t1w: ScanName) -> Path | None:
+    """The file that shares most entities with the T1w; the first by name among equals."""
+    keys = {key for key, _ in t1w.entities}
+    ranked = sorted(files, key=lambda file: (-len(keys & set(file.entities)), file.path.name))
+    return ranked[0].path if ranked else None

@@ -1,0 +1,116 @@
+"""What has to be known to process one visit, anywhere: in this process, in a worker, or on a cluster node."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bids_app.derivatives import names
+from bids_app.derivatives.record import Status, fingerprint, read_record, status_of
+from bids_app.derivatives.results import Provenance
+from bids_app.errors import VisitError
+from bids_app.networks.weights import sha256
+from bids_app.settings import Settings
+from bids_app.study.models import Visit
+
+#: What one visit needs at most, GiB: networks, a whole-brain registration at 1 mm, nnU-Net's buffers.
+MEMORY_GB = 4.0
+
+
+@dataclass(frozen=True, repr=False)
+class Job:
+    """One visit to process.
+
+    Attributes
+    ----------
+    inputs : mapping of str to str
+        sha256 of every input file, by the role it plays.
+    model_folder : Path
+        The lesion model, found and checked.
+    run_id : str
+        Name of this run's folder for logs and crash files.
+    """
+
+    visit: Visit
+    settings: Settings
+    provenance: Provenance
+    inputs: Mapping[str, str]
+    model_folder: Path
+    run_id: str
+
+    def __repr__(self) -> str:
+        # nipype hashes this to decide whether a step of an unfinished visit has been made already
+        return f"Job({self.visit.label}, {self.provenance.configuration_hash}, {self.fingerprint})"
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest over the contents of the inputs."""
+        return fingerprint(self.inputs)
+
+    @property
+    def work_folder(self) -> Path:
+        """Where the steps of the visit keep what they made until it is finished.
+
+        Named after configuration and inputs, so that a step is never resumed from what another run began.
+        """
+        return self.settings.work_dir / self.provenance.configuration_hash / f"{self.visit.label}_{self.fingerprint}"
+
+    @property
+    def log_folder(self) -> Path:
+        """Where logs and crash files of this run go."""
+        return self.settings.out_dir / names.log_folder(self.visit.subject) / self.run_id
+
+    @property
+    def error_file(self) -> Path:
+        """Where a step leaves its sentence when it fails."""
+        return self.work_folder / "error.json"
+
+
+def input_checksums(visit: Visit) -> dict[str, str]:
+    """sha256 of the files a visit is made from, by role.
+
+    Raises
+    ------
+    VisitError
+        If a file cannot be read.
+    """
+    reuse = visit.reuse
+    files = {
+        "t1w": visit.t1w.path if visit.t1w else None,
+        "flair": visit.flair.path if visit.flair else None,
+        "reused_t1w": reuse.t1w,
+        "reused_brain_mask": reuse.brain_mask,
+        "reused_to_standard": reuse.to_standard,
+        "reused_from_standard": reuse.from_standard,
+        "reused_lesion_mask": reuse.lesion_mask,
+    }
+    try:
+        return {role: sha256(path) for role, path in files.items() if path is not None}
+    except OSError as error:
+        raise VisitError(
+            f"{error.filename} cannot be read: {error.strerror}.", "Check that the file is there and readable."
+        ) from error
+
+
+def status_of_visit(settings: Settings, visit: Visit, configuration: str) -> Status:
+    """What there is to do for a visit, from its record in the output folder."""
+    record = read_record(settings.out_dir, visit.subject, visit.session)
+    if record is None:
+        return Status.TO_DO  # without reading any input
+    try:
+        digest = fingerprint(input_checksums(visit))
+    except VisitError:
+        return Status.TO_DO
+    return status_of(settings.out_dir, record, configuration, digest)
+
+
+def leave_error(job: Job, error: BaseException) -> None:
+    """Keep the sentence of a failed step where the run finds it, whichever process or machine it ran on."""
+    hint = getattr(error, "hint", "")
+    message = getattr(error, "message", None) or f"{type(error).__name__}: {error}"
+    job.error_file.parent.mkdir(parents=True, exist_ok=True)
+    job.error_file.write_text(
+        json.dumps({"message": message, "hint": hint, "code": int(getattr(error, "exit_code", 1))}), encoding="utf-8"
+    )

@@ -1,0 +1,245 @@
+"""The steps of a visit: plain functions from what came before to what comes next.
+
+Each takes the job, the results of earlier steps and a folder for its files, and returns a frozen dataclass of paths
+and numbers. The nipype interfaces around them are in ``interfaces.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from bids_app import images
+from bids_app.derivatives.results import Matrix, ModelUse, Normalized, Posed, Prepared, Segmented
+from bids_app.errors import VisitError
+from bids_app.images import Image
+from bids_app.lesion.components import Lesions, find_lesions, lesions_of_mask
+from bids_app.lesion.model import LesionModel
+from bids_app.measures.volumes import side_volumes, volume_ml
+from bids_app.preprocessing import brain, headers, transforms
+from bids_app.preprocessing.bias import correct_bias
+from bids_app.preprocessing.coregistration import register_flair
+from bids_app.preprocessing.normalization import normalize_brain, reuse_transforms, to_pose
+from bids_app.preprocessing.templates import load_template
+from bids_app.settings import DEFAULT_SPACE
+from bids_app.study.models import Problem, Severity, Visit
+from bids_app.workflow import tools
+from bids_app.workflow.job import Job
+
+
+def prepare(job: Job, folder: Path) -> Prepared:
+    """Clean the headers, find the brain, correct the bias field, align the FLAIR."""
+    visit = job.visit
+    t1w = headers.clean(visit.reuse.t1w or visit.t1w.path)
+    stripped = _is_stripped(t1w.image, job.settings.skull_stripped)
+    mask, mask_problems = _brain_mask(t1w.image, stripped, job)
+    corrected = t1w.image if visit.reuse.t1w else correct_bias(t1w.image, mask)
+    prepared = Prepared(
+        visit=visit,
+        t1w=images.save(corrected, folder / "t1w.nii.gz"),
+        brain_mask=images.save(mask, folder / "brain_mask.nii.gz"),
+        brain_volume_ml=volume_ml(mask),
+        skull_stripped=stripped,
+        problems=t1w.problems + mask_problems,
+    )
+    return prepared if visit.flair is None else _with_flair(prepared, corrected, mask, folder)
+
+
+def _is_stripped(t1w: Image, wanted: str) -> bool:
+    return brain.is_skull_stripped(t1w) if wanted == "auto" else wanted == "yes"
+
+
+def _brain_mask(t1w: Image, stripped: bool, job: Job) -> tuple[Image, tuple[Problem, ...]]:
+    """The mask of another pipeline, of a scan that came without skull, or of the brain extraction."""
+    if path := job.visit.reuse.brain_mask:
+        reused = images.resample(headers.clean(path).image, t1w, order=0)
+        return images.like(t1w, images.data(reused) > 0.5), ()
+    if stripped:
+        return brain.mask_of_stripped(t1w), ()
+    with tools.exclusive_device(job.settings):
+        mask = tools.brain_extractor(job.settings.device)(t1w)
+    return mask, brain.mask_problems(mask)
+
+
+def _with_flair(prepared: Prepared, t1w: Image, mask: Image, folder: Path) -> Prepared:
+    """Add the FLAIR: aligned, bias corrected, on its own grid and on that of the T1w."""
+    flair = headers.clean(prepared.visit.flair.path)
+    registration = register_flair(flair.image, t1w, mask)
+    problems = prepared.problems + flair.problems
+    if not registration.check.usable:
+        problem = Problem(
+            "flair-misaligned", Severity.WARNING, registration.check.sentence, (prepared.visit.flair.path.name,)
+        )
+        return replace(prepared, flair_check=registration.check, problems=(*problems, problem))
+    mask_on_flair = transforms.apply_linear(mask, np.linalg.inv(registration.matrix), flair.image, order=0)
+    corrected = correct_bias(flair.image, mask_on_flair)
+    on_t1w = transforms.apply_linear(corrected, registration.matrix, t1w, order=3)
+    return replace(
+        prepared,
+        flair=images.save(on_t1w, folder / "flair.nii.gz"),
+        flair_native=images.save(corrected, folder / "flair_native.nii.gz"),
+        flair_matrix=_frozen(registration.matrix),
+        flair_check=registration.check,
+        problems=problems,
+    )
+
+
+def pose(prepared: Prepared, folder: Path) -> Posed:
+    """Bring the brain to the pose that lesion models see: rigidly on MNI, 1 mm, zero outside the brain.
+
+    Raises
+    ------
+    VisitError
+        If no way of aligning the brain passed its check.
+    """
+    t1w, mask = images.load(prepared.t1w), images.load(prepared.brain_mask)
+    template = load_template(DEFAULT_SPACE)
+    registration = to_pose(_masked(t1w, mask), mask, template)
+    if not registration.check.usable:
+        raise VisitError(
+            f"The T1w of {prepared.visit.label} could not be aligned with MNI: {registration.check.sentence}",
+            "Look at the brain mask; give a better one with --derivatives, or leave the visit out.",
+        )
+    grid, matrix = template.t1w, registration.matrix
+    posed_mask = transforms.apply_linear(mask, matrix, grid, order=0)
+    posed_t1w = _masked(transforms.apply_linear(t1w, matrix, grid, order=3), posed_mask)
+    return Posed(
+        t1w=images.save(posed_t1w, folder / "pose_t1w.nii.gz"),
+        flair=_pose_flair(prepared, matrix, grid, posed_mask, folder),
+        matrix=_frozen(matrix),
+        check=registration.check,
+    )
+
+
+def _pose_flair(prepared: Prepared, matrix: np.ndarray, grid: Image, mask: Image, folder: Path) -> Path | None:
+    """The FLAIR in the pose, interpolated once from its own grid."""
+    if prepared.flair_native is None:
+        return None
+    both = matrix @ np.array(prepared.flair_matrix)
+    flair = transforms.apply_linear(images.load(prepared.flair_native), both, grid, order=3)
+    return images.save(_masked(flair, mask), folder / "pose_flair.nii.gz")
+
+
+def segment(job: Job, prepared: Prepared, posed: Posed, folder: Path) -> Segmented:
+    """Find the lesions, or take the mask that was drawn by hand."""
+    t1w, matrix = images.load(prepared.t1w), np.array(posed.matrix)
+    if job.visit.reuse.lesion_mask:
+        drawn = images.resample(headers.clean(job.visit.reuse.lesion_mask).image, t1w, order=0)
+        lesions = lesions_of_mask(images.like(t1w, images.data(drawn) > 0.5), pose_matrix=matrix)
+        return _segmented(lesions, None, None, None, matrix, folder)
+    with tools.exclusive_device(job.settings):
+        model = tools.lesion_model(job.model_folder, job.settings.folds, job.settings.device)
+        prediction = model.predict(_channels(model, posed, job.visit))
+    to_native = np.linalg.inv(matrix)
+    probability = transforms.apply_linear(prediction.probability, to_native, t1w, order=1)
+    uncertainty = prediction.deviation and transforms.apply_linear(prediction.deviation, to_native, t1w, order=1)
+    use = _model_use(model, job)
+    lesions = find_lesions(probability, use.threshold, use.min_volume_mm3, matrix)
+    return _segmented(lesions, probability, uncertainty, use, matrix, folder)
+
+
+def _channels(model: LesionModel, posed: Posed, visit: Visit) -> list[Image]:
+    """The images a model wants, in its order."""
+    available = {"T1w": posed.t1w, "FLAIR": posed.flair}
+    if missing := [channel for channel in model.channels if available.get(channel) is None]:
+        raise VisitError(
+            f"{visit.label} has no usable {' or '.join(missing)}, which the lesion model {model.name} needs.",
+            "Choose a model for the contrasts there are with --lesion-model.",
+        )
+    return [images.load(available[channel]) for channel in model.channels]
+
+
+def _model_use(model: LesionModel, job: Job) -> ModelUse:
+    """The model's own threshold and minimum volume, unless the user chose others."""
+    settings, card = job.settings, model.card
+    return ModelUse(
+        name=model.name,
+        version=model.version,
+        sha256=model.sha256,
+        channels=model.channels,
+        folds=model.folds,
+        threshold=card.threshold if settings.threshold is None else settings.threshold,
+        min_volume_mm3=card.min_volume_mm3 if settings.min_lesion_volume is None else settings.min_lesion_volume,
+        device=tools.device(settings.device).name,
+    )
+
+
+def _segmented(
+    lesions: Lesions,
+    probability: Image | None,
+    uncertainty: Image | None,
+    model: ModelUse | None,
+    matrix: np.ndarray,
+    folder: Path,
+) -> Segmented:
+    sides = side_volumes(lesions.mask, matrix)
+    return Segmented(
+        mask=images.save(lesions.mask, folder / "lesion_mask.nii.gz"),
+        labels=images.save(lesions.labels, folder / "lesion_labels.nii.gz"),
+        probability=probability and images.save(probability, folder / "lesion_probability.nii.gz"),
+        uncertainty=uncertainty and images.save(uncertainty, folder / "lesion_uncertainty.nii.gz"),
+        lesions=lesions.lesions,
+        volume_left_ml=sides.left_ml,
+        volume_right_ml=sides.right_ml,
+        model=model,
+    )
+
+
+def normalize(
+    job: Job, prepared: Prepared, posed: Posed, segmented: Segmented, folder: Path
+) -> tuple[Normalized, ...]:
+    """Bring the visit to every standard space asked for, with the lesion as a cost-function mask."""
+    return tuple(
+        _normalize_to(space, job.visit, prepared, posed, segmented, folder / space)
+        for space in job.settings.standard_spaces
+    )
+
+
+def _normalize_to(
+    space: str, visit: Visit, prepared: Prepared, posed: Posed, segmented: Segmented, folder: Path
+) -> Normalized:
+    t1w, mask = images.load(prepared.t1w), images.load(prepared.brain_mask)
+    lesion, template = images.load(segmented.mask), load_template(space)
+    if visit.reuse.standard_space == space:
+        found = reuse_transforms(visit.reuse.to_standard, visit.reuse.from_standard, mask, template)
+    else:
+        initial = np.array(posed.matrix)
+        found = normalize_brain(_masked(t1w, mask), mask, lesion, template, initial, folder)
+
+    def carried(image: Image, name: str, interpolation: str) -> Path:
+        moved = transforms.apply_itk(image, found.forward, template.t1w, interpolation)
+        return images.save(moved, folder / name)
+
+    probability = segmented.probability and images.load(segmented.probability)
+    return Normalized(
+        space=space,
+        forward=found.forward,
+        inverse=found.inverse,
+        check=found.check,
+        t1w=carried(t1w, "t1w.nii.gz", "cubic"),
+        brain_mask=carried(mask, "brain_mask.nii.gz", "nearest"),
+        lesion_mask=carried(lesion, "lesion_mask.nii.gz", "nearest"),
+        probability=probability and carried(probability, "lesion_probability.nii.gz", "linear"),
+    )
+
+
+def locate(segmented: Segmented, normalized: tuple[Normalized, ...]) -> Segmented:
+    """Add MNI coordinates to the lesions, from the first standard space that is a trusted MNI."""
+    trusted = [space for space in normalized if space.space.startswith("MNI") and space.check.usable]
+    if not trusted or not segmented.lesions:
+        return segmented
+    centroids = np.array([lesion.centroid_mm for lesion in segmented.lesions])
+    # points travel against the images: from T1w to MNI through the file that pulls images from MNI to T1w
+    places = transforms.apply_itk_to_points(centroids, trusted[0].inverse)
+    pairs = zip(segmented.lesions, places.tolist(), strict=True)
+    return replace(segmented, lesions=tuple(replace(lesion, mni_mm=tuple(place)) for lesion, place in pairs))
+
+
+def _masked(image: Image, mask: Image) -> Image:
+    return images.like(image, np.where(images.data(mask) > 0, images.data(image), np.float32(0)))
+
+
+def _frozen(matrix: np.ndarray) -> Matrix:
+    return tuple(tuple(float(value) for value in row) for row in matrix)

@@ -1,0 +1,52 @@
+"""The heavy things a worker loads once and keeps: the device, the brain extraction, the lesion model."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from bids_app.lesion.model import LesionModel, load_model
+from bids_app.networks.device import Device, choose_device, set_threads
+from bids_app.preprocessing.brain import BrainExtractor
+from bids_app.settings import Settings
+
+
+@cache
+def device(request: str) -> Device:
+    """The device of this process; decided once."""
+    return choose_device(request)
+
+
+@cache
+def brain_extractor(request: str) -> BrainExtractor:
+    """The brain extraction network on the device."""
+    return BrainExtractor(device(request).name)
+
+
+@cache
+def lesion_model(folder: Path, folds: tuple[str, ...], request: str) -> LesionModel:
+    """The lesion model on the device."""
+    return load_model(folder, folds, device(request))
+
+
+@contextmanager
+def exclusive_device(settings: Settings) -> Iterator[None]:
+    """Hold the GPU, so that one visit at a time uses it, whichever worker it is in; the processor is not held."""
+    if not device(settings.device).is_gpu:
+        yield
+        return
+    settings.work_dir.mkdir(parents=True, exist_ok=True)
+    with (settings.work_dir / f"{device(settings.device).name.replace(':', '')}.lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def limit_threads(threads: int) -> None:
+    """Let every library of this process use so many threads."""
+    import SimpleITK as sitk
+
+    set_threads(threads)
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)

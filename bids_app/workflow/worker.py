@@ -1,0 +1,133 @@
+"""What happens inside a worker process: one visit after the other, with the networks kept loaded."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+import traceback
+from dataclasses import dataclass
+
+from bids_app.derivatives.record import Record
+from bids_app.derivatives.write import write_text
+from bids_app.errors import AppError, ExitCode
+from bids_app.settings import Settings, to_toml
+from bids_app.workflow.job import Job
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a visit ended.
+
+    Attributes
+    ----------
+    summary : dict
+        The row of the sessions table of a finished visit.
+    error : str
+        The sentence of a failed one.
+    code : ExitCode
+        VISIT_FAILED concerns this visit alone; CANNOT_WRITE and UNAVAILABLE end the run.
+    """
+
+    label: str
+    seconds: float
+    summary: dict
+    error: str = ""
+    code: ExitCode = ExitCode.OK
+
+    @property
+    def done(self) -> bool:
+        return not self.error
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a worker found when it started."""
+
+    device: str
+    description: str
+
+
+def start(settings: Settings) -> Tools:
+    """Import what a visit needs, set the threads, decide the device; slow, so once a worker.
+
+    Raises
+    ------
+    UnavailableError
+        If the device that was asked for is not there.
+    """
+    from bids_app.workflow import graph, tools  # noqa: F401  the imports are the work
+
+    tools.limit_threads(settings.omp_nthreads)
+    device = tools.device(settings.device)
+    return Tools(device.name, device.description)
+
+
+def process(job: Job) -> Outcome:
+    """Process one visit from beginning to end; never raises for what concerns this visit alone."""
+    from bids_app.workflow.deliver import deliver_failure
+    from bids_app.workflow.graph import visit_workflow
+
+    started = time.monotonic()
+    try:
+        prepare(job)
+        nodes = visit_workflow(job, job.work_folder).run(plugin="Linear").nodes
+        record: Record = next(node for node in nodes if node.name == "deliver").result.outputs.out
+        shutil.rmtree(job.work_folder, ignore_errors=True)
+        return Outcome(job.visit.label, time.monotonic() - started, record.summary)
+    except Exception as error:  # whatever happens to one visit must not end the others
+        message, code = explain(job, error)
+        if code is ExitCode.VISIT_FAILED:
+            deliver_failure(job, message)
+        return Outcome(job.visit.label, time.monotonic() - started, {}, message, code)
+
+
+def explain(job: Job, error: BaseException) -> tuple[str, ExitCode]:
+    """Sentence and exit code of a failed visit; the traceback goes to the crash file.
+
+    nipype wraps what a step raised into text, so the step has left its own sentence in a file.
+    """
+    if job.error_file.is_file():
+        left = json.loads(job.error_file.read_text(encoding="utf-8"))
+        message, code = f"{left['message']} {left['hint']}".strip(), ExitCode(left["code"])
+    elif isinstance(error, AppError):
+        message, code = str(error), error.exit_code
+    else:
+        message, code = f"{type(error).__name__}: {error}", ExitCode.VISIT_FAILED
+    try:
+        details = "".join(traceback.format_exception(error))
+        write_text(job.log_folder / f"crash-{job.visit.label}.txt", f"{message}\n\n{details}")
+    except AppError as unwritable:
+        return str(unwritable), unwritable.exit_code
+    return message, code
+
+
+def prepare(job: Job) -> None:
+    """Make the folders of a visit and set up nipype for it."""
+    job.error_file.unlink(missing_ok=True)
+    job.work_folder.mkdir(parents=True, exist_ok=True)
+    write_text(job.log_folder / "settings.toml", to_toml(job.settings))
+    _configure_nipype(job)
+
+
+def _configure_nipype(job: Job) -> None:
+    """Quiet, content-hashed, crash files beside the outputs; nipype's configuration is one per process."""
+    from nipype import config
+
+    config.update_config(
+        {
+            "execution": {
+                "crashdump_dir": str(job.log_folder),
+                "crashfile_format": "txt",
+                "hash_method": "content",
+                "stop_on_first_crash": "true",
+                "remove_unnecessary_outputs": "false",
+                "check_version": "false",
+            },
+            "logging": {"log_to_file": "false"},
+        }
+    )
+    logging.getLogger("nipype").setLevel(logging.ERROR)
+    for name in ("nipype.workflow", "nipype.interface", "nipype.utils"):
+        logging.getLogger(name).setLevel(logging.CRITICAL if not job.settings.verbosity else logging.INFO)
