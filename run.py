@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""afterstroke as a BIDS App: ``run.py bids_dir output_dir {participant,group}``."""
+"""Entry point of the BIDS App: ``run.py BIDS_DIR OUT_DIR {participant,group} [options]``."""
 
 import sys
 

@@ -45,7 +45,9 @@ def write_top_level(out_dir: Path, bids_dir: Path, configuration: str, links: Ma
     raw = _read_json(bids_dir / names.DESCRIPTION)
     write_json(out_dir / names.DESCRIPTION, dataset_description(out_dir, bids_dir, raw, configuration, links))
     write_text(out_dir / names.BIDSIGNORE, "\n".join(names.IGNORED_BY_VALIDATOR) + "\n")
-    write_table(out_dir / names.DESC_TABLE, pd.DataFrame(DESCRIPTIONS.items(), columns=["desc_id", "description"]))
+    rows = [(f"desc-{label}", meaning) for label, meaning in DESCRIPTIONS.items()]
+    write_table(out_dir / names.DESC_TABLE, pd.DataFrame(rows, columns=["desc_id", "description"]))
+    write_json(names.sidecar(out_dir / names.DESC_TABLE), {"Description": "Meaning of the desc entities"})
     write_text(out_dir / "README", _readme())
 
 

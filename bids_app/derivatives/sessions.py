@@ -13,6 +13,7 @@ import pandas as pd
 
 from bids_app.derivatives import names
 from bids_app.derivatives.columns import dictionary
+from bids_app.derivatives.description import DISCLAIMER
 from bids_app.derivatives.record import Record
 from bids_app.derivatives.visit import session_id
 from bids_app.derivatives.write import write_json, write_table
@@ -34,7 +35,7 @@ def rebuild(out_dir: Path, subject: str) -> Path:
     with subject_lock(out_dir, subject):
         rows = [_row(record) for record in _records(out_dir, subject)]
         path = out_dir / names.sessions_table(subject)
-        write_json(names.sidecar(path), dictionary("session"))
+        write_json(names.sidecar(path), {"Description": f"Visits of sub-{subject}. {DISCLAIMER}"} | dictionary("session"))
         return write_table(path, pd.DataFrame(rows, columns=columns).sort_values("session_id"))
 
 

@@ -10,6 +10,10 @@ from bids_app.derivatives.description import DISCLAIMER
 from bids_app.derivatives.results import ModelUse, Normalized, Prepared, Provenance, Segmented
 from bids_app.study.models import Scan
 
+#: Where standard spaces are defined: the MNI's own page, for all others TemplateFlow.
+ICBM152 = "https://www.bic.mni.mcgill.ca/ServicesAtlases/ICBM152NLin2009"
+TEMPLATEFLOW = "https://github.com/templateflow/tpl-{space}"
+
 RESOLUTION = {names.STANDARD_RES: "1 mm isotropic, the grid of the template"}
 
 
@@ -115,18 +119,22 @@ def lesion(
     )
 
 
+def standard_keys(normalized: Normalized) -> dict[str, Any]:
+    """What every image in a standard space says of that space and of how it got there."""
+    space = normalized.space
+    return {
+        "SpatialReference": ICBM152 if space.startswith("MNI152NLin2009") else TEMPLATEFLOW.format(space=space),
+        "Resolution": RESOLUTION,
+        "Registration": check_keys(normalized.check),
+    }
+
+
 def standard(
     description: str, sources: list[str], normalized: Normalized, provenance: Provenance, **extra: Any
 ) -> dict[str, Any]:
-    """Sidecar of an image in a standard space."""
-    return base(
-        f"{description}, deformed to {normalized.space}",
-        sources,
-        provenance,
-        **extra,
-        Resolution=RESOLUTION,
-        Registration=check_keys(normalized.check),
-    )
+    """Sidecar of a scan or brain mask in a standard space."""
+    what = f"{description}, deformed to {normalized.space}"
+    return base(what, sources, provenance, **extra, **standard_keys(normalized))
 
 
 def check_keys(check: Any) -> dict[str, Any]:

@@ -129,8 +129,8 @@ def _standard_space(
     ):
         if content is not None:
             sources = [sidecars.own(native), sidecars.own(forward)]
-            extra = {"Resolution": sidecars.RESOLUTION, "Registration": sidecars.check_keys(space.check)}
-            yield OutputFile(path, content, sidecars.lesion(kind, segmented, sources, provenance, **extra))
+            keys = sidecars.standard_keys(space)
+            yield OutputFile(path, content, sidecars.lesion(kind, segmented, sources, provenance, **keys))
 
 
 def lesion_table(lesions: tuple[Lesion, ...]) -> pd.DataFrame:

@@ -97,9 +97,7 @@ def lesions_of_mask(
     return _lesions(mask, probability, min_volume_mm3, pose_matrix)
 
 
-def _lesions(
-    mask: Image, probability: Image | None, min_volume_mm3: float, pose_matrix: np.ndarray | None
-) -> Lesions:
+def _lesions(mask: Image, probability: Image | None, min_volume_mm3: float, pose_matrix: np.ndarray | None) -> Lesions:
     """Label the components of a mask, leave out the small ones and number the others by decreasing volume."""
     found, _ = ndimage.label(np.asarray(mask.dataobj) > 0, CONNECTIVITY_26)
     values = None if probability is None else images.data(probability)

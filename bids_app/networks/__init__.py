@@ -1,1 +1,1 @@
-"""What every network shares: choosing a device, loading weights safely, the model registry, engines, sliding windows."""
+"""What every network shares: device choice, safe weight loading, the model registry, engines, sliding windows."""

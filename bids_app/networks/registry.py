@@ -53,7 +53,9 @@ def embedded_models(registry: Path = REGISTRY) -> tuple[EmbeddedModel, ...]:
             for name, item in sorted(models.items())
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"The model registry {registry} cannot be read: {error!r}.", "Install the App again.") from error
+        raise ConfigError(
+            f"The model registry {registry} cannot be read: {error!r}.", "Install the App again."
+        ) from error
 
 
 def find_model(name_or_path: str, registry: Path = REGISTRY) -> Path:

@@ -71,7 +71,7 @@ def predict_logits(
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
     raise VisitError(
-        f"{engine.device} ran out of memory on patches of {_size(patch_size)} in a volume of {_size(padded.shape[1:])}.",
+        f"{engine.device} ran out of memory: patches of {_size(patch_size)} in a volume of {_size(padded.shape[1:])}.",
         "Use --device cpu, or free the GPU from other programs.",
     )
 
@@ -91,11 +91,10 @@ def window_starts(size: int, patch: int, step: float = 0.5) -> list[int]:
 
 def gaussian_weights(patch_size: Sequence[int]) -> torch.Tensor:
     """Weight of every voxel of a window: a Gaussian of sigma = patch / 8 around its centre, 1 at the centre."""
-    axes = [torch.arange(size, dtype=torch.float64) - size // 2 for size in patch_size]
-    lines = [torch.exp(-0.5 * (axis / (size * SIGMA_OF_PATCH)) ** 2) for axis, size in zip(axes, patch_size, strict=True)]
-    weights = lines[0]
-    for line in lines[1:]:
-        weights = weights[..., None] * line
+    weights = torch.ones((), dtype=torch.float64)
+    for size in patch_size:
+        distance = torch.arange(size, dtype=torch.float64) - size // 2
+        weights = weights[..., None] * torch.exp(-0.5 * (distance / (size * SIGMA_OF_PATCH)) ** 2)
     return weights.float()
 
 
@@ -151,8 +150,8 @@ def _mirrored(engine: Engine, patches: torch.Tensor, axes: Sequence[int], reduce
 
 def _pad(volume: torch.Tensor, patch_size: Sequence[int]) -> tuple[torch.Tensor, tuple[slice, ...]]:
     """The volume with zeros around it up to the patch size, and the slices that undo this."""
-    flat = volume.ndim - 1 - len(patch_size)
-    missing = [0] * flat + [max(patch - size, 0) for patch, size in zip(patch_size, volume.shape[1 + flat :], strict=True)]
+    wanted = [0] * (volume.ndim - 1 - len(patch_size)) + list(patch_size)
+    missing = [max(want - size, 0) for want, size in zip(wanted, volume.shape[1:], strict=True)]
     before = [lack // 2 for lack in missing]
     sides = [(first, lack - first) for first, lack in zip(before, missing, strict=True)]
     padded = torch.nn.functional.pad(volume, [width for side in reversed(sides) for width in side])

@@ -12,7 +12,7 @@ from typing import Any
 
 from bids_app.errors import ConfigError
 
-_FORBIDDEN = re.compile(r"GLOBAL ([\w.]+) was not an allowed global|Trying to (?:instantiate|call) .*?([\w.]+)", re.DOTALL)
+_FORBIDDEN = re.compile(r"GLOBAL ([\w.]+) was not an allowed global")
 
 
 def load_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
@@ -86,8 +86,7 @@ def _refusal(path: Path, error: Exception) -> ConfigError:
     found = _FORBIDDEN.search(str(error))
     if not found:
         return ConfigError(f"The checkpoint {path} is damaged or no checkpoint.", "Copy or download it again.")
-    kind = found.group(1) or found.group(2)
     return ConfigError(
-        f"The checkpoint {path} holds a {kind}: this file could run code when opened, so it was not opened.",
+        f"The checkpoint {path} holds a {found.group(1)}: this file could run code when opened, so it was not opened.",
         "Use a checkpoint as nnU-Net saves it, with weights and plain values only.",
     )

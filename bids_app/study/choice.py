@@ -11,9 +11,9 @@ from bids_app.study.models import Problem, Scan, Severity
 
 #: The rule, as the plan and the documentation print it.
 RULE = (
-    "the filter file first; then a scan without contrast agent (ce-) that is no derived copy (space-, desc-); for FLAIR, "
-    "the one with the acq- and run- of the T1w; then the finest voxels (longest side to 0.1 mm, then volume); "
-    "then the last run; then the last name"
+    "the filter file first; then a scan without contrast agent (ce-) that is no derived copy (space-, desc-); "
+    "for FLAIR, the one with the acq- and run- of the T1w; then the finest voxels (longest side to 0.1 mm, then "
+    "volume); then the last run; then the last name"
 )
 
 #: Parts of a complex image that show no anatomy.

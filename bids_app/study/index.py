@@ -145,7 +145,7 @@ def _requested_visits(root: Path, subjects: Iterable[str], settings: Settings, f
     keys = [key for key in keys if filters.accept_visit(key.label)]
     if not keys:
         raise NoInputError(
-            f"The filter file {settings.bids_filter_file} leaves no visit of the requested participants.",
+            f"{settings.bids_filter_file} leaves no visit of the requested participants.",
             "Its t1w part names subjects or sessions that are not there.",
         )
     return keys

@@ -28,6 +28,8 @@ from bids_app.workflow.worker import Outcome
 
 Say = Callable[[str], None]
 
+MODEL_SUFFIXES = (".json", ".pth", ".onnx")
+
 
 def visit_status(settings: Settings, study: Study) -> dict[str, Status]:
     """What there is to do for every visit, by its label."""
@@ -38,8 +40,13 @@ def visit_status(settings: Settings, study: Study) -> dict[str, Status]:
 def provenance_of(settings: Settings, study: Study) -> Provenance:
     """What all sidecars of this run share."""
     version = app_version()
-    model = folder_sha256(find_model(settings.lesion_model))
+    model = folder_sha256(_model_files(find_model(settings.lesion_model)))
     return Provenance(configuration_hash(settings, version, model), version, study.root)
+
+
+def _model_files(path: Path) -> list[Path]:
+    """The files that make a model what it is."""
+    return [path] if path.is_file() else [file for file in path.rglob("*") if file.suffix in MODEL_SUFFIXES]
 
 
 def run_participants(settings: Settings, study: Study, say: Say = print) -> ExitCode:

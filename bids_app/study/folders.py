@@ -1,0 +1,85 @@
+"""Where a run may write: the output and work folders, and how they lie to the dataset."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from bids_app.errors import CannotWriteError, NoInputError, UsageError
+from bids_app.settings import Settings
+
+
+def check_places(settings: Settings) -> None:
+    """Refuse folders that would mix what is written with the raw dataset. Writes nothing.
+
+    Raises
+    ------
+    UsageError
+        If the output folder is the dataset or inside one of its participants, or the work folder or the exported masks
+        are inside the dataset (its ``derivatives`` excepted), or the work folder is the output folder.
+    """
+    out, work = settings.out_dir.resolve(), settings.work_dir.resolve()
+    if work == out:
+        raise UsageError(f"The work folder is the output folder {out}.", "Choose another one with -w.")
+    if settings.bids_dir is None:
+        return
+    raw = settings.bids_dir.resolve()
+    if out == raw:
+        raise UsageError(
+            f"The output folder is the dataset {raw} itself.", f"Choose {raw / 'derivatives/afterstroke'}."
+        )
+    if out.is_relative_to(raw) and out.relative_to(raw).parts[0].startswith("sub-"):
+        raise UsageError(
+            f"The output folder {out} is inside a participant of the dataset {raw}.",
+            f"Choose {raw / 'derivatives/afterstroke'}.",
+        )
+    if _inside_raw(work, raw):
+        raise UsageError(f"The work folder {work} is inside the dataset {raw}.", "Choose another one with -w.")
+    if settings.export_lesion_roi and _inside_raw(settings.export_lesion_roi.resolve(), raw):
+        raise UsageError(
+            f"--export-lesion-roi {settings.export_lesion_roi} is inside the dataset {raw}.",
+            "The raw dataset is never written: choose another folder and copy the masks from there.",
+        )
+
+
+def check_writable(settings: Settings) -> None:
+    """Make the folders that a participant run writes to, and write to them.
+
+    Raises
+    ------
+    CannotWriteError
+        Naming the folder and the reason.
+    """
+    _try_to_write(settings.out_dir, "output folder")
+    _try_to_write(settings.work_dir, "work folder", "Choose another one with -w.")
+    if settings.export_lesion_roi:
+        _try_to_write(settings.export_lesion_roi, "folder of --export-lesion-roi")
+
+
+def check_group_output(out_dir: Path) -> None:
+    """Make sure that the group level has a folder to read, and can write to it.
+
+    Raises
+    ------
+    NoInputError
+        If it is not there.
+    CannotWriteError
+        If it cannot be written.
+    """
+    if not out_dir.is_dir():
+        raise NoInputError(f"The output folder {out_dir} does not exist.", "Run the participant level first.")
+    _try_to_write(out_dir, "output folder")
+
+
+def _inside_raw(folder: Path, raw: Path) -> bool:
+    """Whether a folder lies in the dataset, but not among its derivatives."""
+    return folder.is_relative_to(raw) and folder.relative_to(raw).parts[:1] != ("derivatives",)
+
+
+def _try_to_write(folder: Path, what: str, hint: str = "Check its permissions; in a container, bind it.") -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"afterstroke")
+    except OSError as error:
+        raise CannotWriteError(f"The {what} {folder} cannot be written: {error.strerror}.", hint) from error

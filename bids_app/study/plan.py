@@ -1,0 +1,139 @@
+"""What a run will do, as text: printed by ``--dry-run`` and at the start of every run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
+
+from bids_app import app_version
+from bids_app.derivatives import names
+from bids_app.settings import NATIVE_SPACE, Settings
+from bids_app.study.choice import RULE
+from bids_app.study.models import Scan, Severity, Study, Visit
+
+TO_DO = "to do"
+DONE = "done"
+UNUSABLE = "cannot be processed"
+AGAIN = "to do again"
+
+
+def render(
+    study: Study, settings: Settings, status: Mapping[str, str], device: str | None = None, model: str | None = None
+) -> str:
+    """The plan of a run.
+
+    Parameters
+    ----------
+    status : mapping of str to str
+        What there is to do for each visit, by its label (``to do``, ``done``, ``outdated``, ...).
+    device, model : str, optional
+        The decision and the model in words, where they are known better than from `settings`.
+
+    Returns
+    -------
+    str
+        Plain text of several lines, for a terminal as for a log file.
+    """
+    states = {visit.label: visit_state(visit, settings, status) for visit in study.visits}
+    lines = [f"afterstroke {app_version()}: plan", *_header(study, settings, device, model)]
+    for visit in study.visits:
+        lines += ["", *_visit(visit, states[visit.label])]
+    return "\n".join([*lines, "", _summary(study, settings, states)])
+
+
+def visit_state(visit: Visit, settings: Settings, status: Mapping[str, str]) -> str:
+    """What will happen to a visit: its problems and ``--force`` come before its status."""
+    if not visit.usable:
+        return UNUSABLE
+    state = str(status.get(visit.label, TO_DO))
+    return AGAIN if state == DONE and settings.force else state
+
+
+def expected_images(visit: Visit, settings: Settings) -> tuple[PurePosixPath, ...]:
+    """Images that are always written for a visit, relative to the output folder (sidecars and tables not counted)."""
+    if visit.t1w is None:
+        return ()
+    t1w = visit.t1w.name
+    images = [names.preprocessed_t1w(t1w), names.brain_mask(t1w), names.lesion_instances(t1w)]
+    if visit.flair:
+        images.append(names.preprocessed_flair(visit.flair.name))
+    for space in (NATIVE_SPACE, *settings.standard_spaces):
+        images += [names.lesion_mask(t1w, space), names.lesion_probability(t1w, space)]
+    for space in settings.standard_spaces:
+        images += [names.preprocessed_t1w(t1w, space), names.brain_mask(t1w, space)]
+    return tuple(images)
+
+
+def _header(study: Study, settings: Settings, device: str | None, model: str | None) -> Iterator[str]:
+    facts = {
+        "dataset": f"{study.root} ({study.name}): {_count(len(study.participants), 'participant')}, "
+        f"{_count(len(study.visits), 'visit')} asked for",
+        "output": f"{settings.out_dir}",
+        "work folder": f"{settings.work_dir}",
+        "lesion model": model or _model(settings),
+        "device": device or settings.device,
+        "spaces": ", ".join((NATIVE_SPACE, *settings.standard_spaces)),
+        "processors": f"{_count(settings.nprocs, 'CPU')}, {_count(settings.omp_nthreads, 'thread')} a visit: "
+        f"{_count(settings.workers, 'visit')} at a time",
+    }
+    for name, folder in settings.derivatives.items():
+        facts[f"reused {name}"] = str(folder)
+    if any(problem.code.startswith("several-") for visit in study.visits for problem in visit.problems):
+        facts["scan choice"] = RULE
+    if idle := _without_visits(study, settings):
+        facts["no visit of"] = f"{', '.join(idle)} (sessions or filter file)"
+    width = max(map(len, facts))
+    return (f"  {name:<{width}}  {value}" for name, value in facts.items())
+
+
+def _model(settings: Settings) -> str:
+    folds = f"folds {', '.join(settings.folds)}" if settings.folds else "all folds"
+    threshold = f"threshold {settings.threshold:g}" if settings.threshold is not None else "its own threshold"
+    return f"{settings.lesion_model}, {folds}, {threshold}"
+
+
+def _without_visits(study: Study, settings: Settings) -> list[str]:
+    """Participants asked for by name of whom no visit is left."""
+    present = {visit.subject for visit in study.visits}
+    asked = [label for label in settings.participants if label not in settings.excluded]
+    return [f"sub-{label}" for label in asked if label not in present]
+
+
+def _visit(visit: Visit, state: str) -> Iterator[str]:
+    yield f"{visit.label}: {state}"
+    yield f"  T1w      {_scan(visit.t1w)}"
+    yield f"  FLAIR    {_scan(visit.flair)}"
+    for source in visit.reuse.sources:
+        yield f"  reused   {source}"
+    for problem in sorted(visit.problems, key=lambda problem: list(Severity).index(problem.severity), reverse=True):
+        yield f"  {problem.severity:<8} {problem.message} [{problem.code}]"
+
+
+def _scan(scan: Scan | None) -> str:
+    return scan.path.name if scan else "none"
+
+
+def _summary(study: Study, settings: Settings, states: Mapping[str, str]) -> str:
+    counted = Counter(states.values())
+    order = sorted(counted, key=lambda state: (state in (DONE, UNUSABLE), state))
+    parts = [f"{counted[state]} {state}{_codes(study) if state == UNUSABLE else ''}" for state in order]
+    images = sum(
+        len(expected_images(visit, settings)) for visit in study.visits if states[visit.label] not in (DONE, UNUSABLE)
+    )
+    return f"{_count(len(study.visits), 'visit')}: {', '.join(parts)}. At least {_count(images, 'image')} to write."
+
+
+def _codes(study: Study) -> str:
+    """Why visits cannot be processed, as `` (no-t1w)``."""
+    codes = {problem.code for visit in study.visits for problem in visit.problems if problem.severity is Severity.ERROR}
+    return f" ({', '.join(sorted(codes))})"
+
+
+def _count(number: int, noun: str) -> str:
+    """A number and its noun.
+
+    >>> _count(1, "visit"), _count(2, "visit")
+    ('1 visit', '2 visits')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,115 @@
+"""One scan that is in no dataset, made into a dataset of links, so that it goes the way of all others."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+from bids_app.derivatives.names import DESCRIPTION, ScanName, visit_folder, visit_label
+from bids_app.errors import NoInputError, UsageError
+from bids_app.study.reuse import IMAGE_EXTENSIONS
+
+_DATASET = {"Name": "Single cases", "BIDSVersion": "1.11.1", "DatasetType": "raw"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """The files given to ``afterstroke case``.
+
+    Attributes
+    ----------
+    t1w : Path
+    flair : Path or None
+    label : str or None
+        Participant label; None takes it from the name of the T1w.
+    """
+
+    t1w: Path
+    flair: Path | None = None
+    label: str | None = None
+
+    @property
+    def subject(self) -> str:
+        """Participant label: the one given, else that of a BIDS name, else the letters and digits of the file name.
+
+        >>> Case(Path("sub-07_ses-2_T1w.nii.gz")).subject, Case(Path("MR 12_t1.nii")).subject
+        ('07', 'MR12t1')
+        """
+        if self.label:
+            return self.label
+        entities = dict(ScanName.parse(self.t1w.name).entities)
+        return entities.get("sub") or re.sub(r"[^0-9A-Za-z]", "", _stem(self.t1w)) or "case"
+
+    @property
+    def session(self) -> str | None:
+        """Session label of a BIDS name."""
+        entities = dict(ScanName.parse(self.t1w.name).entities)
+        return entities.get("ses") if "sub" in entities else None
+
+
+def check_case(case: Case) -> None:
+    """Make sure that the files are there and are NIfTI.
+
+    Raises
+    ------
+    NoInputError, UsageError
+        Naming the file.
+    """
+    for path in filter(None, (case.t1w, case.flair)):
+        if not path.is_file():
+            raise NoInputError(f"The file {path} does not exist.", "Check the path; in a container, bind its folder.")
+        if not path.name.endswith(IMAGE_EXTENSIONS):
+            raise UsageError(
+                f"{path} is no NIfTI file (.nii or .nii.gz).", "Convert it first, with dcm2niix for DICOM."
+            )
+    if case.label and not re.fullmatch(r"[0-9A-Za-z+]+", case.label):
+        raise UsageError(f"'{case.label}' is no participant label.", "Use letters and digits only.")
+
+
+def make_case(case: Case, parent: Path, out_dir: Path) -> Path:
+    """Add one case to the dataset of the cases that go to `out_dir`, and return the dataset's folder below `parent`.
+
+    Raises
+    ------
+    UsageError
+        If another file went to that output folder under the same label.
+    """
+    root = parent / f"case-{blake2b(os.fsencode(out_dir.resolve()), digest_size=4).hexdigest()}"
+    anat = root / visit_folder(case.subject, case.session) / "anat"
+    anat.mkdir(parents=True, exist_ok=True)
+    (root / DESCRIPTION).write_text(json.dumps(_DATASET), encoding="utf-8")
+    stem = anat / visit_label(case.subject, case.session)
+    for earlier in anat.glob("*_T1w.*"):
+        if earlier.is_symlink() and earlier.readlink() != case.t1w.absolute():
+            raise UsageError(
+                f"{out_dir} already holds sub-{case.subject}, made from {earlier.readlink()}.",
+                "Name this case with --participant-label, or choose another output folder.",
+            )
+    _replace(f"{stem}_T1w", case.t1w)
+    _replace(f"{stem}_FLAIR", case.flair)
+    return root
+
+
+def _replace(stem: str, source: Path | None) -> None:
+    """Put `source`, or nothing, in the place of an earlier scan."""
+    for extension in IMAGE_EXTENSIONS:
+        Path(stem + extension).unlink(missing_ok=True)
+    if source:
+        _link(source, Path(stem + next(item for item in IMAGE_EXTENSIONS if source.name.endswith(item))))
+
+
+def _link(source: Path, target: Path) -> None:
+    """A link to `source`; a copy where the file system knows no links."""
+    try:
+        target.symlink_to(source.absolute())
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".nii")

@@ -1,0 +1,78 @@
+"""A finished visit made of small images, for tests of what is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from bids_app import images
+from bids_app.derivatives.names import ScanName
+from bids_app.derivatives.results import ModelUse, Normalized, Posed, Prepared, Provenance, Segmented
+from bids_app.lesion.components import find_lesions
+from bids_app.preprocessing.checks import Check
+from bids_app.study.models import Scan, Visit
+
+PASSED = Check("passed", 0.97, 0.4, "Within limits.")
+IDENTITY = tuple(tuple(row) for row in np.eye(4).tolist())
+MODEL = ModelUse("tiny", "1.0", "0" * 64, ("T1w",), ("0", "1"), 0.5, 10.0, "cpu")
+
+
+def make_visit(bids: Path, subject: str = "01", session: str | None = "1", flair: bool = True) -> Visit:
+    stem = f"sub-{subject}" + (f"_ses-{session}" if session else "")
+    folder = bids / stem.replace("_", "/") / "anat"
+    scans = {
+        suffix: Scan(folder / f"{stem}_{suffix}.nii.gz", ScanName.parse(f"{stem}_{suffix}.nii.gz"), suffix)
+        for suffix in ("T1w", "FLAIR")
+    }
+    return Visit(subject, session, scans["T1w"], scans["FLAIR"] if flair else None)
+
+
+def brain_like(lesion_at: tuple[int, int, int] = (10, 20, 18)) -> nib.Nifti1Image:
+    """A probability map with one lesion of 125 voxels of 2 mm, left, where x is below 24 mm."""
+    values = np.zeros((24, 28, 26), dtype=np.float32)
+    x, y, z = lesion_at
+    values[x - 2 : x + 3, y - 2 : y + 3, z - 2 : z + 3] = 0.9
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = [-24, -28, -26]
+    return images.on_affine(values, affine)
+
+
+def make_results(work: Path, visit: Visit) -> tuple[Prepared, Posed, Segmented, tuple[Normalized, ...]]:
+    probability = brain_like()
+    ones = images.like(probability, np.ones(probability.shape, np.float32))
+    mask = images.like(probability, np.ones(probability.shape, np.uint8))
+    lesions = find_lesions(probability, 0.5, 10.0, np.eye(4))
+    saved = {
+        name: images.save(image, work / f"{name}.nii.gz")
+        for name, image in {
+            "t1w": ones, "mask": mask, "probability": probability, "lesion": lesions.mask, "labels": lesions.labels,
+        }.items()
+    }  # fmt: skip
+    for name in ("forward.h5", "inverse.h5"):
+        (work / name).write_bytes(b"a transform")
+    prepared = Prepared(
+        visit=visit,
+        t1w=saved["t1w"],
+        brain_mask=saved["mask"],
+        brain_volume_ml=1234.5,
+        skull_stripped=False,
+        flair=saved["t1w"] if visit.flair else None,
+        flair_native=saved["t1w"] if visit.flair else None,
+        flair_matrix=IDENTITY if visit.flair else None,
+        flair_check=PASSED if visit.flair else None,
+    )
+    posed = Posed(saved["t1w"], None, IDENTITY, PASSED)
+    segmented = Segmented(
+        saved["lesion"], saved["labels"], saved["probability"], saved["probability"], lesions.lesions, 1.0, 0.0, MODEL
+    )
+    normalized = Normalized(
+        "MNI152NLin2009aSym", work / "forward.h5", work / "inverse.h5", PASSED,
+        saved["t1w"], saved["mask"], saved["lesion"], saved["probability"],
+    )  # fmt: skip
+    return prepared, posed, segmented, (normalized,)
+
+
+def provenance(bids: Path) -> Provenance:
+    return Provenance("a1b2c3d4", "0.1.0", bids)

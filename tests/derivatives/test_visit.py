@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bids_app.derivatives import names
+from bids_app.derivatives.columns import dictionary
+from bids_app.derivatives.description import write_top_level
+from bids_app.derivatives.record import Record, sha256, write_record
+from bids_app.derivatives.sessions import rebuild, write_raw_participants
+from bids_app.derivatives.visit import lesion_table, session_row, visit_files, write_files
+from tests.derivatives.mock import make_results, make_visit, provenance
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    """An output folder with one visit of a subject with sessions."""
+    bids, out = tmp_path / "bids", tmp_path / "out"
+    bids.mkdir()
+    (bids / "dataset_description.json").write_text(json.dumps({"Name": "Cohort", "Authors": ["A", "B"]}))
+    visit = make_visit(bids)
+    prepared, posed, segmented, normalized = make_results(tmp_path / "work", visit)
+    write_top_level(out, bids, "a1b2c3d4", {})
+    outputs = write_files(out, visit_files(prepared, segmented, normalized, provenance(bids)))
+    row = session_row(prepared, posed, segmented, normalized, ())
+    write_record(out, Record("01", "1", "done", "0.1.0", "a1b2c3d4", "f", {}, outputs=outputs, summary=row))
+    rebuild(out, "01")
+    write_raw_participants(out, "01", "Cohort", {"01": ["1"]}, {"columns": [], "rows": []}, {})
+    return out
+
+
+def all_files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_names_of_a_visit_are_the_golden_ones(written: Path):
+    golden = (Path(__file__).parents[1] / "golden" / "visit_t1w_flair.txt").read_text().split()
+    assert [name for name in all_files(written) if not name.endswith(".lock")] == golden
+
+
+def test_the_validator_finds_no_error_and_no_warning(written: Path):
+    validator = Path(sys.executable).with_name("bids-validator-deno")
+    if not validator.exists():
+        pytest.skip("bids-validator-deno is not installed")
+    done = subprocess.run([validator, written, "--format", "json"], capture_output=True, text=True)
+    issues = json.loads(done.stdout)["issues"]["issues"]
+    assert (done.returncode, issues) == (0, [])
+
+
+def test_every_image_has_a_sidecar_that_names_what_exists(written: Path):
+    for image in written.rglob("*.nii.gz"):
+        sidecar = json.loads(names.sidecar(image).read_text())
+        assert "Research use only" in sidecar["Description"]
+        for uri in sidecar["Sources"]:
+            if uri.startswith("bids::"):
+                assert (written / uri.removeprefix("bids::")).is_file(), f"{image.name}: {uri}"
+
+
+def test_resolution_names_the_label_of_the_file(written: Path):
+    sidecars = [json.loads(path.read_text()) for path in written.rglob("*_res-1_*.json")]
+    assert sidecars
+    assert all(set(sidecar["Resolution"]) == {"1"} for sidecar in sidecars)
+
+
+def test_lesion_sidecars_say_how_they_were_made(written: Path):
+    masks = list(written.rglob("*_label-L_*.json"))
+    assert len(masks) == 5
+    for path in masks:
+        sidecar = json.loads(path.read_text())
+        assert sidecar["Model"] == {"Name": "tiny", "Version": "1.0", "SHA256": "0" * 64, "Folds": ["0", "1"]}
+        assert (sidecar["Threshold"], sidecar["Device"], sidecar["Manual"]) == (0.5, "cpu", False)
+        assert sidecar["MinimumVolume"] == {"Value": 10.0, "Units": "mm^3"}
+        assert sidecar["ConfigurationHash"] == "a1b2c3d4"
+
+
+def test_links_to_other_datasets_are_relative(written: Path):
+    description = json.loads((written / "dataset_description.json").read_text())
+    assert description["DatasetLinks"] == {"raw": "../bids"}
+    assert description["GeneratedBy"][0]["Name"] == "afterstroke"
+
+
+def test_every_column_is_described(written: Path):
+    for table in written.rglob("sub-*.tsv"):
+        described = json.loads(names.sidecar(table).read_text())
+        assert set(pd.read_csv(table, sep="\t").columns) <= set(described), table.name
+
+
+def test_the_lesion_table_says_where_the_lesion_is(written: Path):
+    table = pd.read_csv(next(written.rglob("*_dseg.tsv")), sep="\t", na_values="n/a")
+    lesion = table.loc[0]
+    assert list(table.columns) == list(dictionary("lesion"))
+    assert (lesion.volume_ml, lesion.volume_voxels, lesion.hemisphere) == (1.0, 125, "L")
+    assert (lesion.centroid_x_mm, lesion.centroid_y_mm, lesion.centroid_z_mm) == (-4, 12, 10)
+    assert pd.isna(lesion.mni_x_mm)
+
+
+def test_no_lesion_is_an_empty_table_with_all_columns():
+    table = lesion_table(())
+    assert (len(table), list(table.columns)) == (0, list(dictionary("lesion")))
+
+
+def test_checksums_are_those_of_the_files(written: Path):
+    record = json.loads((written / names.visit_record("01", "1")).read_text())
+    assert len(record["outputs"]) > 15
+    for path, checksum in record["outputs"].items():
+        assert sha256(written / path) == checksum
+
+
+def test_a_mask_drawn_by_hand_says_so(tmp_path: Path):
+    visit = make_visit(tmp_path, flair=False)
+    prepared, posed, segmented, normalized = make_results(tmp_path / "work", visit)
+    manual = replace(segmented, model=None, probability=None, uncertainty=None)
+    normalized = tuple(replace(space, probability=None) for space in normalized)
+    files = list(visit_files(prepared, manual, normalized, provenance(tmp_path)))
+    assert not [item for item in files if "probseg" in item.path.name]
+    sidecar = next(item.sidecar for item in files if item.path == names.lesion_mask(visit.t1w.name))
+    assert sidecar["Manual"] is True
+    assert "Model" not in sidecar
+    assert session_row(prepared, posed, manual, normalized, ())["channels"] == "manual"
+
+
+def test_the_sessions_table_keeps_failed_visits(written: Path):
+    write_record(written, Record("01", "2", "failed", "0.1.0", "a1b2c3d4", "f", {}, error="Broken."))
+    table = pd.read_csv(rebuild(written, "01"), sep="\t")
+    assert table[["session_id", "status"]].to_numpy().tolist() == [["ses-1", "done"], ["ses-2", "failed"]]

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bids_app.derivatives.write import atomic, copy_file, write_json, write_table, write_text
+from bids_app.errors import CannotWriteError, ExitCode
+
+
+def test_a_file_appears_only_when_whole(tmp_path: Path):
+    path = tmp_path / "sub" / "a.txt"
+    with atomic(path) as temporary:
+        temporary.write_text("half")
+        assert not path.exists()
+        assert temporary.suffix == ".txt"
+    assert path.read_text() == "half"
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path):
+    path = write_text(tmp_path / "a.txt", "old")
+    with pytest.raises(RuntimeError), atomic(path) as temporary:
+        temporary.write_text("new")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_said_in_a_sentence(tmp_path: Path):
+    with pytest.raises(CannotWriteError, match="No space left") as caught, atomic(tmp_path / "a.txt"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.exit_code == ExitCode.CANNOT_WRITE
+
+
+def test_a_folder_that_is_a_file_is_said_in_a_sentence(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CannotWriteError, match=r"a\.txt cannot be written"):
+        write_text(tmp_path / "file" / "a.txt", "")
+
+
+def test_tables_are_tab_separated_with_na(tmp_path: Path):
+    path = write_table(tmp_path / "a.tsv", pd.DataFrame({"x": [1.5, None], "y": ["a", None]}))
+    assert path.read_text() == "x\ty\n1.5\ta\nn/a\tn/a\n"
+
+
+def test_json_and_copies(tmp_path: Path):
+    path = write_json(tmp_path / "a.json", {"b": 1, "a": "é"})
+    assert list(json.loads(path.read_text())) == ["b", "a"]
+    assert "é" in path.read_text(encoding="utf-8")
+    assert copy_file(path, tmp_path / "b.json").read_bytes() == path.read_bytes()

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bids_app.derivatives.names import ScanName
+from bids_app.derivatives.record import Record, Status, fingerprint, write_record
+from bids_app.derivatives.results import Provenance
+from bids_app.errors import CannotWriteError, ExitCode, VisitError
+from bids_app.settings import Settings
+from bids_app.study.models import Scan, Visit
+from bids_app.workflow.job import Job, input_checksums, leave_error, status_of_visit
+from bids_app.workflow.worker import explain
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    path = tmp_path / "bids" / "sub-01_T1w.nii.gz"
+    path.parent.mkdir()
+    path.write_bytes(b"a scan")
+    visit = Visit("01", None, Scan(path, ScanName.parse(path.name), "T1w"), None)
+    settings = Settings(out_dir=tmp_path / "out", work_dir=tmp_path / "work")
+    return Job(visit, settings, Provenance("conf", "1", path.parent), input_checksums(visit), tmp_path, "run1")
+
+
+def test_what_nipype_hashes_does_not_depend_on_run_paths_or_resources(job: Job):
+    again = replace(job, run_id="run2", settings=replace(job.settings, nprocs=8, out_dir=Path("/elsewhere")))
+    assert repr(again) == repr(job)
+    assert repr(replace(job, inputs={"t1w": "other"})) != repr(job)
+    assert repr(replace(job, provenance=replace(job.provenance, configuration_hash="other"))) != repr(job)
+
+
+def test_the_work_folder_follows_configuration_and_contents(job: Job):
+    assert job.work_folder == job.settings.work_dir / "conf" / f"sub-01_{job.fingerprint}"
+
+
+def test_an_unreadable_input_is_named(job: Job):
+    job.visit.t1w.path.unlink()
+    with pytest.raises(VisitError, match=r"sub-01_T1w\.nii\.gz"):
+        input_checksums(job.visit)
+
+
+def test_status_follows_the_contents_of_the_inputs(job: Job):
+    settings, visit = job.settings, job.visit
+    assert status_of_visit(settings, visit, "conf") is Status.TO_DO
+    write_record(settings.out_dir, Record("01", None, "done", "1", "conf", fingerprint(job.inputs), {}))
+    assert status_of_visit(settings, visit, "conf") is Status.DONE
+    visit.t1w.path.write_bytes(b"another scan")
+    assert status_of_visit(settings, visit, "conf") is Status.OUTDATED
+
+
+def test_the_sentence_of_a_step_reaches_the_run(job: Job):
+    leave_error(job, CannotWriteError("No space left.", "Free some."))
+    assert explain(job, RuntimeError("what nipype made of it")) == ("No space left. Free some.", ExitCode.CANNOT_WRITE)
+
+
+def test_an_unforeseen_error_becomes_a_sentence_and_a_crash_file(job: Job):
+    message, code = explain(job, ValueError("bad value"))
+    assert (message, code) == ("ValueError: bad value", ExitCode.VISIT_FAILED)
+    assert "bad value" in (job.log_folder / "crash-sub-01.txt").read_text()
+
+
+def test_leave_error_keeps_other_errors_as_failures_of_the_visit(job: Job):
+    leave_error(job, MemoryError("too big"))
+    assert json.loads(job.error_file.read_text())["code"] == ExitCode.VISIT_FAILED

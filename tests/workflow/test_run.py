@@ -1,0 +1,155 @@
+"""The participant level around the steps: what is done again, how failures end, what is said. No images here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bids_app.derivatives import names
+from bids_app.derivatives.names import ScanName
+from bids_app.derivatives.record import Record, read_record, write_record
+from bids_app.errors import AppError, ExitCode
+from bids_app.settings import Settings
+from bids_app.study.index import Study
+from bids_app.study.models import Problem, Scan, Severity, Visit
+from bids_app.workflow import run
+from bids_app.workflow.job import Job
+from bids_app.workflow.worker import Outcome, Tools
+
+ROW = {"lesion_count": 2, "lesion_volume_ml": 12.5, "problems": None}
+
+
+class FakePool:
+    """Finishes every visit at once, but fails those whose label is in `fails`."""
+
+    fails: dict[str, tuple[str, ExitCode]] = {}
+    seen: list[str] = []
+
+    def __init__(self, settings: Settings, size: int):
+        self.size, self.tools = size, Tools("cpu", "CPU")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def process(self, jobs):
+        for job in jobs:
+            self.seen.append(job.visit.label)
+            if job.visit.label in self.fails:
+                yield Outcome(job.visit.label, 1.0, {}, *self.fails[job.visit.label])
+                continue
+            finish(job)
+            yield Outcome(job.visit.label, 60.0, ROW)
+
+
+def finish(job: Job) -> None:
+    record = Record(
+        job.visit.subject, job.visit.session, "done", "1", job.provenance.configuration_hash, job.fingerprint, {}
+    )
+    write_record(job.settings.out_dir, record)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    root = tmp_path / "bids"
+    visits = []
+    for label in ("01", "02", "03"):
+        path = root / f"sub-{label}" / "anat" / f"sub-{label}_T1w.nii.gz"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(label.encode())
+        visits.append(Visit(label, None, Scan(path, ScanName.parse(path.name), "T1w"), None))
+    (root / "dataset_description.json").write_text('{"Name": "Cohort"}')
+    (root / "participants.tsv").write_text("participant_id\tage\nsub-01\t60\n")
+    return Study(root, "Cohort", ("01", "02", "03"), tuple(visits))
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch) -> Settings:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "plans.json").write_text("{}")
+    monkeypatch.setattr(run, "WorkerPool", FakePool)
+    monkeypatch.setattr(FakePool, "fails", {})
+    monkeypatch.setattr(FakePool, "seen", [])
+    return Settings(
+        bids_dir=tmp_path / "bids", out_dir=tmp_path / "out", work_dir=tmp_path / "work", lesion_model=str(model)
+    )
+
+
+def test_all_visits_are_processed_once(settings: Settings, study: Study):
+    said: list[str] = []
+    assert run.run_participants(settings, study, said.append) is ExitCode.OK
+    assert FakePool.seen == ["sub-01", "sub-02", "sub-03"]
+    assert "[3/3] sub-03: done in 60 s, 2 lesions, 12.50 mL" in said
+    FakePool.seen.clear()
+    assert run.run_participants(settings, study, said.append) is ExitCode.OK
+    assert FakePool.seen == []
+    assert "3 of 3 visits are done already and unchanged." in said
+
+
+def test_force_does_them_again(settings: Settings, study: Study):
+    run.run_participants(settings, study, str)
+    FakePool.seen.clear()
+    run.run_participants(replace(settings, force=True), study, str)
+    assert len(FakePool.seen) == 3
+
+
+def test_other_settings_do_them_again(settings: Settings, study: Study):
+    run.run_participants(settings, study, str)
+    assert set(run.visit_status(settings, study).values()) == {"done"}
+    assert set(run.visit_status(replace(settings, threshold=0.3), study).values()) == {"outdated"}
+
+
+def test_a_failed_visit_takes_no_other_with_it(settings: Settings, study: Study):
+    FakePool.fails = {"sub-01": ("The file is broken.", ExitCode.VISIT_FAILED)}
+    said: list[str] = []
+    assert run.run_participants(settings, study, said.append) is ExitCode.VISIT_FAILED
+    assert FakePool.seen == ["sub-01", "sub-02", "sub-03"]
+    assert any("sub-01: FAILED after 1 s. The file is broken." in line for line in said)
+    assert "1 of 3 visits failed" in said[-1]
+
+
+def test_stop_on_first_crash(settings: Settings, study: Study):
+    FakePool.fails = {"sub-01": ("The file is broken.", ExitCode.VISIT_FAILED)}
+    assert run.run_participants(replace(settings, stop_on_first_crash=True), study, str) is ExitCode.VISIT_FAILED
+    assert FakePool.seen == ["sub-01"]
+
+
+def test_a_full_disk_ends_the_run_with_its_own_code(settings: Settings, study: Study):
+    FakePool.fails = {"sub-02": ("No space left.", ExitCode.CANNOT_WRITE)}
+    with pytest.raises(AppError, match="No space left") as caught:
+        run.run_participants(settings, study, str)
+    assert caught.value.exit_code is ExitCode.CANNOT_WRITE
+
+
+def test_an_unusable_visit_is_recorded_and_not_tried(settings: Settings, study: Study):
+    problem = Problem("no-t1w", Severity.ERROR, "sub-02 has no T1w.")
+    bad = replace(study.visits[1], t1w=None, problems=(problem,))
+    study = replace(study, visits=(study.visits[0], bad))
+    assert run.run_participants(settings, study, str) is ExitCode.VISIT_FAILED
+    assert FakePool.seen == ["sub-01"]
+    record = read_record(settings.out_dir, "02", None)
+    assert (record.status, record.error) == ("failed", "sub-02 has no T1w.")
+    assert record.problems[0]["code"] == "no-t1w"
+
+
+def test_what_the_group_level_needs_is_left_behind(settings: Settings, study: Study):
+    (study.root / "sub-04" / "ses-b").mkdir(parents=True)
+    run.run_participants(settings, replace(study, participants=("01", "02", "03", "04")), str)
+    left = json.loads((settings.out_dir / names.raw_participants("02")).read_text())
+    assert left["visits"] == {"01": [None], "02": [None], "03": [None], "04": ["b"]}
+    assert left["table"] == {"columns": ["participant_id", "age"], "rows": [["sub-01", "60"]]}
+    assert left["dataset"] == "Cohort"
+
+
+def test_out_of_another_pipeline_is_refused(settings: Settings, study: Study):
+    settings.out_dir.mkdir()
+    (settings.out_dir / "dataset_description.json").write_text('{"GeneratedBy": [{"Name": "fMRIPrep"}]}')
+    with pytest.raises(AppError, match="derivatives of fMRIPrep") as caught:
+        run.run_participants(settings, study, str)
+    assert caught.value.exit_code is ExitCode.CANNOT_WRITE
