@@ -124,7 +124,7 @@ def case_parser() -> argparse.ArgumentParser:
     usage = "T1W [FLAIR] OUT [options]"
     parser = _parser("afterstroke case", usage, "Run one scan that is in no BIDS dataset, through the same code.")
     parser.add_argument("t1w", metavar="T1W", type=Path, help="a T1w scan, NIfTI")
-    parser.add_argument("flair", metavar="FLAIR", type=Path, nargs="?", help="its FLAIR, NIfTI")
+    parser.add_argument("flair", metavar="FLAIR", type=Path, nargs="?", default=None, help="its FLAIR, NIfTI")
     parser.add_argument("out_dir", metavar="OUT", type=Path, help="where the derivatives go")
     label = "what to call the case (default: taken from the name of T1W)"
     parser.add_argument("--participant-label", dest="label", metavar="LABEL", type=_participant, help=label)
@@ -270,7 +270,7 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "memory_gb": (lambda value: value > 0, "more than 0"),
     "device": (lambda value: re.fullmatch(r"auto|cpu|cuda(:\d+)?", value), "auto, cpu, cuda or cuda:N"),
     "skull_stripped": (lambda value: value in ("auto", "yes", "no"), "auto, yes or no"),
-    "folds": (lambda value: all(re.fullmatch(r"\d+|all", str(fold)) for fold in value), "numbers, or all"),
+    "folds": (lambda value: all(re.fullmatch(r"(fold_)?(\d+|all)", str(fold)) for fold in value), "numbers, or all"),
     "output_spaces": (
         lambda value: all(re.fullmatch(r"[0-9A-Za-z+]+(:res-0?1)?", space) for space in value),
         "names of spaces at 1 mm, as MNI152NLin2009aSym",
@@ -312,7 +312,7 @@ def options_markdown(parser: argparse.ArgumentParser) -> str:
     """The options of a parser as Markdown tables, for docs/usage.md."""
     lines = []
     for group in parser._action_groups:
-        actions = [action for action in group._group_actions if action.help != argparse.SUPPRESS]
+        actions = [action for action in group._group_actions if action.dest != "help"]
         if actions:
             lines += [f"**{group.title}**", "", "| option | meaning |", "|---|---|", *map(_markdown_row, actions), ""]
     return "\n".join(lines)

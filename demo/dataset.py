@@ -445,13 +445,13 @@ TEXTS = {
 
 Nobody was scanned for this dataset. It was computed by `python -m demo.dataset`, which deforms the MNI152NLin2009aSym
 template (1 mm, brain only) into three brains, draws a lesion into each and simulates T1w and FLAIR scans with noise,
-bias field, head motion, several voxel sizes and storage orders. It is good for trying software out, and for nothing else.
+bias field, head motion, several voxel sizes and storage orders. Good for trying software out, and for nothing else.
 
 * sub-01: two sessions of T1w and FLAIR (3 mm slices); a left middle cerebral artery lesion, fresh and then older
 * sub-02: T1w only; two right posterior cerebral artery lesions
 * sub-03: T1w and FLAIR; a large right middle cerebral artery lesion
 
-The scans hold no skull: the template has none. The true lesion masks, on the grid of each T1w, are in `sourcedata/truth`.
+The scans hold no skull: the template has none. `sourcedata/truth` holds the true lesion masks, on the grid of each T1w.
 
 The template is Copyright (C) 1993-2009 Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological Institute,
 McGill University: permission to use, copy, modify, and distribute it without fee is granted, provided that this notice
@@ -460,22 +460,18 @@ appears in all copies. It is provided "as is" without express or implied warrant
 }
 
 
+#: What holds for every scan of a kind; BIDS recommends names of scanners and coils as well, but there was no scanner.
 SIDECARS = {
-    "T1w.json": {
+    name: {
         "PulseSequenceDetails": "No scanner was used: simulated from the MNI152NLin2009aSym template",
-        "MRAcquisitionType": "3D",
         "SkullStripped": True,
-    },
-    "FLAIR.json": {
-        "PulseSequenceDetails": "No scanner was used: simulated from the MNI152NLin2009aSym template",
-        "MRAcquisitionType": "2D",
-        "SkullStripped": True,
-    },
+    }
+    for name in ("T1w.json", "FLAIR.json")
 }
 
 
 def write_texts(folder: Path) -> None:
-    """Description, README, table of participants, and the sidecars that hold for every scan of a kind."""
+    """Description, README, table of participants and sidecars."""
     rows = [(f"sub-{patient.subject}", *patient.row) for patient in PATIENTS]
     table = "\n".join("\t".join(row) for row in [tuple(TEXTS["participants.json"]), *rows]) + "\n"
     (folder / "participants.tsv").write_text(table)

@@ -30,8 +30,10 @@ class Prepared:
         FLAIR on the T1w grid; None if there is none or it could not be aligned.
     flair_native : Path or None
         Bias-corrected FLAIR on its own grid (RAS+), to be interpolated only once wherever it is needed.
+    flair_transform : Path or None
+        ITK file that brings the FLAIR to the T1w.
     flair_matrix : Matrix or None
-        FLAIR world to T1w world.
+        The same, FLAIR world to T1w world.
     flair_check, problems
         How the alignment went; what was repaired in the headers.
     brain_volume_ml : float
@@ -46,6 +48,7 @@ class Prepared:
     skull_stripped: bool
     flair: Path | None = None
     flair_native: Path | None = None
+    flair_transform: Path | None = None
     flair_matrix: Matrix | None = None
     flair_check: Check | None = None
     problems: tuple[Problem, ...] = ()

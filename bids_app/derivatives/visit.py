@@ -73,8 +73,10 @@ def _native_scans(prepared: Prepared, provenance: Provenance) -> Iterator[Output
         names.brain_mask(scan), prepared.brain_mask, sidecars.brain_mask(prepared, t1w, provenance)
     )
     if prepared.flair:
-        flair = names.preprocessed_flair(prepared.visit.flair.name)
-        yield OutputFile(flair, prepared.flair, sidecars.preprocessed_flair(prepared, t1w, provenance))
+        name = prepared.visit.flair.name
+        sidecar = sidecars.preprocessed_flair(prepared, t1w, provenance)
+        yield OutputFile(names.transform(name, "FLAIR", "T1w", ".txt"), prepared.flair_transform, None)
+        yield OutputFile(names.preprocessed_flair(name), prepared.flair, sidecar)
 
 
 def _lesions(prepared: Prepared, segmented: Segmented, provenance: Provenance) -> Iterator[OutputFile]:

@@ -121,7 +121,7 @@ def _folder_labels(parent: Path, prefix: str) -> tuple[str, ...]:
 def _requested_participants(participants: Sequence[str], settings: Settings) -> tuple[str, ...]:
     if unknown := [label for label in settings.participants if label not in participants]:
         raise NoInputError(
-            f"{_listed(unknown, 'sub-')} is not in {settings.bids_dir}.",
+            f"{settings.bids_dir} has no {_listed(unknown, 'sub-')}.",
             f"There are {len(participants)} participants: {_listed(participants)}.",
         )
     wanted = settings.participants or participants

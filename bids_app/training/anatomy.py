@@ -11,19 +11,22 @@ Coordinates are millimetres (x, y, z) in one of two frames:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import SimpleITK as sitk
-from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from scipy.ndimage import maximum_filter
+
+from bids_app.training.alignment import align_to_template, to_ras_zyx
+from bids_app.training.real_heads import extract_brain
 
 FOLDS = 5
 MAX_LESION_ML = 400.0
 """Masks above this volume are implausible (several SOOP masks cover a whole brain)."""
+
+COLIN27 = Path("templates", "colin27_head_T1w.nii.gz")
 
 OUTSIDE_FIRST, OUTSIDE_STORED = 502, 202
 """Labels 502-530 (skull, skin, eyes, ...) are stored as 202-230 so that a label fits one byte."""
@@ -150,22 +153,6 @@ def training_subset(heads: Sequence[Head], fold: int) -> list[Head]:
     return [head for head in heads if head.name not in left_out]
 
 
-def to_ras_zyx(image: nib.spatialimages.SpatialImage) -> tuple[np.ndarray, np.ndarray]:
-    """Array and affine of an image, whatever order it is stored in, as (z, y, x) of a RAS grid.
-
-    Returns
-    -------
-    data : numpy.ndarray
-        ``(z, y, x)``, growing towards superior, anterior, right.
-    affine : numpy.ndarray
-        ``(4, 4)``, voxel indices (x, y, z) to millimetres (x, y, z).
-    """
-    turn = ornt_transform(io_orientation(image.affine), axcodes2ornt("RAS"))
-    data = apply_orientation(np.asarray(image.dataobj), turn)
-    affine = image.affine @ inv_ornt_aff(turn, image.shape)
-    return np.ascontiguousarray(data.transpose(2, 1, 0)), affine
-
-
 def compact_labels(labels: np.ndarray) -> np.ndarray:
     """Label map with values up to 530 as bytes: brain labels as they are, 502-530 as 202-230, others 0."""
     labels = labels.astype(np.int32)
@@ -211,73 +198,12 @@ def pseudo_t1w(labels: np.ndarray) -> np.ndarray:
     return table[labels]
 
 
-def _as_sitk(data: np.ndarray, affine: np.ndarray) -> sitk.Image:
-    """A RAS (z, y, x) array as a SimpleITK image; millimetres stay RAS, which is harmless while all do."""
-    image = sitk.GetImageFromArray(data.astype(np.float32))
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    image.SetSpacing(spacing.tolist())
-    image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
-    image.SetOrigin(affine[:3, 3].tolist())
-    return image
-
-
-def _register(fixed: sitk.Image, moving: sitk.Image, start: sitk.Transform) -> sitk.Transform:
-    """Mutual-information registration of ``moving`` to ``fixed``; fixed to moving millimetres."""
-    method = sitk.ImageRegistrationMethod()
-    method.SetMetricAsMattesMutualInformation(32)
-    method.SetMetricSamplingStrategy(method.REGULAR)
-    method.SetMetricSamplingPercentage(0.1)
-    method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-3, 150)
-    method.SetOptimizerScalesFromPhysicalShift()
-    method.SetShrinkFactorsPerLevel([4, 2])
-    method.SetSmoothingSigmasPerLevel([2, 1])
-    method.SetInterpolator(sitk.sitkLinear)
-    method.SetInitialTransform(start, inPlace=False)
-    return method.Execute(fixed, moving)
-
-
-def _matrix(transform: sitk.Transform) -> np.ndarray:
-    """``(4, 4)`` matrix of a linear SimpleITK transform, whatever its class."""
-    corner = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
-    columns = [np.array(transform.TransformPoint(tuple(axis))) - corner for axis in np.eye(3)]
-    matrix = np.eye(4)
-    matrix[:3, :3], matrix[:3, 3] = np.stack(columns, axis=1), corner
-    return matrix
-
-
-def align_to_template(brain: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rigid and affine alignment of a brain-extracted T1w to the MNI152NLin2009aSym brain.
-
-    Parameters
-    ----------
-    brain : numpy.ndarray
-        ``(z, y, x)`` intensities, zero outside the brain.
-    affine : numpy.ndarray
-        ``(4, 4)`` voxel (x, y, z) to native millimetres.
-
-    Returns
-    -------
-    pose_to_native, mni_to_native : numpy.ndarray
-        ``(4, 4)`` each, millimetres to millimetres.
-    """
-    from nilearn.datasets import load_mni152_brain_mask, load_mni152_template
-
-    template = load_mni152_template(resolution=2)
-    mask = load_mni152_brain_mask(resolution=2)
-    fixed = _as_sitk(*to_ras_zyx(nib.Nifti1Image(template.get_fdata() * mask.get_fdata(), template.affine)))
-    moving = _as_sitk(brain, affine)
-    start = sitk.CenteredTransformInitializer(
-        fixed, moving, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
-    )
-    rigid = _register(fixed, moving, start)
-    matrix = _matrix(rigid)
-    loose = sitk.AffineTransform(3)
-    loose.SetMatrix(matrix[:3, :3].ravel().tolist())
-    loose.SetTranslation(matrix[:3, 3].tolist())
-    return matrix, _matrix(_register(fixed, moving, loose))
-
-
-def make_head(name: str, image: nib.spatialimages.SpatialImage, t1w: np.ndarray | None = None) -> Head:
+def make_head(
+    name: str,
+    image: nib.spatialimages.SpatialImage,
+    t1w: np.ndarray | None = None,
+    align: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]] = align_to_template,
+) -> Head:
     """Head from a label map: cropped to the brain and aligned.
 
     Parameters
@@ -288,6 +214,8 @@ def make_head(name: str, image: nib.spatialimages.SpatialImage, t1w: np.ndarray 
         Label map, about 1 mm, in any stored orientation.
     t1w : numpy.ndarray, optional
         T1w on the label map's grid in the order of ``to_ras_zyx``; its real texture is then kept.
+    align : callable
+        See ``align_to_template``.
 
     Returns
     -------
@@ -300,7 +228,7 @@ def make_head(name: str, image: nib.spatialimages.SpatialImage, t1w: np.ndarray 
     slices = bounding_slices(brain, _MARGIN_MM)
     labels, brain, affine = labels[slices], brain[slices], _shift(affine, slices)
     contrast = pseudo_t1w(labels) if t1w is None else t1w[slices].astype(np.float32)
-    pose_to_native, mni_to_native = align_to_template(contrast * brain, affine)
+    pose_to_native, mni_to_native = align(contrast * brain, affine)
     pose_to_voxel = np.linalg.inv(affine) @ pose_to_native
     return Head(
         name=name,
@@ -419,8 +347,13 @@ def build_lesions(data: Path) -> list[LesionMask]:
 
 
 def build_heads(data: Path) -> list[Head]:
-    """All heads below ``data/label_maps``, by name."""
-    return [make_head(path.name.split(".")[0], nib.load(path)) for path in sorted((data / "label_maps").glob("*.nii.gz"))]
+    """All heads below ``data/label_maps``, by name, and Colin27 with its real texture if it is there."""
+    paths = sorted((data / "label_maps").glob("*.nii.gz"))
+    heads = [make_head(path.name.split(".")[0], nib.load(path)) for path in paths]
+    colin = data / COLIN27
+    if colin.exists():
+        heads.append(make_template_head("colin", nib.load(colin), extract_brain(colin)))
+    return heads
 
 
 def prepare(data: Path, cache: Path) -> tuple[list[Head], list[LesionMask]]:

@@ -179,7 +179,9 @@ def choose_operating_point(cases: Sequence[Case]) -> Operating:
     return min(scored, key=lambda point: scored[point][1])
 
 
-def clustered_interval(values: Sequence[float], clusters: Sequence[str], seed: int = 0, draws: int = 2000) -> list[float]:
+def clustered_interval(
+    values: Sequence[float], clusters: Sequence[str], seed: int = 0, draws: int = 2000
+) -> list[float]:
     """95 % bootstrap interval of a mean, drawing whole clusters (heads) with replacement.
 
     Returns
@@ -188,7 +190,8 @@ def clustered_interval(values: Sequence[float], clusters: Sequence[str], seed: i
         Lower and upper bound.
     """
     random = np.random.default_rng(seed)
-    groups = [np.array([v for v, c in zip(values, clusters, strict=True) if c == name]) for name in sorted(set(clusters))]
+    pairs = list(zip(values, clusters, strict=True))
+    groups = [np.array([v for v, c in pairs if c == name]) for name in sorted(set(clusters))]
     means = []
     for _ in range(draws):
         drawn = [groups[i] for i in random.integers(len(groups), size=len(groups))]
@@ -221,7 +224,10 @@ def summarize(scores: Sequence[Score]) -> dict:
 
 def _cell(row: dict, key: str) -> str:
     """One cell of the table, with its interval."""
-    return "" if key not in row else "{0:.2f} ({1:.2f}-{2:.2f})".format(row[key]["mean"], *row[key]["ci95"])
+    if key not in row:
+        return ""
+    low, high = row[key]["ci95"]
+    return f"{row[key]['mean']:.2f} ({low:.2f}-{high:.2f})"
 
 
 def as_markdown(table: dict) -> str:

@@ -19,8 +19,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bids_app.training.run", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with label_maps/ and lesion_masks/")
     parser.add_argument("--out", type=Path, required=True, help="folder for prepared data, log and checkpoints")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUT, if there is one")
-    parser.add_argument("--minutes", type=float, default=60.0, help="wall-clock time of this run (default: %(default)s)")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUT, if any")
+    parser.add_argument("--minutes", type=float, default=60.0, help="time of this run (default: %(default)s)")
     parser.add_argument("--fold", type=int, default=0, help="0-4: another seed and other heads (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=Schedule.rate, help="learning rate (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
@@ -48,7 +48,8 @@ def make_trainer(
     size: plans.NetworkSize | None = None,
 ) -> SyntheticLesionTrainer:
     """Trainer whose results go to ``out/results``; leaves ``plans.json`` and ``dataset.json`` there."""
-    os.environ["nnUNet_results"] = str(out / "results")  # nnU-Net takes its folders from the environment only
+    # nnU-Net takes its folders from the environment only, under this name
+    os.environ["nnUNet_results"] = str(out / "results")  # noqa: SIM112
     contents = plans.build_plans(size)
     described = plans.build_dataset(len(material.sources))
     trainer = SyntheticLesionTrainer(

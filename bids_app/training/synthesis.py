@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -489,19 +490,15 @@ def add_distractors(image: Tensor, tissue: Tissue, rng: Generator) -> Tensor:
 def stratify(lesions: Sequence[LesionMask]) -> tuple[list[LesionMask], ...]:
     """Lesions in four strata by volume: up to 5, 15, 70 mL, and above. Empty strata are left out."""
     edges = (0.0, 5.0, 15.0, 70.0, math.inf)
-    strata = [[m for m in lesions if low < m.volume_ml <= high] for low, high in zip(edges, edges[1:], strict=False)]
+    strata = [[m for m in lesions if low < m.volume_ml <= high] for low, high in pairwise(edges)]
     return tuple(stratum for stratum in strata if stratum)
 
 
 def pick_lesion(strata: Sequence[Sequence[LesionMask]], rng: Generator) -> LesionMask:
     """A lesion from a random stratum; large ones come more often than in the cohort they stem from."""
-    weights = (0.12, 0.23, 0.35, 0.30)[-len(strata) :]
-    draw = uniform(0, sum(weights), rng)
-    for weight, stratum in zip(weights, strata, strict=True):
-        if draw < weight:
-            break
-        draw -= weight
-    return pick(stratum, rng)
+    weights = np.cumsum((0.12, 0.23, 0.35, 0.30)[-len(strata) :])
+    index = np.searchsorted(weights, uniform(0, weights[-1], rng), side="right")
+    return pick(strata[min(int(index), len(strata) - 1)], rng)
 
 
 def lesion_matrix(lesion: LesionMask, flip: bool, rng: Generator) -> np.ndarray:
@@ -510,7 +507,8 @@ def lesion_matrix(lesion: LesionMask, flip: bool, rng: Generator) -> np.ndarray:
     The lesion is turned, scaled and shifted about its own middle; ``flip`` puts it into the other hemisphere.
     """
     center = lesion.center * [-1 if flip else 1, 1, 1]
-    linear = rotation_matrix([normal(8, rng) for _ in range(3)]) @ np.diag([1 / uniform(0.85, 1.15, rng) for _ in range(3)])
+    turn = rotation_matrix([normal(8, rng) for _ in range(3)])
+    linear = turn @ np.diag([1 / uniform(0.85, 1.15, rng) for _ in range(3)])
     moved = np.eye(4)
     moved[:3, :3] = linear
     moved[:3, 3] = center - linear @ (center + [normal(4, rng) for _ in range(3)])

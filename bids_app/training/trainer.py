@@ -17,7 +17,8 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from torch import Generator, Tensor
 
 from bids_app.training import synthesis
-from bids_app.training.anatomy import LesionMask, to_ras_zyx
+from bids_app.training.alignment import to_ras_zyx
+from bids_app.training.anatomy import LesionMask
 from bids_app.training.synthesis import Recipe, Source, SynthScan
 
 
@@ -48,7 +49,7 @@ class Schedule:
     rate: float = 1.5e-3
     warmup_steps: int = 100
     cooldown: float = 0.25
-    steps_per_epoch: int = 100
+    steps_per_epoch: int = 50
     ema: float = 0.995
 
     def factor(self, step: int, elapsed: float) -> float:
@@ -110,7 +111,8 @@ def as_batch(scans: Sequence[SynthScan], scales: Sequence[Sequence[float]] | Non
     if scales is None:
         return {"data": data, "target": target}
     shrink = DownsampleSegForDSTransform(scales)
-    per_scan = [shrink(image=scan.image, segmentation=seg)["segmentation"] for scan, seg in zip(scans, target, strict=True)]
+    pairs = zip(scans, target, strict=True)
+    per_scan = [shrink(image=scan.image, segmentation=seg)["segmentation"] for scan, seg in pairs]
     return {"data": data, "target": [torch.stack(level) for level in zip(*per_scan, strict=True)]}
 
 
@@ -175,7 +177,7 @@ class SyntheticLesionTrainer(nnUNetTrainer):
         )
         return optimizer, _LevelRate()
 
-    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:  # noqa: N802
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:
         """No mirroring at inference: synthesis mirrors lesions, and one pass is fast."""
         self.inference_allowed_mirroring_axes = None
         return (0.0, 0.0), False, self.configuration_manager.patch_size, None

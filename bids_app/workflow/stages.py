@@ -80,6 +80,7 @@ def _with_flair(prepared: Prepared, t1w: Image, mask: Image, folder: Path) -> Pr
         prepared,
         flair=images.save(on_t1w, folder / "flair.nii.gz"),
         flair_native=images.save(corrected, folder / "flair_native.nii.gz"),
+        flair_transform=transforms.write_itk_linear(registration.matrix, folder / "flair_to_t1w.txt"),
         flair_matrix=_frozen(registration.matrix),
         flair_check=registration.check,
         problems=problems,

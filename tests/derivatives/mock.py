@@ -50,7 +50,7 @@ def make_results(work: Path, visit: Visit) -> tuple[Prepared, Posed, Segmented, 
             "t1w": ones, "mask": mask, "probability": probability, "lesion": lesions.mask, "labels": lesions.labels,
         }.items()
     }  # fmt: skip
-    for name in ("forward.h5", "inverse.h5"):
+    for name in ("forward.h5", "inverse.h5", "flair.txt"):
         (work / name).write_bytes(b"a transform")
     prepared = Prepared(
         visit=visit,
@@ -60,6 +60,7 @@ def make_results(work: Path, visit: Visit) -> tuple[Prepared, Posed, Segmented, 
         skull_stripped=False,
         flair=saved["t1w"] if visit.flair else None,
         flair_native=saved["t1w"] if visit.flair else None,
+        flair_transform=work / "flair.txt" if visit.flair else None,
         flair_matrix=IDENTITY if visit.flair else None,
         flair_check=PASSED if visit.flair else None,
     )

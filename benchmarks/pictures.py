@@ -1,0 +1,80 @@
+"""Pictures of a visit, to be looked at: brain mask, FLAIR on T1w, T1w on MNI, lesions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import nibabel as nib
+import numpy as np
+
+from bids_app import images
+from bids_app.derivatives import names
+from bids_app.derivatives.names import ScanName
+from bids_app.preprocessing.templates import load_template
+from bids_app.settings import DEFAULT_SPACE
+
+PLANES = ((0, "sagittal"), (1, "coronal"), (2, "axial"))
+
+
+def slices_of(image: nib.Nifti1Image, count: int, within: np.ndarray) -> list[tuple[int, int]]:
+    """(axis, index) of `count` slices along each axis, spread over the voxels of `within`."""
+    chosen = []
+    for axis, _ in PLANES:
+        used = np.flatnonzero(within.any(axis=tuple(a for a in range(3) if a != axis)))
+        low, high = (used[0], used[-1]) if used.size else (0, within.shape[axis] - 1)
+        chosen += [(axis, int(low + (high - low) * share)) for share in np.linspace(0.2, 0.8, count)]
+    return chosen
+
+
+def draw(axes, image: nib.Nifti1Image, contours: list[tuple[np.ndarray, str]], axis: int, index: int) -> None:
+    """One slice with contours; left of the patient is left of the picture, anterior and superior are up."""
+    values = images.data(image)
+    top = np.percentile(values[values > 0], 99.5) if (values > 0).any() else 1
+    spacing = np.delete(np.array(nib.affines.voxel_sizes(image.affine)), axis)
+    axes.imshow(values.take(index, axis).T, cmap="gray", origin="lower", vmin=0, vmax=top, aspect=spacing[1] / spacing[0])
+    for mask, colour in contours:
+        plane = mask.take(index, axis).T
+        if plane.any() and not plane.all():
+            axes.contour(plane, levels=[0.5], colors=colour, linewidths=0.7)
+    axes.axis("off")
+
+
+def picture(rows: list[tuple[str, nib.Nifti1Image, list[tuple[np.ndarray, str]], np.ndarray]], path: Path) -> Path:
+    """Rows of nine slices: (title, background, contours, where to look)."""
+    figure, grid = plt.subplots(len(rows), 9, figsize=(18, 2.4 * len(rows)), squeeze=False)
+    for line, (title, image, contours, within) in zip(grid, rows, strict=True):
+        for axes, (axis, index) in zip(line, slices_of(image, 3, within), strict=True):
+            draw(axes, image, contours, axis, index)
+        line[0].set_title(title, fontsize=9, loc="left")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=75, bbox_inches="tight")
+    plt.close(figure)
+    return path
+
+
+def edges(template: nib.Nifti1Image) -> np.ndarray:
+    """Border of white matter in the template: where a registration can be judged by eye."""
+    values = images.data(template)
+    return values > np.percentile(values[values > 0], 62)
+
+
+def picture_visit(out: Path, subject: str, path: Path, session: str | None = None) -> Path:
+    """One picture of a finished visit."""
+    stem = f"sub-{subject}" + (f"_ses-{session}" if session else "")
+    scan = ScanName.parse(f"{stem}_T1w.nii.gz")
+    t1w = nib.load(out / names.preprocessed_t1w(scan))
+    brain = images.data(nib.load(out / names.brain_mask(scan))) > 0
+    lesion = images.data(nib.load(out / names.lesion_mask(scan))) > 0
+    rows = [("T1w, brain mask", t1w, [(brain, "yellow")], brain)]
+    if (flair := out / names.preprocessed_flair(scan)).is_file():
+        rows.append(("FLAIR on T1w, brain mask of the T1w", nib.load(flair), [(brain, "yellow")], brain))
+    rows.append(("lesion", t1w, [(lesion, "red")], lesion if lesion.any() else brain))
+    if (normal := out / names.preprocessed_t1w(scan, DEFAULT_SPACE)).is_file():
+        template = load_template(DEFAULT_SPACE)
+        white, inside = edges(template.t1w), images.data(template.brain_mask) > 0
+        rows.append(("T1w in MNI, white matter border of the template", nib.load(normal), [(white, "cyan")], inside))
+    return picture(rows, path)

@@ -1,0 +1,102 @@
+"""Writes docs/outputs.md from the App's own file names and column descriptions: python docs/generate_outputs.py"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bids_app.derivatives import names
+from bids_app.derivatives.columns import dictionary
+from bids_app.derivatives.description import DISCLAIMER
+from bids_app.derivatives.names import ScanName
+from bids_app.settings import DEFAULT_SPACE
+
+PAGE = Path(__file__).with_name("outputs.md")
+T1W = ScanName.parse("sub-01_ses-1_T1w.nii.gz")
+
+
+def visit_rows() -> list[tuple[str, str]]:
+    """Every file of a visit and what it is."""
+    space = DEFAULT_SPACE
+    return [
+        (names.preprocessed_t1w(T1W), "T1w: header repaired, RAS+, bias field corrected"),
+        (names.brain_mask(T1W), "brain mask"),
+        (names.preprocessed_flair(T1W), "FLAIR on the T1w grid (where there is a FLAIR)"),
+        (names.transform(T1W, "FLAIR", "T1w", ".txt"), "rigid transform that brings the FLAIR to the T1w"),
+        (names.lesion_probability(T1W), "lesion probability, 0 to 1, mean over the folds"),
+        (names.lesion_uncertainty(T1W), "its standard deviation between folds (models of two folds or more)"),
+        (names.lesion_mask(T1W), "lesion mask"),
+        (names.lesion_instances(T1W), "lesions one by one, an integer each, the largest is 1"),
+        (names.lesion_instances(T1W, ".tsv"), "table of the lesions"),
+        (names.transform(T1W, "T1w", space), "transform that brings images from T1w to MNI (ITK, `antsApplyTransforms -t`)"),
+        (names.transform(T1W, space, "T1w"), "transform that brings images from MNI to T1w"),
+        (names.preprocessed_t1w(T1W, space), "T1w in MNI, 1 mm"),
+        (names.brain_mask(T1W, space), "brain mask in MNI"),
+        (names.lesion_mask(T1W, space), "lesion mask in MNI"),
+        (names.lesion_probability(T1W, space), "lesion probability in MNI"),
+    ]
+
+
+def subject_rows() -> list[tuple[str, str]]:
+    """Files of a subject that belong to no single visit."""
+    return [
+        (names.sessions_table("01"), "a row a session: volumes, counts, checks of the registrations"),
+        (names.visit_record("01", "1"), "what the visit was made from, with checksums, and how it ended"),
+        (names.raw_participants("01"), "the raw participants, so that the group level needs this folder alone"),
+        (names.log_folder("01") / "<run>", "settings of each run, crash files"),
+    ]
+
+
+def dataset_rows() -> list[tuple[str, str]]:
+    """Files of the dataset."""
+    return [
+        (names.DESCRIPTION, "name, version, configuration hash, links to the raw dataset"),
+        (names.DESC_TABLE, "meaning of the `desc` entities"),
+        (names.BIDSIGNORE, "names that BIDS does not know yet"),
+        (names.PARTICIPANTS, "group level: the raw participants table, for those that have results"),
+        (names.GROUP_SESSIONS, "group level: a row a visit"),
+        (names.GROUP_LESIONS, "group level: a row a lesion"),
+        (names.GROUP_CLASSES, "group level: visits by class of lesion volume"),
+        (names.GROUP_MISSING, "group level: who is expected and missing, and why"),
+        (names.group_frequency(DEFAULT_SPACE), "group level: lesion frequency map"),
+    ]
+
+
+def files_table(rows: list[tuple[str, str]]) -> str:
+    lines = ["| file | what |", "|---|---|"] + [f"| `{path}` | {what} |" for path, what in rows]
+    return "\n".join(lines)
+
+
+def columns_table(table: str) -> str:
+    lines = ["| column | unit | what |", "|---|---|---|"]
+    for name, entry in dictionary(table).items():
+        levels = "; ".join(f"`{key}`: {value}" for key, value in entry.get("Levels", {}).items())
+        what = entry["Description"] + (f" ({levels})" if levels else "")
+        lines.append(f"| `{name}` | {entry.get('Units', '')} | {what} |")
+    return "\n".join(lines)
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [
+        "# Outputs",
+        f"Written by `python docs/generate_outputs.py` from the App itself. {DISCLAIMER}",
+        "Names keep the entities of the source scan (`acq`, `rec`, `run`); without sessions, `ses-` falls away. Every"
+        " image and table has a JSON sidecar with its sources, checksums of the model, device and configuration hash.",
+        "## A visit",
+        files_table(visit_rows()),
+        "## A subject",
+        files_table(subject_rows()),
+        "## The dataset",
+        files_table(dataset_rows()),
+        "## Columns of the lesion table",
+        columns_table("lesion"),
+        "## Columns of the sessions table",
+        columns_table("session"),
+        "## Further columns of the group tables",
+        columns_table("group"),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,114 @@
+"""The plan's text: everything a user should know before a run, and nothing that is not so."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bids_app.settings import Settings
+from bids_app.study.index import index
+from bids_app.study.models import Study
+from bids_app.study.plan import expected_images, render, visit_state
+from tests.skeletons import make_empty, make_skeleton
+
+SCANS = (
+    "sub-01_ses-1_run-1_T1w",
+    "sub-01_ses-1_run-2_T1w",
+    "sub-01_ses-1_FLAIR",
+    "sub-01_ses-2_FLAIR",
+    "sub-02_ses-1_T1w",
+)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    prep = make_empty(tmp_path / "prep", "sub-02/ses-1/anat/sub-02_ses-1_desc-brain_mask.nii.gz")
+    root = make_skeleton(tmp_path / "raw", SCANS)
+    return Settings(
+        bids_dir=root,
+        out_dir=tmp_path / "out",
+        work_dir=tmp_path / "work",
+        derivatives={"fmriprep": prep},
+        nprocs=8,
+        omp_nthreads=4,
+    )
+
+
+@pytest.fixture
+def study(settings: Settings) -> Study:
+    return index(settings)
+
+
+def blocks(text: str) -> dict[str, str]:
+    """Parts of the text by their first word."""
+    return {part.partition(":")[0]: part for part in text.split("\n\n")}
+
+
+def test_each_visit_shows_its_scans_its_problems_and_what_is_reused(study: Study, settings: Settings):
+    plan = blocks(render(study, settings, {"sub-01_ses-1": "to do", "sub-02_ses-1": "done"}))
+    first = plan["sub-01_ses-1"]
+    assert first.startswith("sub-01_ses-1: to do\n")
+    assert re.search(r"T1w +sub-01_ses-1_run-2_T1w\.nii\.gz", first)
+    assert re.search(r"FLAIR +sub-01_ses-1_FLAIR\.nii\.gz", first)
+    assert re.search(r"info .*sub-01_ses-1_run-1_T1w\.nii\.gz \(earlier run\).*\[several-t1w\]", first)
+    assert plan["sub-01_ses-2"].startswith("sub-01_ses-2: cannot be processed\n")
+    assert re.search(r"error .*no T1w.*\[no-t1w\]", plan["sub-01_ses-2"])
+    assert plan["sub-02_ses-1"].startswith("sub-02_ses-1: done\n")
+    assert re.search(r"reused +bids:fmriprep:sub-02/ses-1/anat/sub-02_ses-1_desc-brain_mask", plan["sub-02_ses-1"])
+
+
+def test_header_says_with_what(study: Study, settings: Settings):
+    header = render(study, settings, {}).partition("\n\n")[0]
+    facts = ["Skeleton", "2 participants, 3 visits", "synthetic-t1w", "T1w, MNI152NLin2009aSym", "fmriprep", "last run"]
+    for fact in [*facts, "8 CPUs, 4 threads a visit: 2 visits at a time", str(settings.out_dir)]:
+        assert fact in header
+    known = render(study, settings, {}, device="cuda:0 (NVIDIA A100)", model="abc, 5 folds")
+    assert re.search(r"device +cuda:0 \(NVIDIA A100\)", known)
+    assert re.search(r"lesion model +abc, 5 folds", known)
+
+
+def test_rule_is_printed_only_where_it_was_needed(tmp_path: Path, settings: Settings):
+    plain = replace(settings, bids_dir=make_skeleton(tmp_path / "plain", ["sub-01_T1w"]))
+    assert "scan choice" not in render(index(plain), plain, {})
+
+
+def test_summary_counts(study: Study, settings: Settings):
+    last = render(study, settings, {"sub-02_ses-1": "done"}).splitlines()[-1]
+    assert last == "3 visits: 1 to do, 1 cannot be processed (no-t1w), 1 done. At least 10 images to write."
+
+
+def test_participants_left_without_a_visit_are_named(study: Study, settings: Settings):
+    asked = replace(settings, participants=("01", "02"), sessions=("2",))
+    assert re.search(r"no visit of +sub-02", render(index(asked), asked, {}))
+
+
+def test_force_shows_done_visits_as_to_do(study: Study, settings: Settings):
+    visit = study.visits[-1]
+    assert visit_state(visit, settings, {visit.label: "done"}) == "done"
+    assert visit_state(visit, replace(settings, force=True), {visit.label: "done"}) == "to do again"
+    assert visit_state(visit, settings, {visit.label: "outdated"}) == "outdated"
+
+
+def test_expected_images(study: Study, settings: Settings):
+    with_flair = expected_images(study.visits[0], settings)
+    assert len(set(with_flair)) == len(with_flair) == 10
+    assert len(expected_images(study.visits[2], settings)) == 9
+    assert len(expected_images(study.visits[2], replace(settings, normalization=False))) == 5
+    assert expected_images(study.visits[1], settings) == ()
+
+
+def test_expected_images_are_among_those_of_the_golden_list(tmp_path: Path, settings: Settings):
+    golden = Path(__file__).parents[1] / "golden" / "visit_t1w_flair.txt"
+    lines = set(golden.read_text(encoding="utf-8").split())
+    root = make_skeleton(tmp_path / "golden", ["sub-01_ses-1_T1w", "sub-01_ses-1_FLAIR"])
+    visit = index(replace(settings, bids_dir=root)).visits[0]
+    assert {str(path) for path in expected_images(visit, settings)} <= lines
+
+
+def test_nothing_but_plain_text(study: Study, settings: Settings):
+    text = render(study, settings, {})
+    assert text.isascii() or "\x1b" not in text
+    assert not text.endswith("\n")

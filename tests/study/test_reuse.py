@@ -1,0 +1,153 @@
+"""What is found in the folders of other pipelines, by their own names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bids_app.derivatives.names import ScanName
+from bids_app.errors import NoInputError, UsageError
+from bids_app.study.models import Reuse
+from bids_app.study.reuse import check_derivatives, find_reuse, parse_derivative
+from tests.skeletons import make_empty
+
+SPACE = "MNI152NLin2009cAsym"
+
+
+def reuse(root: Path, t1w: str = "sub-01_T1w", spaces=(SPACE,)) -> Reuse:
+    name = ScanName.parse(t1w)
+    return find_reuse(name.subject, name.session, name, {"prep": root}, spaces)
+
+
+def test_anatomy_of_fmriprep(tmp_path):
+    folder = "sub-01/anat/sub-01"
+    make_empty(
+        tmp_path,
+        f"{folder}_desc-preproc_T1w.nii.gz",
+        f"{folder}_desc-preproc_T1w.json",
+        f"{folder}_desc-brain_mask.nii.gz",
+        f"{folder}_space-{SPACE}_desc-preproc_T1w.nii.gz",
+        f"{folder}_space-{SPACE}_res-2_desc-brain_mask.nii.gz",
+        f"{folder}_from-T1w_to-{SPACE}_mode-image_xfm.h5",
+        f"{folder}_from-{SPACE}_to-T1w_mode-image_xfm.h5",
+        f"{folder}_from-T1w_to-MNI152NLin6Asym_mode-image_xfm.h5",
+        f"{folder}_from-T1w_to-fsnative_mode-image_xfm.txt",
+        f"{folder}_dseg.nii.gz",
+    )
+    found = reuse(tmp_path)
+    assert found.t1w == tmp_path / f"{folder}_desc-preproc_T1w.nii.gz"
+    assert found.brain_mask == tmp_path / f"{folder}_desc-brain_mask.nii.gz"
+    assert found.to_standard == tmp_path / f"{folder}_from-T1w_to-{SPACE}_mode-image_xfm.h5"
+    assert found.from_standard == tmp_path / f"{folder}_from-{SPACE}_to-T1w_mode-image_xfm.h5"
+    assert found.standard_space == SPACE
+    assert found.lesion_mask is None
+    assert found.sources[0] == f"bids:prep:{folder}_desc-preproc_T1w.nii.gz"
+    assert len(found.sources) == 4
+
+
+def test_transform_of_another_space_is_no_use(tmp_path):
+    make_empty(tmp_path, "sub-01/anat/sub-01_from-T1w_to-MNI152NLin6Asym_mode-image_xfm.h5")
+    assert reuse(tmp_path) == Reuse()
+    found = reuse(tmp_path, spaces=(SPACE, "MNI152NLin6Asym"))
+    assert (found.standard_space, found.from_standard) == ("MNI152NLin6Asym", None)
+
+
+def test_nothing_there(tmp_path):
+    assert reuse(tmp_path) == Reuse()
+
+
+@pytest.mark.parametrize(
+    ("tail", "found"),
+    [
+        ("label-lesion_roi", True),
+        ("label-L_mask", True),
+        ("label-L_desc-T1lesion_mask", True),
+        ("space-T1w_label-L_desc-manual_mask", True),
+        ("space-orig_label-L_mask", True),
+        ("desc-lesion_mask", True),
+        ("desc-lesionTraced_mask", True),
+        ("lesion_mask", True),
+        (f"space-{SPACE}_label-L_mask", False),
+        ("label-L_probseg", False),
+        ("label-R_mask", False),
+        ("label-other_roi", False),
+        ("desc-brain_mask", False),
+    ],
+)
+def test_lesion_masks_drawn_by_hand(tmp_path, tail, found):
+    make_empty(tmp_path, f"sub-01/anat/sub-01_{tail}.nii.gz")
+    mask = reuse(tmp_path).lesion_mask
+    assert mask == (tmp_path / f"sub-01/anat/sub-01_{tail}.nii.gz" if found else None)
+
+
+def test_mask_that_a_machine_made_is_not_drawn_by_hand(tmp_path):
+    make_empty(tmp_path, "sub-01/anat/sub-01_space-T1w_label-L_desc-nnunet_mask.nii.gz")
+    sidecar = tmp_path / "sub-01/anat/sub-01_space-T1w_label-L_desc-nnunet_mask.json"
+    sidecar.write_text(json.dumps({"Manual": False}))
+    assert reuse(tmp_path).lesion_mask is None
+    sidecar.write_text(json.dumps({"Manual": True}))
+    assert reuse(tmp_path).lesion_mask is not None
+
+
+def test_files_of_the_subject_serve_every_session(tmp_path):
+    make_empty(tmp_path, "sub-01/anat/sub-01_desc-brain_mask.nii.gz", "sub-01/ses-1/func/sub-01_ses-1_bold.nii.gz")
+    for session in ("1", "2"):
+        assert reuse(tmp_path, f"sub-01_ses-{session}_T1w").brain_mask is not None
+
+
+def test_files_of_the_subject_do_not_serve_where_sessions_have_their_own(tmp_path):
+    make_empty(
+        tmp_path, "sub-01/anat/sub-01_desc-brain_mask.nii.gz", "sub-01/ses-1/anat/sub-01_ses-1_desc-brain_mask.nii.gz"
+    )
+    assert reuse(tmp_path, "sub-01_ses-1_T1w").brain_mask.name == "sub-01_ses-1_desc-brain_mask.nii.gz"
+    assert reuse(tmp_path, "sub-01_ses-2_T1w").brain_mask is None
+
+
+@pytest.mark.parametrize(
+    ("derived", "t1w", "found"),
+    [
+        ("sub-01_run-1", "sub-01_run-01_T1w", True),
+        ("sub-01", "sub-01_acq-a_run-1_T1w", True),
+        ("sub-01_run-1", "sub-01_run-2_T1w", False),
+        ("sub-01_acq-a", "sub-01_T1w", False),
+    ],
+)
+def test_only_files_of_the_chosen_t1w(tmp_path, derived, t1w, found):
+    make_empty(tmp_path, f"sub-01/anat/{derived}_desc-brain_mask.nii.gz")
+    assert (reuse(tmp_path, t1w).brain_mask is not None) is found
+
+
+def test_the_file_that_shares_most_entities_wins(tmp_path):
+    make_empty(tmp_path, *(f"sub-01/anat/sub-01{run}_desc-brain_mask.nii.gz" for run in ("", "_run-1")))
+    assert reuse(tmp_path, "sub-01_run-1_T1w").brain_mask.name == "sub-01_run-1_desc-brain_mask.nii.gz"
+
+
+def test_anatomy_comes_from_one_folder_and_lesions_from_any(tmp_path):
+    first = make_empty(tmp_path / "a", "sub-01/anat/sub-01_desc-brain_mask.nii.gz")
+    second = make_empty(
+        tmp_path / "b",
+        "sub-01/anat/sub-01_desc-brain_mask.nii.gz",
+        "sub-01/anat/sub-01_desc-preproc_T1w.nii.gz",
+        "sub-01/anat/sub-01_label-lesion_roi.nii.gz",
+    )
+    name = ScanName.parse("sub-01_T1w")
+    found = find_reuse("01", None, name, {"a": first, "b": second})
+    assert (found.brain_mask.parents[2], found.t1w) == (first, None)
+    assert found.lesion_mask.parents[2] == second
+    assert found.sources == (
+        "bids:a:sub-01/anat/sub-01_desc-brain_mask.nii.gz",
+        "bids:b:sub-01/anat/sub-01_label-lesion_roi.nii.gz",
+    )
+    assert find_reuse("01", None, name, {"b": second, "a": first}).t1w is not None
+
+
+def test_name_and_path(tmp_path):
+    assert parse_derivative("fmriprep=/data/a=b") == ("fmriprep", Path("/data/a=b"))
+    for text in ("/data/fmriprep", "=path", "name=", "a b=path"):
+        with pytest.raises(UsageError, match="NAME=PATH"):
+            parse_derivative(text)
+    check_derivatives({"here": tmp_path})
+    with pytest.raises(NoInputError, match="absent"):
+        check_derivatives({"here": tmp_path, "x": tmp_path / "absent"})

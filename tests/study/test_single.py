@@ -1,0 +1,98 @@
+"""A scan that is in no dataset becomes a dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bids_app.errors import NoInputError, UsageError
+from bids_app.settings import Settings
+from bids_app.study import single
+from bids_app.study.index import index
+from bids_app.study.models import Visit
+from bids_app.study.single import Case, check_case, make_case
+from tests.skeletons import listing, write_scan
+
+
+def indexed(case: Case, tmp_path: Path) -> list[Visit]:
+    out = tmp_path / "out"
+    return list(index(Settings(out_dir=out, bids_dir=make_case(case, tmp_path / "work", out))).visits)
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("T1.nii.gz", "sub-T1"),
+        ("MR 12_t1-mprage.nii", "sub-MR12t1mprage"),
+        ("sub-07_ses-2_acq-x_T1w.nii.gz", "sub-07_ses-2"),
+        ("patient_ses-2.nii", "sub-patientses2"),
+        ("___.nii", "sub-case"),
+    ],
+)
+def test_label_comes_from_the_name(tmp_path, name, label):
+    scan = write_scan(tmp_path / name)
+    visits = indexed(Case(scan), tmp_path)
+    assert [visit.label for visit in visits] == [label]
+    assert visits[0].t1w.path.resolve() == scan
+
+
+def test_flair_and_a_label_of_ones_own(tmp_path):
+    t1w, flair = write_scan(tmp_path / "a.nii.gz"), write_scan(tmp_path / "b.nii")
+    before = listing(tmp_path)
+    visit = indexed(Case(t1w, flair, "P1"), tmp_path)[0]
+    assert (visit.label, visit.flair.path.resolve()) == ("sub-P1", flair)
+    assert {name: time for name, time in listing(tmp_path).items() if name in before} == before
+
+
+def test_second_run_takes_the_flair_away(tmp_path):
+    t1w, flair = write_scan(tmp_path / "a.nii.gz"), write_scan(tmp_path / "b.nii")
+    assert indexed(Case(t1w, flair), tmp_path)[0].flair
+    assert indexed(Case(t1w), tmp_path)[0].flair is None
+
+
+def test_cases_of_one_output_folder_share_a_dataset(tmp_path):
+    indexed(Case(write_scan(tmp_path / "a.nii")), tmp_path)
+    assert [visit.label for visit in indexed(Case(write_scan(tmp_path / "b.nii")), tmp_path)] == ["sub-a", "sub-b"]
+
+
+def test_two_files_of_one_name_do_not_mix(tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+    first, second = (Case(write_scan(tmp_path / folder / "T1.nii")) for folder in ("one", "two"))
+    make_case(first, tmp_path / "work", tmp_path / "out")
+    with pytest.raises(UsageError, match="already holds sub-T1"):
+        make_case(second, tmp_path / "work", tmp_path / "out")
+    make_case(second, tmp_path / "work", tmp_path / "elsewhere")
+    make_case(first, tmp_path / "work", tmp_path / "out")
+
+
+def test_file_system_without_links(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError("no links here")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    scan = write_scan(tmp_path / "a.nii")
+    visit = indexed(Case(scan), tmp_path)[0]
+    assert visit.t1w.path.read_bytes() == scan.read_bytes()
+    indexed(Case(scan), tmp_path)
+
+
+def test_what_is_no_scan(tmp_path):
+    with pytest.raises(NoInputError, match="does not exist"):
+        check_case(Case(tmp_path / "absent.nii"))
+    scan = write_scan(tmp_path / "a.nii")
+    (tmp_path / "a.mgz").write_bytes(b"")
+    with pytest.raises(UsageError, match="no NIfTI"):
+        check_case(Case(scan, tmp_path / "a.mgz"))
+    with pytest.raises(UsageError, match="no participant label"):
+        check_case(Case(scan, label="a_b"))
+    check_case(Case(scan, scan, "ab"))
+
+
+def test_description_is_the_same_for_all_cases(tmp_path):
+    roots = [
+        make_case(Case(write_scan(tmp_path / name)), tmp_path / "work", tmp_path / "out") for name in ("a.nii", "b.nii")
+    ]
+    assert roots[0] == roots[1]
+    assert single._DATASET["DatasetType"] == "raw"

@@ -1,0 +1,96 @@
+"""The real BIDS validator on skeletons: which errors stop a run, and which do not."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from bids_app.errors import DatasetError
+from bids_app.settings import Settings
+from bids_app.study import validation
+from bids_app.study.index import index
+from bids_app.study.validation import Issue, validate, validator_command
+from tests.skeletons import TWO_SESSIONS, anat, listing, make_dangling, make_empty, make_skeleton
+
+needs_validator = pytest.mark.skipif(validator_command() is None, reason="bids-validator-deno is not installed")
+
+
+def settings_for(root: Path, **more) -> Settings:
+    work = root.parent / "work"
+    work.mkdir(exist_ok=True)
+    return Settings(bids_dir=root, out_dir=root.parent / "out", work_dir=work, **more)
+
+
+def validated(root: Path, **more) -> None:
+    settings = settings_for(root, **more)
+    validate(index(settings), settings)
+
+
+@needs_validator
+def test_valid_dataset_passes_and_leaves_nothing_behind(tmp_path, caplog):
+    root = make_skeleton(tmp_path / "raw", TWO_SESSIONS)
+    (tmp_path / "work").mkdir()
+    before = listing(root), listing(tmp_path / "work")
+    validated(root)
+    assert (listing(root), listing(tmp_path / "work")) == before
+    assert not caplog.records
+
+
+@needs_validator
+def test_invalid_sidecar_of_a_requested_scan_is_fatal(tmp_path):
+    root = make_skeleton(tmp_path / "raw", TWO_SESSIONS)
+    (anat(root, "sub-01_ses-2") / "sub-01_ses-2_T1w.json").write_text("{")
+    with pytest.raises(DatasetError, match=r"sub-01_ses-2_T1w\.json.*JSON_INVALID"):
+        validated(root)
+    validated(root, participants=("02",))  # it is not theirs
+    validated(root, sessions=("1",))
+    validated(root, skip_bids_validation=True)
+
+
+@needs_validator
+def test_invalid_name_of_a_requested_scan_is_fatal(tmp_path):
+    with pytest.raises(DatasetError, match="run-1_acq-a"):
+        validated(make_skeleton(tmp_path / "raw", ["sub-01_run-1_acq-a_T1w"]))
+
+
+@needs_validator
+def test_errors_elsewhere_are_a_warning(tmp_path, caplog):
+    root = make_skeleton(tmp_path / "raw", TWO_SESSIONS)
+    make_empty(anat(root, "sub-01_ses-1"), "notes.doc", "sub-01_ses-1_label-lesion_roi.nii.gz")
+    validated(root)
+    assert "NOT_INCLUDED" in caplog.text
+
+
+@needs_validator
+def test_broken_image_fails_its_visit_only(tmp_path, caplog):
+    root = make_skeleton(tmp_path / "raw", TWO_SESSIONS)
+    (anat(root, "sub-01_ses-1") / "sub-01_ses-1_T1w.nii.gz").write_bytes(b"")
+    make_dangling(anat(root, "sub-01_ses-2") / "sub-01_ses-2_T1w.nii.gz")
+    validated(root)
+    assert "EMPTY_FILE" in caplog.text
+
+
+def test_absent_validator_is_a_warning(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(validation, "validator_command", lambda: None)
+    validated(make_skeleton(tmp_path / "raw", TWO_SESSIONS))
+    assert "not installed" in caplog.text
+
+
+@pytest.mark.parametrize("command", [["/absent/program"], ["true"], ["echo", "[1]"]])
+def test_validator_that_does_not_run_is_a_warning(tmp_path, caplog, monkeypatch, command):
+    monkeypatch.setattr(validation, "validator_command", lambda: command)
+    validated(make_skeleton(tmp_path / "raw", TWO_SESSIONS))
+    assert "does not run" in caplog.text
+
+
+def test_only_some_errors_are_shown(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.WARNING)
+    root = make_skeleton(tmp_path / "raw", TWO_SESSIONS)
+    scans = [f"/{path.relative_to(root)}" for path in sorted(root.rglob("*.nii.gz"))]
+    monkeypatch.setattr(validation, "_run", lambda *_: [Issue("CODE", scan, "is wrong") for scan in scans])
+    with pytest.raises(DatasetError, match=r"\(5 errors\).*; \.\.\. ") as caught:
+        validated(root)
+    assert caught.value.message.count("is wrong") == 3
+    assert "--skip-bids-validation" in caught.value.hint

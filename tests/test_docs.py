@@ -1,0 +1,28 @@
+"""Docs that can be checked are checked."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_page_of_outputs_is_what_the_app_writes():
+    generator = runpy.run_path(str(ROOT / "docs" / "generate_outputs.py"))
+    assert (ROOT / "docs" / "outputs.md").read_text(encoding="utf-8") == generator["page"]()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_hold(page: Path):
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    assert not [target for target in targets if not (page.parent / target).exists()]
+
+
+def test_the_readme_starts_with_the_two_commands():
+    commands = re.search(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL).group(1)
+    assert [line.split("#")[0].strip() for line in commands.splitlines()] == ["make demo", "make test"]
