@@ -35,7 +35,8 @@ def draw(axes, image: nib.Nifti1Image, contours: list[tuple[np.ndarray, str]], a
     values = images.data(image)
     top = np.percentile(values[values > 0], 99.5) if (values > 0).any() else 1
     spacing = np.delete(np.array(nib.affines.voxel_sizes(image.affine)), axis)
-    axes.imshow(values.take(index, axis).T, cmap="gray", origin="lower", vmin=0, vmax=top, aspect=spacing[1] / spacing[0])
+    plane, aspect = values.take(index, axis).T, spacing[1] / spacing[0]
+    axes.imshow(plane, cmap="gray", origin="lower", vmin=0, vmax=top, aspect=aspect)
     for mask, colour in contours:
         plane = mask.take(index, axis).T
         if plane.any() and not plane.all():

@@ -90,14 +90,12 @@ def read_request(arguments: Sequence[str]) -> Request:
     parser = case_parser() if single else bids_parser()
     given = vars(parser.parse_args([_hyphenated(argument) for argument in arguments[single:]]))
     level = "case" if single else given.pop("level")
-    case = Case(given.pop("t1w"), given.pop("flair", None), given.pop("label", None)) if single else None
-    dry_run = given.pop("dry_run", False)
-    given.pop("notrack", None)
-    given["derivatives"] = dict(given.get("derivatives", ())) or None
-    values = _configured(given.pop("config_file", None)) | {
-        key: item for key, item in given.items() if item is not None
-    }
+    case = Case(given.pop("t1w"), given.pop("flair"), given.pop("label", None)) if single else None
+    dry_run, _ = given.pop("dry_run", False), given.pop("notrack", None)
+    if "derivatives" in given:
+        given["derivatives"] = dict(given["derivatives"])
     check_values(given, UsageError, {action.dest: action.option_strings[-1:] for action in parser._actions})
+    values = _configured(given.pop("config_file", None)) | given
     if level == "group":
         values["bids_dir"] = None
     return Request(level, complete(values), dry_run, case)

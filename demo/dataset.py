@@ -64,7 +64,10 @@ class Session:
 
 @dataclass(frozen=True)
 class Patient:
-    """A brain (size relative to MNI along x, y, z) with a lesion made of ellipsoids (centre and radii in MNI mm)."""
+    """A brain (size relative to MNI along x, y, z) with a lesion made of ellipsoids (centre and radii in MNI mm).
+
+    `row` holds what participants.tsv says: side, territory, scans.
+    """
 
     subject: str
     size: tuple[float, float, float]
@@ -221,11 +224,10 @@ def make_head(patient: Patient, t1: Map, grey: Map, white: Map) -> Head:
         Map(4.0 * smooth_noise(rng, coarse, 45.0) + 1.3 * smooth_noise(rng, coarse, 18.0), t1.origin, 4.0)
         for _ in range(3)
     )
-    near = ndimage.binary_dilation(coarse.values > 0)
+    near = Map(ndimage.binary_dilation(coarse.values > 0).astype(np.uint8), t1.origin, 4.0)
     tissue = ndimage.gaussian_filter(thinned(grey, 3).values + thinned(white, 3).values, 0.6) / 255
     depth = lesion_depth(rng, patient, fine, tissue)
     patches = Map(smooth_noise(rng, coarse, 14.0), t1.origin, 4.0)
-    near = Map(near.astype(np.uint8), t1.origin, 4.0)
     return Head(t1, grey, white, near, shift, depth, patches, box_around(depth))
 
 
@@ -359,7 +361,9 @@ def bias_field(rng: np.random.Generator, shape: tuple[int, int, int]) -> np.ndar
     return np.exp(sum(weight * term for weight, term in zip(rng.normal(0, 0.1, len(terms)), terms, strict=True)))
 
 
-def render(acquisition: Acquisition, head: Head, patient: Patient, stage: Stage, pose: np.ndarray) -> tuple:
+def render(
+    acquisition: Acquisition, head: Head, patient: Patient, stage: Stage, pose: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Brightness without noise, and the true lesion, both on the RAS grid of a scan.
 
     A FLAIR slice is the mean of two thin ones, a quarter of its thickness off its middle.

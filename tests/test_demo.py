@@ -68,7 +68,7 @@ def test_has_the_scans_in_several_storage_orders_and_voxel_sizes(demo):
     assert sorted(path.name.removesuffix(".nii.gz") for path in demo.glob("sub-*/**/*.nii.gz")) == sorted(SCANS)
     orders = {stem: "".join(nib.aff2axcodes(scan(demo, stem).affine)) for stem in SCANS if stem.endswith("T1w")}
     assert orders == {"sub-01_ses-1_T1w": "RAS", "sub-01_ses-2_T1w": "LAS", "sub-02_T1w": "LIA", "sub-03_T1w": "RAS"}
-    sizes = {tuple(np.round(scan(demo, stem).header.get_zooms(), 3).tolist()) for stem in SCANS}
+    sizes = {tuple(round(float(size), 3) for size in scan(demo, stem).header.get_zooms()) for stem in SCANS}
     assert sizes == {(1.0, 1.0, 1.0), (1.0, 1.0, 3.0), (1.2, 1.2, 1.2), (1.0, 1.0, 1.2)}
 
 
@@ -128,11 +128,9 @@ def scored(tmp_path, asymmetric, orientation) -> tuple[Path, Path]:
 
 def test_score_is_one_for_the_truth_in_any_storage_order(scored, capsys):
     assert score.main([str(folder) for folder in scored]) == 0
-    assert capsys.readouterr().out == (
-        "visit            true mL  found mL    Dice\n"
-        "sub-01_ses-1         0.1       0.1   1.000\n"
-        "mean                                1.000\n"
-    )
+    lines = capsys.readouterr().out.splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert [line.split() for line in lines[1:]] == [["sub-01_ses-1", "0.1", "0.1", "1.000"], ["mean", "1.000"]]
 
 
 def test_score_is_zero_for_the_mirrored_truth(scored):

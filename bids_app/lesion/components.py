@@ -52,7 +52,7 @@ class Lesions:
     mask : Image
         uint8, 1 in all lesions.
     labels : Image
-        int16 (int32 beyond 32767 lesions), every lesion with its index.
+        int32, every lesion with its index.
     lesions : tuple of Lesion
         By decreasing volume.
     """
@@ -108,7 +108,6 @@ def _lesions(mask: Image, probability: Image | None, min_volume_mm3: float, pose
         labels[where] = index
         mean = None if values is None else float(values[where].mean(dtype=np.float64))
         lesions.append(_describe(mask, index, voxels, mean, pose_matrix))
-    labels = labels.astype(np.int16) if len(lesions) <= np.iinfo(np.int16).max else labels
     return Lesions(images.like(mask, labels > 0), images.like(mask, labels), tuple(lesions))
 
 
@@ -119,13 +118,13 @@ def _largest_first(mask: Image, labels: np.ndarray, min_volume_mm3: float) -> li
     """
     # affines are stored in single precision: a component of exactly the minimum volume must not fall below it
     least = min_volume_mm3 / images.voxel_volume_mm3(mask) * (1 - 1e-6)
+    sizes = np.bincount(labels.ravel())
     boxes = ndimage.find_objects(labels)
-    components = [
-        np.argwhere(labels[box] == index) + [side.start for side in box] for index, box in enumerate(boxes, start=1)
-    ]
-    kept = [(voxels, _centroid(mask, voxels)) for voxels in components if len(voxels) >= least]
-    kept.sort(key=lambda item: (-len(item[0]), [round(x, 2) for x in item[1]]))
-    return [voxels for voxels, _ in kept]
+    kept = []
+    for index in np.flatnonzero(sizes[1:] >= least) + 1:
+        box = boxes[index - 1]
+        kept.append(np.argwhere(labels[box] == index) + [side.start for side in box])
+    return sorted(kept, key=lambda voxels: (-len(voxels), [round(x, 2) for x in _centroid(mask, voxels)]))
 
 
 def _describe(

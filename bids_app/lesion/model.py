@@ -8,12 +8,12 @@ from bids_app.errors import ConfigError
 from bids_app.lesion import nnunet, onnx
 from bids_app.lesion.segmentation import Card, LesionModel, Prediction
 from bids_app.networks import registry
-from bids_app.networks.device import Device
+from bids_app.networks.device import CPU, Device
 
 __all__ = ["Card", "LesionModel", "Prediction", "load_model"]
 
 
-def load_model(path: Path, folds: tuple[str, ...] = (), device: Device = Device("cpu", "CPU")) -> LesionModel:  # noqa: B008
+def load_model(path: Path, folds: tuple[str, ...] = (), device: Device = CPU) -> LesionModel:
     """Load a lesion model with all its folds onto a device.
 
     Parameters

@@ -91,7 +91,8 @@ def _channels(file: Path, count: int) -> tuple[tuple[str, ...], tuple[str, ...]]
     manifest = file.with_suffix(".json")
     names = read_card(file.parent, file.stem).channels
     if not names and manifest.is_file():
-        inputs = read_json(manifest).get("inputs", [])
+        inputs = read_json(manifest).get("inputs")
+        inputs = [item for item in inputs if isinstance(item, dict)] if isinstance(inputs, list) else []
         names = tuple(channel_name(str(item.get("name", "")), manifest) for item in inputs)
     notes = () if names else (f"{file.name} has no manifest; its channels were taken to be the usual ones.",)
     names = names or DEFAULT_CHANNELS.get(count, ())

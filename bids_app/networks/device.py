@@ -33,6 +33,9 @@ class Device:
         return self.name.startswith("cuda")
 
 
+CPU = Device("cpu", "CPU")
+
+
 def choose_device(request: str = "auto") -> Device:
     """Decide where the networks run, and prove that this device works.
 
@@ -53,7 +56,7 @@ def choose_device(request: str = "auto") -> Device:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", request):
         raise UsageError(f"'{request}' is no device.", "Use auto, cpu, cuda or cuda:N, as in --device cuda:0.")
     if request == "cpu":
-        return Device("cpu", "CPU")
+        return CPU
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -68,7 +68,9 @@ def predict_logits(
     for place in sums_on:
         try:
             return _sum_windows(engine, padded, patch_size, mirror_axes, reduce, step, place)[(slice(None), *inner)]
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
             torch.cuda.empty_cache()
     raise VisitError(
         f"{engine.device} ran out of memory: patches of {_size(patch_size)} in a volume of {_size(padded.shape[1:])}.",
@@ -157,6 +159,12 @@ def _pad(volume: torch.Tensor, patch_size: Sequence[int]) -> tuple[torch.Tensor,
     padded = torch.nn.functional.pad(volume, [width for side in reversed(sides) for width in side])
     inner = tuple(slice(first, first + size) for first, size in zip(before, volume.shape[1:], strict=True))
     return padded, inner
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error of PyTorch, cuDNN or the processor's allocator means that memory ran out."""
+    words = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 def _size(shape: Sequence[int]) -> str:

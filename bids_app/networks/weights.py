@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any
 
 from bids_app.errors import ConfigError
 
-_FORBIDDEN = re.compile(r"GLOBAL ([\w.]+) was not an allowed global")
+#: How PyTorch names the type it refused.
+_FORBIDDEN = re.compile(r"GLOBAL (\S+) w(?:as|hose)")
 
 
 def load_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
@@ -40,7 +42,8 @@ def load_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"There is no checkpoint {path}.", "Check the model folder.")
     try:
-        with _allowed_types():
+        with _allowed_types(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols; what cannot be read raises
             content = torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         raise _refusal(path, error) from error

@@ -47,7 +47,9 @@ def visit_state(visit: Visit, settings: Settings, status: Mapping[str, str]) -> 
     if not visit.usable:
         return UNUSABLE
     state = str(status.get(visit.label, TO_DO))
-    return AGAIN if state == DONE and settings.force else state
+    if state == DONE:
+        return f"{AGAIN} (--force)" if settings.force else DONE
+    return TO_DO if state == TO_DO else f"{AGAIN} ({state})"
 
 
 def expected_images(visit: Visit, settings: Settings) -> tuple[PurePosixPath, ...]:

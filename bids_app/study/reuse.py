@@ -120,7 +120,9 @@ def reuse_problems(visit: Visit) -> tuple[Problem, ...]:
     shared = [path.name for path in reused if path and visit.session and f"_ses-{visit.session}_" not in path.name]
     if not shared:
         return ()
-    message = f"{', '.join(shared)} was made for all sessions of sub-{visit.subject}, and is used for this one."
+    message = (
+        f"Made for sub-{visit.subject} as a whole, not for this session, and used all the same: {', '.join(shared)}."
+    )
     return (Problem("reused-across-sessions", Severity.WARNING, message, tuple(shared)),)
 
 

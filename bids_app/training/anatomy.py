@@ -26,7 +26,12 @@ FOLDS = 5
 MAX_LESION_ML = 400.0
 """Masks above this volume are implausible (several SOOP masks cover a whole brain)."""
 
-COLIN27 = Path("templates", "colin27_head_T1w.nii.gz")
+REAL_TEXTURE = {
+    "colin": Path("templates", "colin27_head_T1w.nii.gz"),
+    "icbm-average": Path("templates", "tpl-MNI152NLin2009cAsym_res-01_head_T1w.nii.gz"),
+    "studyforrest": Path("whole_head", "studyforrest_sub02_T1w_1mm.nii.gz"),
+}
+"""Healthy heads whose own T1w texture is kept; they are trained on and must not be tested on."""
 
 OUTSIDE_FIRST, OUTSIDE_STORED = 502, 202
 """Labels 502-530 (skull, skin, eyes, ...) are stored as 202-230 so that a label fits one byte."""
@@ -347,13 +352,11 @@ def build_lesions(data: Path) -> list[LesionMask]:
 
 
 def build_heads(data: Path) -> list[Head]:
-    """All heads below ``data/label_maps``, by name, and Colin27 with its real texture if it is there."""
+    """All heads below ``data/label_maps``, by name, and those of ``REAL_TEXTURE`` that are there."""
     paths = sorted((data / "label_maps").glob("*.nii.gz"))
     heads = [make_head(path.name.split(".")[0], nib.load(path)) for path in paths]
-    colin = data / COLIN27
-    if colin.exists():
-        heads.append(make_template_head("colin", nib.load(colin), extract_brain(colin)))
-    return heads
+    there = {name: data / path for name, path in REAL_TEXTURE.items() if (data / path).exists()}
+    return heads + [make_template_head(name, nib.load(p), extract_brain(p)) for name, p in there.items()]
 
 
 def prepare(data: Path, cache: Path) -> tuple[list[Head], list[LesionMask]]:

@@ -37,9 +37,14 @@ TRAINING_DATA = [
         "source": "https://github.com/dorianps/LESYMAP",
     },
     {
-        "what": "Colin27 average T1w, the only head whose real texture is used",
+        "what": "Colin27 and the ICBM 152 2009c average, healthy T1w with their real texture",
         "licence": "MNI, free to use, copy, modify and distribute with attribution",
-        "source": "https://www.bic.mni.mcgill.ca/ServicesAtlases/Colin27",
+        "source": "https://www.bic.mni.mcgill.ca/ServicesAtlases",
+    },
+    {
+        "what": "studyforrest sub-02, a healthy T1w with its real texture",
+        "licence": "PDDL",
+        "source": "https://www.studyforrest.org",
     },
 ]
 
@@ -137,7 +142,8 @@ def build_card(name: str, version: str, commit: str, steps: dict[str, int]) -> d
         "parameters": 887112,
         "training_data": TRAINING_DATA,
         "recipe": "bids_app.training.trainer.SyntheticLesionTrainer: nnU-Net's PlainConvUNet, Dice and cross-entropy "
-        "with deep supervision; an endless series of synthetic scans; AdamW; running average of the weights",
+        "with deep supervision; an endless series of synthetic scans; AdamW; "
+        "smoothing term of the Dice 100 voxels; running average of the weights",
         "commit": commit,
         "steps": steps,
         "threshold": 0.5,

@@ -28,6 +28,9 @@ SPACING_MM = 2.0
 CSF, GREY, WHITE, VENTRICLE, DEEP, BRAIN = range(6)
 """Channels of the fractions sampled beside the intensities."""
 
+MIN_CONTRAST = 0.08
+"""Smallest mean darkening of a visible lesion, as a share of the contrast between CSF and white matter."""
+
 _HALF_VOXEL = np.array([[1, 0, 0, -0.5], [0, 1, 0, -0.5], [0, 0, 1, -0.5], [0, 0, 0, 1.0]])
 """Averaging pairs of voxels moves the grid by half a voxel."""
 
@@ -62,7 +65,7 @@ class Recipe:
         Largest shift of the bounding box from the middle of the patch.
     """
 
-    healthy: float = 0.25
+    healthy: float = 0.3
     several: float = 0.25
     scale: tuple[float, float] = (0.92, 1.08)
     axis_scale: tuple[float, float] = (0.96, 1.05)
@@ -72,7 +75,7 @@ class Recipe:
     thick_slices: float = 0.25
     slice_mm: tuple[float, float] = (3.0, 7.0)
     noise: tuple[float, float] = (0.0, 0.07)
-    real_texture: float = 0.2
+    real_texture: float = 0.45
     jitter_voxels: int = 2
 
 
@@ -374,7 +377,7 @@ def intensity_table(means: tuple[float, float, float], rng: Generator) -> Tensor
         (13, 52, 0.45, 1.0),  # pallidum
         (28, 60, 0.6, 1.0),  # ventral diencephalon
         (7, 46, 0.7, 1.02),  # cerebellar white matter
-        (8, 47, -0.25, 0.2),  # cerebellar cortex
+        (8, 47, -0.5, 0.2),  # cerebellar cortex, with dark folia too fine for the labels
     ):
         table[[left, right]] = grey + span * uniform(low, high, rng)
     table[16] = grey + span * uniform(0.6, 1.0, rng)  # brain stem
@@ -430,7 +433,7 @@ def draw_tissue(source: Source, recipe: Recipe, rng: Generator) -> Tissue:
 
 def with_texture(tissue: Tissue, rng: Generator) -> Tensor:
     """Intensities with slow variation inside grey and white matter and fine texture everywhere."""
-    slow = smooth_noise(uniform(12, 40, rng), rng, 2) * uniform(0.0, 0.06, rng)
+    slow = smooth_noise(uniform(12, 40, rng), rng, 2) * uniform(0.0, 0.09, rng)
     inside = torch.cat([tissue.share(GREY), tissue.share(WHITE)], dim=1)
     fine = smooth_noise(uniform(3, 7, rng), rng) * uniform(0.0, 0.05, rng)
     return tissue.image * (1 + (slow * inside).sum(dim=1, keepdim=True) + fine)
@@ -569,12 +572,17 @@ def paint_lesion(image: Tensor, mask: Tensor, tissue: Tissue, rng: Generator) ->
 def add_lesions(
     image: Tensor, tissue: Tissue, head: Head, lesions: Sequence[LesionMask], rng: Generator
 ) -> tuple[Tensor, Tensor]:
-    """Place and paint lesions; returns the image and the joint mask from 0 to 1."""
+    """Place and paint lesions; returns the image and the joint mask from 0 to 1.
+
+    A lesion that changes next to nothing (in a wide sulcus, say) is left out: nobody could mark it.
+    """
     joint = torch.zeros_like(image)
     for lesion in lesions:
         mask = place_lesion(lesion, head, tissue, rng)
-        image = paint_lesion(image, mask, tissue, rng)
-        joint = torch.maximum(joint, mask)
+        painted = paint_lesion(image, mask, tissue, rng)
+        darkening = ((image - painted) * mask).sum() / mask.sum().clamp_min(1.0)
+        if darkening > MIN_CONTRAST * (tissue.white - tissue.csf):
+            image, joint = painted, torch.maximum(joint, mask)
     return image, joint
 
 
@@ -595,7 +603,7 @@ def extraction_mask(tissue: Tissue, rng: Generator) -> Tensor:
     uneven = smooth_noise(uniform(20, 60, rng), rng) * uniform(0.0, 0.1, rng)
     # 0.5 is the edge itself; below it the mask takes dura and skull in, above it cuts cortex off
     threshold = uniform(0.3, 0.68, rng)
-    return soft_step(wide + uneven, threshold, 0.03)
+    return F.hardtanh((wide + uneven - threshold) / 0.12 + 0.5, 0.0, 1.0)  # exactly 0 outside, as a mask leaves it
 
 
 def thick_slices(image: Tensor, recipe: Recipe, rng: Generator) -> Tensor:

@@ -19,8 +19,7 @@ from bids_app.networks.registry import find_model, verify
 from bids_app.networks.weights import folder_sha256
 from bids_app.preprocessing.templates import check_spaces
 from bids_app.settings import Settings, configuration_hash
-from bids_app.study.index import Study
-from bids_app.study.models import Severity, Visit
+from bids_app.study.models import Severity, Study, Visit
 from bids_app.workflow.deliver import deliver_failure
 from bids_app.workflow.job import Job, input_checksums, status_of_visit
 from bids_app.workflow.pool import WorkerPool

@@ -10,7 +10,7 @@ import traceback
 from dataclasses import dataclass
 
 from bids_app.derivatives.record import Record
-from bids_app.derivatives.write import write_text
+from bids_app.derivatives.write import write_json, write_text
 from bids_app.errors import AppError, ExitCode
 from bids_app.settings import Settings, to_toml
 from bids_app.workflow.job import Job
@@ -74,6 +74,8 @@ def process(job: Job) -> Outcome:
         prepare(job)
         nodes = visit_workflow(job, job.work_folder).run(plugin="Linear").nodes
         record: Record = next(node for node in nodes if node.name == "deliver").result.outputs.out
+        seconds = {node.name: round(node.result.runtime.duration, 2) for node in nodes}
+        write_json(job.log_folder / f"{job.visit.label}_seconds.json", seconds)
         shutil.rmtree(job.work_folder, ignore_errors=True)
         return Outcome(job.visit.label, time.monotonic() - started, record.summary)
     except Exception as error:  # whatever happens to one visit must not end the others

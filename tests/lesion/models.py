@@ -21,16 +21,18 @@ def write_model(
     spacing: tuple[float, ...] = (2.0, 2.0, 2.0),
     labels: dict | None = None,
     regions_class_order: list[int] | None = None,
-    mirror: bool = True,
+    mirror_axes: tuple[int, ...] | None = None,
     reader: str = "SimpleITKIO",
     transpose: tuple[int, int, int] = (0, 1, 2),
     use_mask: bool = True,
+    resampling: str = "resample_data_or_seg_to_shape",
     gain: float = 30.0,
 ) -> Path:
     """Write a trained-model folder whose networks were never trained; `gain` scales their logits."""
     labels = labels or {"background": 0, "lesion": 1}
     outputs = _outputs(labels)
     settings = _configuration(architecture, patch, spacing, len(channels), use_mask)
+    settings |= _resampling(resampling)
     plans = {
         "dataset_name": "Dataset001_Tiny",
         "plans_name": "nnUNetPlans",
@@ -61,7 +63,7 @@ def write_model(
             "network_weights": _weights(settings, len(channels), outputs, gain),
             "trainer_name": "nnUNetTrainer",
             "init_args": {"configuration": configuration, "fold": fold, "device": torch.device("cpu")},
-            "inference_allowed_mirroring_axes": tuple(range(len(patch))) if mirror else None,
+            "inference_allowed_mirroring_axes": mirror_axes,
             "_best_ema": np.float64(0.5),
             "logging": {"mean_fg_dice": [np.float64(0.5), np.float32(0.25)]},
         }
@@ -89,7 +91,6 @@ def _configuration(architecture: str, patch, spacing, channels: int, use_mask: b
     """The part of the plans that describes one configuration."""
     dimension = len(patch)
     blocks = "n_conv_per_stage" if architecture == "PlainConvUNet" else "n_blocks_per_stage"
-    resampling = {"is_seg": False, "order_z": 0, "force_separate_z": None}
     return {
         "data_identifier": "tiny",
         "preprocessor_name": "DefaultPreprocessor",
@@ -99,12 +100,6 @@ def _configuration(architecture: str, patch, spacing, channels: int, use_mask: b
         "spacing": list(spacing),
         "normalization_schemes": ["ZScoreNormalization"] * channels,
         "use_mask_for_norm": [use_mask] * channels,
-        "resampling_fn_data": "resample_data_or_seg_to_shape",
-        "resampling_fn_seg": "resample_data_or_seg_to_shape",
-        "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
-        "resampling_fn_data_kwargs": {**resampling, "order": 3},
-        "resampling_fn_seg_kwargs": {**resampling, "is_seg": True, "order": 1},
-        "resampling_fn_probabilities_kwargs": {**resampling, "order": 1},
         "batch_dice": False,
         "architecture": {
             "network_class_name": f"dynamic_network_architectures.architectures.unet.{architecture}",
@@ -129,8 +124,18 @@ def _configuration(architecture: str, patch, spacing, channels: int, use_mask: b
     }
 
 
+def _resampling(name: str) -> dict:
+    """The part of a configuration that describes resampling, with nnU-Net's usual options."""
+    entries = {}
+    for role, order in (("data", 3), ("seg", 1), ("probabilities", 1)):
+        options = {"is_seg": role == "seg", "force_separate_z": None}
+        splines = {"order": order, "order_z": 0} if name == "resample_data_or_seg_to_shape" else {}
+        entries |= {f"resampling_fn_{role}": name, f"resampling_fn_{role}_kwargs": options | splines}
+    return entries
+
+
 def _weights(settings: dict, channels: int, outputs: int, gain: float) -> dict[str, torch.Tensor]:
-    """Random weights of nnU-Net's own network, whose last layer is scaled so that probabilities are not all one half."""
+    """Random weights of nnU-Net's own network; its last layer is scaled to give probabilities away from one half."""
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
     network = get_network_from_plans(

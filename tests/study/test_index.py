@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from bids.layout import BIDSLayoutIndexer
 
 from bids_app.errors import ConfigError, DatasetError, NoInputError
 from bids_app.settings import Settings
@@ -248,7 +249,20 @@ def test_database_that_does_not_fit(tmp_path):
 
 
 def test_file_removed_since_the_database_was_made(tmp_path):
-    root, database = make_skeleton(tmp_path / "raw", ["sub-01_run-1_T1w", "sub-01_run-2_T1w"]), tmp_path / "db"
+    root, database = make_skeleton(tmp_path / "raw", ["sub-01_T1w", "sub-01_FLAIR"]), tmp_path / "db"
     indexed(root, bids_database_dir=database)
-    (anat(root, "sub-01_T1w") / "sub-01_run-2_T1w.nii.gz").unlink()
-    assert scan_names(indexed(root, bids_database_dir=database).visits[0])[0] == "sub-01_run-1_T1w"
+    (anat(root, "sub-01_FLAIR") / "sub-01_FLAIR.nii.gz").unlink()
+    assert scan_names(indexed(root, bids_database_dir=database).visits[0]) == ("sub-01_T1w", None)
+
+
+def test_pybids_looks_at_the_requested_scans_only(tmp_path, monkeypatch):
+    seen = []
+    index_file = BIDSLayoutIndexer._index_file
+    monkeypatch.setattr(BIDSLayoutIndexer, "_index_file", lambda *a: seen.append(Path(a[1]).name) or index_file(*a))
+    root = make_skeleton(tmp_path / "raw", [*TWO_SESSIONS, "sub-011_ses-1_T1w", "sub-01_ses-11_T1w"])
+    make_skeleton(root / "derivatives" / "x", ["sub-01_ses-1_T1w"])
+    make_empty(root, "sourcedata/a.nii", "sub-01/ses-1/func/sub-01_ses-1_bold.nii.gz", "sub-01/ses-1/anat/x_T1w.json")
+    indexed(root, participants=("01",), sessions=("1",))
+    assert sorted(seen) == ["sub-01_ses-1_FLAIR.nii.gz", "sub-01_ses-1_T1w.nii.gz"]
+    indexed(root, participants=("02",))
+    assert sorted(seen[2:]) == ["sub-02_ses-1_FLAIR.nii.gz", "sub-02_ses-1_T1w.nii.gz"]

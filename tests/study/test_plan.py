@@ -88,8 +88,8 @@ def test_participants_left_without_a_visit_are_named(study: Study, settings: Set
 def test_force_shows_done_visits_as_to_do(study: Study, settings: Settings):
     visit = study.visits[-1]
     assert visit_state(visit, settings, {visit.label: "done"}) == "done"
-    assert visit_state(visit, replace(settings, force=True), {visit.label: "done"}) == "to do again"
-    assert visit_state(visit, settings, {visit.label: "outdated"}) == "outdated"
+    assert visit_state(visit, replace(settings, force=True), {visit.label: "done"}) == "to do again (--force)"
+    assert visit_state(visit, settings, {visit.label: "outdated"}) == "to do again (outdated)"
 
 
 def test_expected_images(study: Study, settings: Settings):

@@ -54,6 +54,13 @@ def test_transform_of_another_space_is_no_use(tmp_path):
     assert (found.standard_space, found.from_standard) == ("MNI152NLin6Asym", None)
 
 
+def test_images_in_a_standard_space_are_no_native_ones(tmp_path):
+    make_empty(
+        tmp_path, *(f"sub-01/anat/sub-01_space-{SPACE}_desc-{tail}.nii.gz" for tail in ("preproc_T1w", "brain_mask"))
+    )
+    assert reuse(tmp_path) == Reuse()
+
+
 def test_nothing_there(tmp_path):
     assert reuse(tmp_path) == Reuse()
 

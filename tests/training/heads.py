@@ -16,9 +16,10 @@ AFFINE = np.array([[1, 0, 0, -75], [0, 1, 0, -90], [0, 0, 1, -70], [0, 0, 0, 1.0
 LEFT_PUTAMEN, RIGHT_PUTAMEN = 12, 51
 
 
+@cache
 def label_map() -> nib.Nifti1Image:
     """RAS label map: CSF around cortex around white matter around a ventricle; skull; a putamen on the left only."""
-    x, y, z = np.meshgrid(*[np.arange(n) - n / 2 for n in SHAPE], indexing="ij")
+    x, y, z = (axis - n / 2 for axis, n in zip(np.ogrid[tuple(slice(0, n) for n in SHAPE)], SHAPE, strict=True))
     radius = np.sqrt((x / 65) ** 2 + (y / 80) ** 2 + (z / 60) ** 2)
     labels = np.zeros(SHAPE, np.int16)
     for limit, label in ((1.1, 507), (1.0, 24), (0.96, 3), (0.88, 2), (0.2, 4)):
@@ -44,8 +45,9 @@ def toy_source(name: str = "training_seg_01") -> synthesis.Source:
 
 def lesion_image(center: tuple[float, float, float], radius: float) -> nib.Nifti1Image:
     """A ball at (x, y, z) millimetres as a RAS mask."""
-    points = np.stack(np.meshgrid(*[np.arange(n) for n in SHAPE], indexing="ij"), axis=-1) + AFFINE[:3, 3]
-    ball = np.linalg.norm(points - center, axis=-1) < radius
+    axes = np.ogrid[tuple(slice(0, n) for n in SHAPE)]
+    squared = sum((axis + start - middle) ** 2 for axis, start, middle in zip(axes, AFFINE[:3, 3], center, strict=True))
+    ball = squared < radius**2
     return nib.Nifti1Image(ball.astype(np.uint8), AFFINE)
 
 

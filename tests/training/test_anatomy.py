@@ -34,7 +34,8 @@ def test_split_of(name: str, split: str):
 
 def test_splits_share_nothing_on_the_real_files(test_data):
     paths = [*test_data.glob("label_maps/*.nii.gz"), *test_data.glob("lesion_masks/*/*.nii.gz")]
-    names = {split: {p.name for p in paths if anatomy.split_of(p.name) == split} for split in ("train", "validation", "test")}
+    splits = ("train", "validation", "test")
+    names = {split: {p.name for p in paths if anatomy.split_of(p.name) == split} for split in splits}
     assert sum(map(len, names.values())) == len(paths) == len(set().union(*names.values()))
     assert sum(name.startswith("training_seg") for name in names["train"]) == 14
     assert not any(name.startswith("training_seg") for name in names["validation"])

@@ -15,7 +15,10 @@ from tests.training.heads import toy_head, toy_lesion
 SHAPE = (12, 12, 12)
 
 
-def case(group: str = "<=15 mL", truth: slice | None = slice(2, 6), marked: slice | None = slice(2, 6), high=0.9) -> Case:
+CUBE = slice(2, 6)
+
+
+def case(group: str = "<=15 mL", truth: slice | None = CUBE, marked: slice | None = CUBE, high: float = 0.9) -> Case:
     """A cube of truth and a cube marked with probability ``high``."""
     mask, probability = np.zeros(SHAPE, bool), np.full(SHAPE, 0.1, np.float16)
     if truth is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -13,8 +14,7 @@ from bids_app.derivatives.names import ScanName
 from bids_app.derivatives.record import Record, read_record, write_record
 from bids_app.errors import AppError, ExitCode
 from bids_app.settings import Settings
-from bids_app.study.index import Study
-from bids_app.study.models import Problem, Scan, Severity, Visit
+from bids_app.study.models import Problem, Scan, Severity, Study, Visit
 from bids_app.workflow import run
 from bids_app.workflow.job import Job
 from bids_app.workflow.worker import Outcome, Tools
@@ -25,8 +25,8 @@ ROW = {"lesion_count": 2, "lesion_volume_ml": 12.5, "problems": None}
 class FakePool:
     """Finishes every visit at once, but fails those whose label is in `fails`."""
 
-    fails: dict[str, tuple[str, ExitCode]] = {}
-    seen: list[str] = []
+    fails: ClassVar[dict[str, tuple[str, ExitCode]]] = {}
+    seen: ClassVar[list[str]] = []
 
     def __init__(self, settings: Settings, size: int):
         self.size, self.tools = size, Tools("cpu", "CPU")

@@ -1,0 +1,197 @@
+"""Lesion frequency maps: the share of participants with a lesion at each voxel of a standard space."""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+
+from bids_app import images
+from bids_app.derivatives import names, sidecars
+from bids_app.derivatives.description import DISCLAIMER
+from bids_app.group.collect import Cohort, label_of, warning
+from bids_app.images import Image
+from bids_app.settings import NATIVE_SPACE
+from bids_app.study.models import Problem
+
+Value = TypeVar("Value")
+
+_UNREADABLE = (OSError, EOFError, ValueError, zlib.error, ImageFileError)
+
+
+@dataclass(frozen=True)
+class StandardMask:
+    """The lesion mask of a visit in a standard space; `path` is relative to the output folder."""
+
+    subject: str
+    label: str
+    path: str
+
+
+@dataclass(frozen=True)
+class FrequencyMap:
+    """A lesion frequency map.
+
+    Attributes
+    ----------
+    image : Image
+        Shares in [0, 1], float32, RAS+.
+    masks : tuple of StandardMask
+        Those that went into it.
+    """
+
+    space: str
+    image: Image
+    masks: tuple[StandardMask, ...]
+
+    @property
+    def participants(self) -> int:
+        return len({mask.subject for mask in self.masks})
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Shape and affine of an image brought to RAS+, rounded so that equal grids compare equal."""
+
+    shape: tuple[int, ...]
+    affine: tuple[float, ...]
+
+    @classmethod
+    def of(cls, image: Image) -> _Grid:
+        return cls(image.shape, tuple((np.round(image.affine, 3) + 0.0).ravel().tolist()))
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """The affine, shape (4, 4)."""
+        return np.array(self.affine).reshape(4, 4)
+
+
+def standard_space(path: str) -> str | None:
+    """The standard space of a lesion mask, from its name; None for any other file.
+
+    >>> standard_space("sub-01/anat/sub-01_space-MNI152NLin2009aSym_res-1_label-L_desc-nnunet_mask.nii.gz")
+    'MNI152NLin2009aSym'
+    >>> standard_space("sub-01/anat/sub-01_space-T1w_label-L_desc-nnunet_mask.nii.gz")
+    """
+    space, name = re.search(r"_space-([0-9a-zA-Z+]+)", path), names.ScanName.parse(path)
+    if not space or not name.entities or space.group(1) == NATIVE_SPACE:
+        return None
+    return space.group(1) if path == str(names.lesion_mask(name, space.group(1))) else None
+
+
+def masks_by_space(cohort: Cohort) -> dict[str, list[StandardMask]]:
+    """The standard-space lesion masks of the finished visits, by space."""
+    found: dict[str, list[StandardMask]] = {}
+    for record in cohort.done:
+        for path in record.outputs:
+            if space := standard_space(path):
+                found.setdefault(space, []).append(StandardMask(record.subject, label_of(record), path))
+    return dict(sorted(found.items()))
+
+
+def frequency_map(
+    out_dir: Path, space: str, masks: Sequence[StandardMask]
+) -> tuple[FrequencyMap | None, tuple[Problem, ...]]:
+    """Average the masks of one space: first over the visits of each participant, then over participants.
+
+    So every participant weighs the same, however many visits there were. Masks stored in another voxel order are
+    brought to RAS+. Left out, each with a warning: masks that cannot be read, masks on another grid than most, and
+    masks whose registration to the space failed its check.
+
+    Returns
+    -------
+    FrequencyMap or None
+        None if no mask is left.
+    problems : tuple of Problem
+    """
+    grids, problems = _try_each(masks, lambda mask: _grid(out_dir, mask))
+    if not grids:
+        return None, tuple(problems)
+    common = Counter(grids.values()).most_common(1)[0][0]
+    total, used = np.zeros(common.shape), []
+    for subject in dict.fromkeys(mask.subject for mask in grids):
+        own = [mask for mask in grids if mask.subject == subject]
+        found, more = _try_each(own, lambda mask: _lesion_voxels(out_dir, mask, common))
+        problems += more
+        used += found
+        if found:
+            total += np.mean(list(found.values()), axis=0)
+    if not used:
+        return None, tuple(problems)
+    shares = (total / len({mask.subject for mask in used})).astype(np.float32)
+    return FrequencyMap(space, images.on_affine(shares, common.matrix), tuple(used)), tuple(problems)
+
+
+class _LeftOutError(Exception):
+    """Why a mask does not go into the map."""
+
+
+def _try_each(
+    masks: Iterable[StandardMask], read: Callable[[StandardMask], Value]
+) -> tuple[dict[StandardMask, Value], list[Problem]]:
+    """What `read` gives for each mask, and a warning for each mask it raised `_LeftOutError` for."""
+    values, problems = {}, []
+    for mask in masks:
+        try:
+            values[mask] = read(mask)
+        except _LeftOutError as reason:
+            message = f"The lesion mask {mask.path} is left out of the frequency map: {reason}."
+            problems.append(warning("mask-left-out", message, mask.path))
+    return values, problems
+
+
+def _grid(out_dir: Path, mask: StandardMask) -> _Grid:
+    """Grid of a mask that may be used."""
+    if _registration_failed(out_dir / mask.path):
+        raise _LeftOutError("the registration to this space failed its check")
+    try:
+        return _Grid.of(images.to_ras(images.load(out_dir / mask.path)))
+    except _UNREADABLE as error:
+        raise _LeftOutError(f"it cannot be read ({error})") from error
+
+
+def _lesion_voxels(out_dir: Path, mask: StandardMask, grid: _Grid) -> np.ndarray:
+    """Whether each voxel of `grid` is lesion; bool."""
+    try:
+        image = images.to_ras(images.load(out_dir / mask.path))
+        if _Grid.of(image) != grid:
+            raise _LeftOutError("it lies on another grid than most masks of this space")
+        return np.asarray(image.dataobj) > 0
+    except _UNREADABLE as error:
+        raise _LeftOutError(f"it cannot be read ({error})") from error
+
+
+def _registration_failed(path: Path) -> bool:
+    """Whether the sidecar of an image says that its registration failed; a missing sidecar says nothing."""
+    try:
+        content = json.loads(names.sidecar(path).read_text(encoding="utf-8"))
+        return content["Registration"]["Status"] == "failed"
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
+def sidecar(found: FrequencyMap) -> dict[str, Any]:
+    """What is said of a map: how it was made, of how many, from which masks."""
+    return {
+        "Description": "Lesion frequency map: share of participants with a lesion at each voxel, 0 to 1. The masks of "
+        "a participant with several visits are averaged first, so that every participant weighs the same. "
+        f"{DISCLAIMER}",
+        "Sources": [sidecars.own(mask.path) for mask in found.masks],
+        "SpatialReference": _reference(found.space),
+        "Resolution": sidecars.RESOLUTION,
+        "Participants": found.participants,
+        "Visits": len(found.masks),
+    }
+
+
+def _reference(space: str) -> str:
+    """Where a standard space is defined."""
+    return sidecars.ICBM152 if space.startswith("MNI152NLin2009") else sidecars.TEMPLATEFLOW.format(space=space)

@@ -1,0 +1,224 @@
+"""The group tables, word for word, from mock output folders."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bids_app.derivatives import names
+from bids_app.errors import NoInputError
+from bids_app.settings import Settings
+from tests.group.mock import add_done, add_failed, add_raw, run_lines
+
+VISITS = {"01": ["1", "2"], "02": [None], "03": [None], "04": [None]}
+COLUMNS = ("participant_id", "age", "site")
+ROWS = (("sub-04", "40", "B"), ("sub-01", "61", "A"), ("sub-02", "", "A"), ("sub-05", "50", "B"))
+
+
+@pytest.fixture
+def out(tmp_path):
+    """Two sessions of one participant, a failed participant, one never processed, one without a folder."""
+    add_done(tmp_path, "01", "1", volumes=(12.5, 2.5))
+    add_done(tmp_path, "01", "2", volumes=(70.01,))
+    add_failed(tmp_path, "02", error="The T1w\tis\nempty.")
+    add_done(tmp_path, "03", volumes=())
+    for subject in ("01", "02", "03"):
+        add_raw(tmp_path, subject, VISITS, COLUMNS, ROWS, {"age": {"Description": "Age", "Units": "year"}})
+    return tmp_path
+
+
+def text(out, name: str) -> str:
+    return (out / name).read_text(encoding="utf-8").replace("\t", " ")
+
+
+def described(out, name: str) -> dict:
+    return json.loads(names.sidecar(out / name).read_text(encoding="utf-8"))
+
+
+def test_participants_are_carried_over(out):
+    run_lines(out)
+    assert text(out, names.PARTICIPANTS) == (
+        "participant_id age site sessions_done\n"
+        "sub-01 61 A 2\n"
+        "sub-02 n/a A 0\n"
+        "sub-03 n/a n/a 1\n"
+    )  # fmt: skip
+    dictionary = described(out, names.PARTICIPANTS)
+    assert dictionary["age"] == {"Description": "Age", "Units": "year"}
+    assert set(dictionary) == {"Description", "participant_id", "age", "site", "sessions_done"}
+
+
+def test_participants_without_a_raw_table(tmp_path):
+    add_done(tmp_path, "01")
+    add_raw(tmp_path, "01", {"01": [None]})
+    run_lines(tmp_path)
+    assert text(tmp_path, names.PARTICIPANTS) == "participant_id sessions_done\nsub-01 1\n"
+
+
+def test_of_several_notes_the_participant_s_own_row_counts(tmp_path):
+    add_done(tmp_path, "01")
+    add_done(tmp_path, "02")
+    add_raw(tmp_path, "01", {"01": [None]}, ("participant_id", "age"), (("sub-01", "61"), ("sub-02", "1")))
+    add_raw(tmp_path, "02", {"02": [None]}, ("participant_id", "arm"), (("sub-01", "x"), ("02", "y")))
+    run_lines(tmp_path)
+    assert text(tmp_path, names.PARTICIPANTS) == (
+        "participant_id age arm sessions_done\nsub-01 61 n/a 1\nsub-02 n/a y 1\n"
+    )
+
+
+def test_sessions(out):
+    run_lines(out)
+    assert text(out, names.GROUP_SESSIONS) == (
+        "participant_id session_id status channels lesion_count lesion_volume_ml lesion_volume_left_ml "
+        "lesion_volume_right_ml largest_lesion_ml brain_volume_ml flair_registration pose_registration "
+        "mni_registration problems volume_class\n"
+        "sub-01 ses-1 done T1w 2 15.0 15.0 0.0 12.5 1234.5 n/a passed passed n/a small\n"
+        "sub-01 ses-2 done T1w 1 70.01 70.01 0.0 70.01 1234.5 n/a passed passed n/a large\n"
+        "sub-02 n/a failed n/a n/a n/a n/a n/a n/a n/a n/a n/a n/a n/a n/a\n"
+        "sub-03 n/a done T1w 0 0 0 0.0 0.0 1234.5 n/a passed passed n/a none\n"
+    )
+
+
+def test_lesions(out):
+    run_lines(out)
+    assert text(out, names.GROUP_LESIONS) == (
+        "participant_id session_id lesion_id volume_ml volume_voxels centroid_x_mm centroid_y_mm centroid_z_mm "
+        "mni_x_mm mni_y_mm mni_z_mm hemisphere probability_mean\n"
+        "sub-01 ses-1 1 12.5 125 -7.0 -1.0 1.5 -7.0 n/a n/a L 0.9\n"
+        "sub-01 ses-1 2 2.5 125 -7.0 -1.0 1.5 -7.0 n/a n/a L 0.9\n"
+        "sub-01 ses-2 1 70.01 125 -7.0 -1.0 1.5 -7.0 n/a n/a L 0.9\n"
+    )
+
+
+def test_volume_classes_count_finished_visits(out):
+    run_lines(out)
+    assert text(out, names.GROUP_CLASSES) == "volume_class visits\nnone 1\nsmall 1\nmedium 0\nlarge 1\n"
+
+
+def test_missing_visits_have_a_reason(out):
+    run_lines(out)
+    assert text(out, names.GROUP_MISSING) == (
+        "participant_id session_id reason detail\n"
+        "sub-02 n/a failed The T1w is empty.\n"
+        "sub-04 n/a not processed n/a\n"
+        "sub-05 n/a no data n/a\n"
+    )
+
+
+def test_a_session_of_a_processed_participant_may_be_missing(out):
+    (out / names.visit_record("01", "2")).unlink()
+    run_lines(out)
+    assert "sub-01 ses-2 not processed n/a\n" in text(out, names.GROUP_MISSING)
+
+
+@pytest.mark.parametrize(
+    "name", [names.GROUP_SESSIONS, names.GROUP_LESIONS, names.GROUP_CLASSES, names.GROUP_MISSING, names.PARTICIPANTS]
+)
+def test_every_column_is_described(out, name):
+    run_lines(out)
+    header = (out / name).read_text(encoding="utf-8").splitlines()[0].split("\t")
+    dictionary = described(out, name)
+    assert all(dictionary[column]["Description"] for column in header)
+    assert all(dictionary[column]["Units"] == "mL" for column in header if column.endswith("_ml"))
+
+
+def test_says_what_it_found(out):
+    assert run_lines(out) == [
+        "4 visits of 3 participants: 3 done, 1 failed.",
+        "3 expected visits without results, listed with the reason in group_missing.tsv.",
+        "Finished visits by lesion volume: none 1, small 1, medium 0, large 1.",
+        "Lesion frequency map in MNI152NLin2009aSym: 2 participants, 3 visits, "
+        "highest share 1.00 (first at -7, -1, 1 mm).",
+        f"Tables and maps are in {out}.",
+    ]
+
+
+def test_one_participant_alone(tmp_path):
+    add_done(tmp_path, "01")
+    lines = run_lines(tmp_path)
+    assert lines[0] == "1 visit of 1 participant: 1 done, 0 failed."
+    assert text(tmp_path, names.GROUP_MISSING) == "participant_id session_id reason detail\n"
+
+
+def test_all_visits_failed(tmp_path):
+    add_failed(tmp_path, "01")
+    lines = run_lines(tmp_path)
+    assert "No lesion frequency map: no visit is done." in lines
+    assert not list(tmp_path.glob("*.nii.gz"))
+    assert text(tmp_path, names.GROUP_LESIONS).count("\n") == 1
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_an_empty_folder_is_no_input(tmp_path, missing):
+    folder = tmp_path / "nothing" if missing else tmp_path
+    with pytest.raises(NoInputError, match="no record of a processed visit") as caught:
+        run_lines(folder)
+    assert caught.value.exit_code == 66
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"subject": "01"}', "\x00"])
+def test_an_unreadable_record_is_named_and_left_out(out, content):
+    path = out / names.visit_record("01", "2")
+    path.write_text(content)
+    lines = run_lines(out)
+    assert lines[0] == "WARNING sub-01/log/sub-01_ses-2_record.json cannot be read: run this visit again."
+    assert "ses-2" not in text(out, names.GROUP_SESSIONS)
+    assert "sub-01 ses-2 unreadable record n/a\n" in text(out, names.GROUP_MISSING)
+
+
+def test_a_record_copied_from_another_visit_is_not_believed(out):
+    (out / names.visit_record("03", None)).write_text((out / names.visit_record("02", None)).read_text())
+    assert "WARNING sub-03/log/sub-03_record.json cannot be read: run this visit again." in run_lines(out)
+
+
+def test_nothing_but_unreadable_records_is_no_input(tmp_path):
+    add_failed(tmp_path, "01").write_text("{")
+    with pytest.raises(NoInputError, match="no readable record"):
+        run_lines(tmp_path)
+
+
+def test_damaged_notes_on_the_raw_dataset_are_named_and_left_out(out):
+    (out / names.raw_participants("01")).write_text('{"visits": []}')
+    lines = run_lines(out)
+    assert lines[0] == "WARNING sub-01/log/raw_participants.json cannot be read and is left out."
+    assert "sub-01 61 A 2" in text(out, names.PARTICIPANTS)  # the other participants' notes hold this row too
+
+
+def test_a_lost_lesion_table_is_named_and_left_out(out):
+    add_done(out, "03", volumes=(1.0,))["table"].unlink()
+    assert any("sub-03_space-T1w_seg-lesions" in line for line in run_lines(out) if line.startswith("WARNING"))
+    assert "sub-03" not in text(out, names.GROUP_LESIONS)
+
+
+def test_mixed_versions_and_configurations_are_listed(out):
+    add_done(out, "06", version="0.2.0", configuration="ffffffff")
+    assert run_lines(out)[0] == (
+        "WARNING The visits were processed in different ways (version 0.1.0, configuration a1b2c3d4: "
+        "sub-01_ses-1, sub-01_ses-2, sub-02, sub-03; version 0.2.0, configuration ffffffff: sub-06)."
+    )
+
+
+def test_labels_restrict_the_group_but_not_participants_tsv(out):
+    lines = run_lines(out, participants=("01", "02"), sessions=("1",))
+    assert lines[0] == "1 visit of 1 participant: 1 done, 0 failed."
+    assert text(out, names.GROUP_SESSIONS).count("\n") == 2
+    assert text(out, names.GROUP_MISSING).count("\n") == 1
+    assert text(out, names.PARTICIPANTS).count("\n") == 4
+
+
+def test_excluded_participants(out):
+    run_lines(out, excluded=("01", "04"))
+    assert "sub-01" not in text(out, names.GROUP_SESSIONS)
+    assert "sub-04" not in text(out, names.GROUP_MISSING)
+
+
+def test_unknown_labels_are_no_input(out):
+    from bids_app.group.run import run_group
+
+    with pytest.raises(NoInputError, match="no record of sub-99") as caught:
+        run_group(Settings(out_dir=out, participants=("99",)))
+    assert caught.value.hint == "There are: 01, 02, 03."
+    with pytest.raises(NoInputError, match="No processed visit is left"):
+        run_group(Settings(out_dir=out, excluded=("01", "02", "03")))

@@ -1,0 +1,221 @@
+"""The whole App on a small dataset, as a user starts it: files, validator, left and right, resuming, being killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from nilearn.datasets import load_mni152_template
+
+from bids_app import images
+from tests.conftest import stored_as
+from tests.lesion.models import write_model
+
+ROOT = Path(__file__).parents[1]
+SPACE = "MNI152NLin2009aSym"
+OPTIONS = ["--skip-bids-validation", "--device", "cpu", "--nprocs", "2"]
+
+#: Where the hand-drawn lesion lies, MNI mm: left, behind the centre, above it.
+LESION_MM = np.array([-36.0, -22.0, 22.0])
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, str(ROOT / "run.py"), *map(str, arguments)]
+
+
+def app(*arguments: object) -> subprocess.CompletedProcess:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, cwd=ROOT)
+
+
+def moved(image: nib.Nifti1Image, degrees: float, shift_mm: tuple[float, float, float]) -> nib.Nifti1Image:
+    """The same head lying differently in the scanner: only the affine changes."""
+    angle = np.deg2rad(degrees)
+    pose = np.eye(4)
+    pose[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    pose[:3, 3] = shift_mm
+    return images.on_affine(np.asarray(image.dataobj), pose @ image.affine)
+
+
+@pytest.fixture(scope="module")
+def brain() -> nib.Nifti1Image:
+    """The MNI brain at 2 mm."""
+    template = load_mni152_template(resolution=2)
+    return images.on_affine(template.get_fdata(dtype=np.float32) * 800, template.affine)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory, brain) -> Path:
+    """sub-01 with T1w (stored LIA) and FLAIR, sub-02 whose file is broken, and a lesion of sub-01 drawn by hand."""
+    root = tmp_path_factory.mktemp("study")
+    bids = root / "bids"
+    lesion = np.linalg.norm(nib.affines.apply_affine(brain.affine, np.indices(brain.shape).transpose(1, 2, 3, 0))
+                            - LESION_MM, axis=-1) < 12  # fmt: skip
+    t1w = images.like(brain, np.where(lesion, 0.25, 1).astype(np.float32) * images.data(brain))
+    flair = images.like(brain, np.where(images.data(brain) > 0, 900 - images.data(brain), 0).astype(np.float32))
+    anat = bids / "sub-01" / "ses-1" / "anat"
+    images.save(stored_as(moved(t1w, 8, (6, -4, 5)), "LIA"), anat / "sub-01_ses-1_T1w.nii.gz")
+    images.save(moved(flair, 5, (2, 0, 8)), anat / "sub-01_ses-1_FLAIR.nii.gz")
+    broken = bids / "sub-02" / "anat" / "sub-02_T1w.nii.gz"
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes((anat / "sub-01_ses-1_T1w.nii.gz").read_bytes()[:20000])
+    (bids / "dataset_description.json").write_text(
+        json.dumps({"Name": "Small", "BIDSVersion": "1.11.1", "Authors": ["A", "B"], "License": "CC0"})
+    )
+    (bids / "participants.tsv").write_text("participant_id\tage\nsub-01\t61\nsub-02\t70\nsub-03\t50\n")
+    drawn = root / "manual" / "sub-01" / "ses-1" / "anat" / "sub-01_ses-1_label-L_mask.nii.gz"
+    images.save(moved(images.like(brain, lesion), 8, (6, -4, 5)), drawn)
+    write_model(root / "tiny", patch=(48, 56, 48), spacing=(4.0, 4.0, 4.0), mirror=False)
+    return root
+
+
+@pytest.fixture(scope="module")
+def finished(dataset: Path) -> tuple[Path, subprocess.CompletedProcess]:
+    """Outputs of the participant level with a tiny network, and what the run said."""
+    out = dataset / "out"
+    run = app(
+        dataset / "bids", out, "participant", "--lesion-model", dataset / "tiny", "--work-dir", dataset / "work",
+        "--export-lesion-roi", dataset / "roi", *OPTIONS,
+    )  # fmt: skip
+    return out, run
+
+
+def test_the_broken_visit_fails_and_the_other_one_is_done(finished):
+    _, run = finished
+    assert run.returncode == 1, run.stderr
+    assert "sub-01_ses-1: done in" in run.stdout
+    failure = next(line for line in run.stdout.splitlines() if "sub-02: FAILED" in line)
+    assert "sub-02_T1w.nii.gz" in failure
+    assert "Traceback" not in run.stdout + run.stderr
+
+
+def test_the_outputs_are_the_golden_ones(finished):
+    out, _ = finished
+    golden = (ROOT / "tests" / "golden" / "visit_t1w_flair.txt").read_text().split()
+    logs = {path.relative_to(out) for path in out.glob("sub-*/log/**/*")}
+    files = {path.relative_to(out) for path in out.rglob("*") if path.is_file()}
+    found = {str(path) for path in files - logs}
+    failed = {"sub-02/sub-02_sessions.json", "sub-02/sub-02_sessions.tsv"}
+    assert found - failed == {name for name in golden if "/log/" not in name}
+
+
+def test_the_validator_is_content(finished):
+    out, _ = finished
+    assert app(out.parent / "bids", out, "group").returncode == 0
+    done = subprocess.run(
+        [Path(sys.executable).with_name("bids-validator-deno"), out, "--format", "json"], capture_output=True, text=True
+    )
+    assert (done.returncode, json.loads(done.stdout)["issues"]["issues"]) == (0, [])
+
+
+def test_group_tables_say_who_is_missing(finished):
+    out, _ = finished
+    app(out.parent / "bids", out, "group")
+    missing = pd.read_csv(out / "group_missing.tsv", sep="\t", keep_default_na=False)
+    assert set(missing.participant_id) >= {"sub-02"}
+    assert "sub-01" in set(pd.read_csv(out / "group_sessions.tsv", sep="\t").participant_id)
+
+
+def test_files_of_one_space_lie_on_one_grid(finished):
+    out, _ = finished
+    anat = out / "sub-01" / "ses-1" / "anat"
+    for pattern in ("*space-MNI*.nii.gz", "*space-T1w*.nii.gz"):
+        grids = [nib.load(path) for path in anat.glob(pattern)]
+        assert len(grids) >= 4
+        assert all(images.same_grid(grids[0], grid) for grid in grids)
+    native = nib.load(anat / "sub-01_ses-1_desc-preproc_T1w.nii.gz")
+    assert nib.aff2axcodes(native.affine) == ("R", "A", "S")
+
+
+def test_the_exported_roi_lies_on_the_raw_scan(finished, dataset: Path):
+    raw = nib.load(dataset / "bids/sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz")
+    roi = nib.load(dataset / "roi/sub-01/ses-1/anat/sub-01_ses-1_label-lesion_roi.nii.gz")
+    assert images.same_grid(raw, roi)
+
+
+def test_a_second_run_does_nothing_again(finished, dataset: Path):
+    out, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in (out / "sub-01" / "ses-1").rglob("*") if path.is_file()}
+    run = app(
+        dataset / "bids", out, "participant", "--participant-label", "01", "--lesion-model", dataset / "tiny",
+        "--work-dir", dataset / "work", *OPTIONS,
+    )  # fmt: skip
+    assert run.returncode == 0
+    assert "1 of 1 visits are done already" in run.stdout
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.fixture(scope="module")
+def drawn(dataset: Path) -> Path:
+    """Outputs with the lesion drawn by hand."""
+    out = dataset / "drawn"
+    run = app(
+        dataset / "bids", out, "participant", "--participant-label", "01", "--derivatives",
+        f"manual={dataset / 'manual'}", "--work-dir", dataset / "work", "--lesion-model", dataset / "tiny", *OPTIONS,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    return out / "sub-01" / "ses-1" / "anat"
+
+
+def test_left_is_left_from_a_scan_stored_lia_to_mni(drawn: Path):
+    table = pd.read_csv(next(drawn.glob("*_dseg.tsv")), sep="\t")
+    assert list(table.hemisphere) == ["L"]
+    place = table.loc[0, ["mni_x_mm", "mni_y_mm", "mni_z_mm"]].to_numpy(dtype=float)
+    assert np.linalg.norm(place - LESION_MM) < 4
+    mask = nib.load(next(drawn.glob(f"*space-{SPACE}_res-1_label-L_desc-nnunet_mask.nii.gz")))
+    centre = images.world(mask, np.argwhere(images.data(mask) > 0)).mean(axis=0)
+    assert np.linalg.norm(centre - LESION_MM) < 4
+
+
+def test_the_volume_is_that_of_the_drawn_mask(drawn: Path, dataset: Path):
+    mask = nib.load(next((dataset / "manual").rglob("*_mask.nii.gz")))
+    table = pd.read_csv(next(drawn.glob("*_dseg.tsv")), sep="\t")
+    assert table.volume_ml.sum() == pytest.approx(images.data(mask).sum() * 0.008, rel=0.02)
+
+
+def test_the_brain_lands_on_the_template(drawn: Path, brain):
+    normal = nib.load(drawn / f"sub-01_ses-1_space-{SPACE}_res-1_desc-preproc_T1w.nii.gz")
+    found = images.data(images.resample(normal, brain))
+    known = images.data(brain)
+    inside = known > 0
+    assert np.corrcoef(found[inside], known[inside])[0, 1] > 0.8
+
+
+def test_a_killed_run_goes_on_where_it_was(dataset: Path):
+    out, work = dataset / "killed", dataset / "work-killed"
+    arguments = command(
+        dataset / "bids", out, "participant", "--participant-label", "01", "--lesion-model", dataset / "tiny",
+        "--no-normalization", "--work-dir", work, *OPTIONS,
+    )  # fmt: skip
+    process = subprocess.Popen(arguments, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    finished_step = wait_for(work, "*/sub-01*/visit/prepare/result_prepare.pklz")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not list(out.rglob("*_probseg.nii.gz"))
+    assert not list(out.rglob("*record.json"))
+    stamp = finished_step.stat().st_mtime_ns
+    again = subprocess.Popen(arguments, start_new_session=True, stdout=subprocess.PIPE, text=True)
+    wait_for(work, "*/sub-01*/visit/segment/_inputs.pklz")
+    assert finished_step.stat().st_mtime_ns == stamp, "a finished step was made again"
+    assert "done in" in again.communicate()[0]
+    assert again.returncode == 0
+    assert list(out.rglob("*_mask.nii.gz"))
+    assert not list(out.rglob(".*.nii.gz")), "half-written files"
+
+
+def wait_for(folder: Path, pattern: str, seconds: float = 180) -> Path:
+    """The first file that matches, as soon as it is there."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if found := next(folder.glob(pattern), None):
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"no {pattern} in {folder}")
