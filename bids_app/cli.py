@@ -20,7 +20,7 @@ from bids_app.cli_parser import Request, read_request
 from bids_app.environment import quiet_libraries
 from bids_app.errors import AppError, CannotWriteError, ExitCode, NoInputError
 from bids_app.settings import Settings
-from bids_app.study.folders import check_group_output, check_places, check_writable
+from bids_app.study.folders import check_group_input, check_places, check_writable, check_writable_output
 
 INTERRUPTED = 130  # what a shell reports of a program ended by Ctrl-C
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -65,7 +65,7 @@ def _run(request: Request) -> ExitCode:
     _start_logging(request.settings.verbosity)
     quiet_libraries(request.settings.work_dir)
     if request.level == "group":
-        return _group(request.settings)
+        return _group(request.settings, request.dry_run)
     if request.level == "case":
         return _case(request)
     return _participants(request.settings, request.dry_run)
@@ -105,9 +105,15 @@ def _case(request: Request) -> ExitCode:
         return _participants(settings, request.dry_run)
 
 
-def _group(settings: Settings) -> ExitCode:
+def _group(settings: Settings, dry_run: bool) -> ExitCode:
     """Make tables and maps of what the participant level left."""
-    check_group_output(settings.out_dir)
+    check_group_input(settings.out_dir)
+    if dry_run:
+        from bids_app.study.plan import render_group
+
+        print(render_group(settings))
+        return ExitCode.OK
+    check_writable_output(settings.out_dir)
     from bids_app.group.run import run_group
 
     return run_group(settings)

@@ -107,9 +107,17 @@ def test_the_validator_runs_unless_skipped(run, raw, levels, monkeypatch):
 
 
 def test_group_level(run, levels, tmp_path):
-    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sub-01").mkdir(parents=True)
     assert run("absent", "out", "group")[0] == 0
     assert levels.calls[0][0].bids_dir is None
+
+
+def test_dry_run_of_the_group_level_writes_nothing(run, levels, tmp_path):
+    (tmp_path / "out" / "sub-01").mkdir(parents=True)
+    before = listing(tmp_path)
+    code, out, _ = run("raw", "out", "group", "--dry-run")
+    assert (code, levels.calls, "1 participant: " in out) == (0, [], True)
+    assert listing(tmp_path) == before
 
 
 @pytest.mark.parametrize("more", [[], ["--bids-database-dir", "db"], ["--export-lesion-roi", "rois"], ["-vv"]])
@@ -190,6 +198,8 @@ def test_no_input_is_code_66(run, raw, levels, tmp_path):
     make_empty(make_skeleton(tmp_path / "func", []), "sub-01/func/sub-01_task-x_bold.nii.gz")
     fails(run("func", "out", "participant", "--skip-bids-validation"), ExitCode.NO_INPUT, "No requested visit")
     fails(run("raw", "nowhere", "group"), ExitCode.NO_INPUT, "nowhere")
+    (tmp_path / "empty").mkdir()
+    fails(run("raw", "empty", "group"), ExitCode.NO_INPUT, "empty holds no participant")
     assert levels.calls == []
 
 

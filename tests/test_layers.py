@@ -20,7 +20,8 @@ LAYERS = (
     {"reports", "group"},
     {"workflow"},
     {"training"},
-    {"cli", "cli_parser"},
+    {"cli_parser"},
+    {"cli"},
 )
 
 

@@ -177,6 +177,6 @@ def raw_participants(subject: str) -> PurePosixPath:
 
 
 def group_frequency(space: str) -> PurePosixPath:
-    """Share of visits with a lesion at each voxel."""
+    """Share of participants with a lesion at each voxel."""
     entities = f"space-{space}_res-{STANDARD_RES}_label-{LESION_LABEL}_desc-{LESION_DESC}"
     return PurePosixPath(f"group_{entities}_probseg.nii.gz")

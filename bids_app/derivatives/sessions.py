@@ -36,7 +36,7 @@ def rebuild(out_dir: Path, subject: str) -> Path:
         rows = [_row(record) for record in _records(out_dir, subject)]
         path = out_dir / names.sessions_table(subject)
         write_json(names.sidecar(path), {"Description": f"Visits of sub-{subject}. {DISCLAIMER}"} | dictionary("session"))
-        return write_table(path, pd.DataFrame(rows, columns=columns).sort_values("session_id"))
+        return write_table(path, pd.DataFrame(rows, columns=columns, dtype=object).sort_values("session_id"))
 
 
 def _records(out_dir: Path, subject: str) -> Iterator[Record]:

@@ -119,11 +119,15 @@ def lesion(
     )
 
 
+def space_reference(space: str) -> str:
+    """Where a standard space is defined."""
+    return ICBM152 if space.startswith("MNI152NLin2009") else TEMPLATEFLOW.format(space=space)
+
+
 def standard_keys(normalized: Normalized) -> dict[str, Any]:
     """What every image in a standard space says of that space and of how it got there."""
-    space = normalized.space
     return {
-        "SpatialReference": ICBM152 if space.startswith("MNI152NLin2009") else TEMPLATEFLOW.format(space=space),
+        "SpatialReference": space_reference(normalized.space),
         "Resolution": RESOLUTION,
         "Registration": check_keys(normalized.check),
     }

@@ -185,13 +185,8 @@ def sidecar(found: FrequencyMap) -> dict[str, Any]:
         "a participant with several visits are averaged first, so that every participant weighs the same. "
         f"{DISCLAIMER}",
         "Sources": [sidecars.own(mask.path) for mask in found.masks],
-        "SpatialReference": _reference(found.space),
+        "SpatialReference": sidecars.space_reference(found.space),
         "Resolution": sidecars.RESOLUTION,
         "Participants": found.participants,
         "Visits": len(found.masks),
     }
-
-
-def _reference(space: str) -> str:
-    """Where a standard space is defined."""
-    return sidecars.ICBM152 if space.startswith("MNI152NLin2009") else sidecars.TEMPLATEFLOW.format(space=space)

@@ -50,25 +50,35 @@ def check_writable(settings: Settings) -> None:
     CannotWriteError
         Naming the folder and the reason.
     """
-    _try_to_write(settings.out_dir, "output folder")
+    check_writable_output(settings.out_dir)
     _try_to_write(settings.work_dir, "work folder", "Choose another one with -w.")
     if settings.export_lesion_roi:
         _try_to_write(settings.export_lesion_roi, "folder of --export-lesion-roi")
 
 
-def check_group_output(out_dir: Path) -> None:
-    """Make sure that the group level has a folder to read, and can write to it.
+def check_writable_output(out_dir: Path) -> None:
+    """Make the output folder, and write to it.
+
+    Raises
+    ------
+    CannotWriteError
+        Naming the folder and the reason.
+    """
+    _try_to_write(out_dir, "output folder")
+
+
+def check_group_input(out_dir: Path) -> None:
+    """Make sure that the group level has participants to read.
 
     Raises
     ------
     NoInputError
-        If it is not there.
-    CannotWriteError
-        If it cannot be written.
+        If the folder or any participant in it is not there.
     """
     if not out_dir.is_dir():
         raise NoInputError(f"The output folder {out_dir} does not exist.", "Run the participant level first.")
-    _try_to_write(out_dir, "output folder")
+    if not any(out_dir.glob("sub-*/")):
+        raise NoInputError(f"{out_dir} holds no participant.", "Run the participant level first.")
 
 
 def _inside_raw(folder: Path, raw: Path) -> bool:

@@ -42,6 +42,15 @@ def render(
     return "\n".join([*lines, "", _summary(study, settings, states)])
 
 
+def render_group(settings: Settings) -> str:
+    """The plan of the group level."""
+    participants = sum(1 for path in settings.out_dir.glob("sub-*/"))
+    return (
+        f"afterstroke {app_version()}: plan\n  output  {settings.out_dir}\n\n"
+        f"{_count(participants, 'participant')}: group tables and maps are to be written to the output folder."
+    )
+
+
 def visit_state(visit: Visit, settings: Settings, status: Mapping[str, str]) -> str:
     """What will happen to a visit: its problems and ``--force`` come before its status."""
     if not visit.usable:

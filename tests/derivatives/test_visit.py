@@ -129,3 +129,5 @@ def test_the_sessions_table_keeps_failed_visits(written: Path):
     write_record(written, Record("01", "2", "failed", "0.1.0", "a1b2c3d4", "f", {}, error="Broken."))
     table = pd.read_csv(rebuild(written, "01"), sep="\t")
     assert table[["session_id", "status"]].to_numpy().tolist() == [["ses-1", "done"], ["ses-2", "failed"]]
+    text = (written / names.sessions_table("01")).read_text()
+    assert "\t1\t1.0\t" in text, "a whole number must stay whole beside n/a"

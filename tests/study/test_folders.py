@@ -9,7 +9,7 @@ import pytest
 
 from bids_app.errors import CannotWriteError, NoInputError, UsageError
 from bids_app.settings import Settings
-from bids_app.study.folders import check_group_output, check_places, check_writable
+from bids_app.study.folders import check_group_input, check_places, check_writable
 from tests.skeletons import listing
 
 
@@ -69,9 +69,13 @@ def test_folder_without_permission_is_told(tmp_path):
         check_writable(places(tmp_path, "out"))
 
 
-def test_group_needs_an_output_folder(tmp_path):
+def test_group_needs_participants(tmp_path):
     with pytest.raises(NoInputError, match="does not exist"):
-        check_group_output(tmp_path / "out")
+        check_group_input(tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").mkdir()
-    check_group_output(tmp_path / "out")
+    (tmp_path / "out" / "sub-01.html").write_text("a page is no participant")
+    with pytest.raises(NoInputError, match="holds no participant"):
+        check_group_input(tmp_path / "out")
+    (tmp_path / "out" / "sub-01").mkdir()
+    check_group_input(tmp_path / "out")
