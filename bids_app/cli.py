@@ -84,10 +84,11 @@ def _participants(settings: Settings, dry_run: bool) -> ExitCode:
         validate(study, settings)
     from bids_app.workflow.run import run_participants, visit_status  # takes seconds: after all that may fail early
 
-    print(render(study, settings, visit_status(settings, study)), flush=True)
+    status = visit_status(settings, study)
+    print(render(study, settings, status), flush=True)
     if not any(visit.t1w or visit.flair for visit in study.visits):
         raise NoInputError("No requested visit has a T1w or FLAIR.", "Check the labels and the filter file.")
-    return ExitCode.OK if dry_run else run_participants(settings, study)
+    return ExitCode.OK if dry_run else run_participants(settings, study, status)
 
 
 def _case(request: Request) -> ExitCode:

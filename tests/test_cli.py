@@ -29,7 +29,7 @@ class Levels:
         self.status: dict[str, str] = {}
         self.act: Callable[[], ExitCode] = lambda: ExitCode.OK
 
-    def run_participants(self, settings: Settings, study: Study) -> ExitCode:
+    def run_participants(self, settings: Settings, study: Study, status: object) -> ExitCode:
         self.calls.append((settings, study))
         return self.act()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import runpy
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from bids_app import cli_parser
 from bids_app.cli_parser import Request, bids_parser, case_parser, memory_gb, read_request, version_text
 from bids_app.errors import ConfigError, UsageError
-from bids_app.settings import DEFAULT_SPACE, Settings, to_toml
+from bids_app.settings import Settings, to_toml
 
 BASE = ["raw", "out", "participant"]
 
@@ -220,11 +219,3 @@ def test_version_names_the_models(monkeypatch, tmp_path):
 
     monkeypatch.setattr(registry, "embedded_models", fail)
     assert version_text().splitlines()[1] == "no embedded models: no registry"
-
-
-def test_the_page_of_options_is_what_the_app_accepts():
-    root = Path(__file__).parents[1]
-    generator = runpy.run_path(str(root / "docs" / "generate_options.py"))
-    assert generator["PAGE"].read_text(encoding="utf-8") == generator["page"]()
-    default = f"default: {DEFAULT_SPACE}"
-    assert default in generator["page"]()

@@ -12,9 +12,10 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def test_the_page_of_outputs_is_what_the_app_writes():
-    generator = runpy.run_path(str(ROOT / "docs" / "generate_outputs.py"))
-    assert (ROOT / "docs" / "outputs.md").read_text(encoding="utf-8") == generator["page"]()
+@pytest.mark.parametrize("name", ["outputs.md", "options.md"])
+def test_generated_pages_are_what_the_app_says(name: str):
+    page = runpy.run_path(str(ROOT / "docs" / "generate.py"))["PAGES"][name]
+    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == page()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -131,7 +131,7 @@ def _load(path: Path) -> Image:
 
 def _check_file(path: Path) -> None:
     """Refuse what is no file, or one without content."""
-    if path.is_symlink() and not path.exists() or path.is_file() and _is_annex_pointer(path):
+    if (path.is_symlink() and not path.exists()) or (path.is_file() and _is_annex_pointer(path)):
         raise VisitError(f"{path.name} is only a link: its content is not downloaded.", f"Run: datalad get {path}")
     if not path.is_file():
         raise VisitError(f"{path} does not exist.", "Check the path.")

@@ -7,10 +7,10 @@ index holds empty placeholder files for everything that was never fetched.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Iterable
 
 import nibabel as nib
 import numpy as np

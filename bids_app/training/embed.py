@@ -143,7 +143,7 @@ def build_card(name: str, version: str, commit: str, steps: dict[str, int]) -> d
         "training_data": TRAINING_DATA,
         "recipe": "bids_app.training.trainer.SyntheticLesionTrainer: nnU-Net's PlainConvUNet, Dice and cross-entropy "
         "with deep supervision; an endless series of synthetic scans; AdamW; "
-        "smoothing term of the Dice 100 voxels; running average of the weights",
+        "Dice that also judges healthy scans; running average of the weights",
         "commit": commit,
         "steps": steps,
         "threshold": 0.5,

@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 
@@ -56,6 +57,11 @@ class Case:
     truth: np.ndarray
     probability: np.ndarray
 
+    @cached_property
+    def elsewhere(self) -> np.ndarray:
+        """Where a mark is a false lesion: more than 4 mm from the lesion, since what touches it is its margin."""
+        return ~ndimage.binary_dilation(self.truth, iterations=2)
+
 
 @dataclass(frozen=True)
 class Operating:
@@ -67,7 +73,7 @@ class Operating:
 
 @dataclass(frozen=True)
 class Score:
-    """Scores of one case: Dice (0-1), whether the lesion was found, and marked volume outside of it (mL)."""
+    """Scores of one case: Dice (0-1), whether the lesion was found, and volume marked elsewhere (mL)."""
 
     head: str
     group: str
@@ -158,9 +164,8 @@ def score(case: Case, point: Operating) -> Score:
     both, total = np.sum(mask & case.truth), mask.sum() + case.truth.sum()
     dice = 2 * both / total if total else 1.0
     found = bool(case.truth.any() and both >= FOUND_SHARE * case.truth.sum())
-    # what touches the lesion is its margin; only separate or healthy tissue far from it is a false lesion
-    false_ml = float(np.sum(mask & ~ndimage.binary_dilation(case.truth, iterations=2)))
-    return Score(case.head, case.group, float(dice), found, false_ml * synthesis.SPACING_MM**3 / 1000)
+    false_ml = float(np.sum(mask & case.elsewhere)) * synthesis.SPACING_MM**3 / 1000
+    return Score(case.head, case.group, float(dice), found, false_ml)
 
 
 def choose_operating_point(cases: Sequence[Case]) -> Operating:

@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import torch
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from torch import Generator, Tensor
@@ -21,8 +22,8 @@ from bids_app.training.alignment import to_ras_zyx
 from bids_app.training.anatomy import LesionMask
 from bids_app.training.synthesis import Recipe, Source, SynthScan
 
-DICE_SMOOTHING_VOXELS = 100.0
-"""0.8 mL: a false lesion of this size in a healthy head costs half of the Dice."""
+HEALTHY_SHARE = 1 / 600
+"""Share of the patch (8 mL) that, falsely marked in a healthy scan, costs half of the Dice."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,23 @@ def cycle(batches: Sequence[dict]) -> Iterator[dict]:
         yield from batches
 
 
+class HealthyAwareDice(MemoryEfficientSoftDiceLoss):
+    """nnU-Net's Dice of a scan with lesions; a healthy scan is judged by the volume falsely marked.
+
+    At batch size 1 nnU-Net's Dice has no gradient for a healthy scan, and cross-entropy alone hardly feels a false
+    lesion of some millilitres. A larger smoothing term for all scans is no way out: it made the network mark nothing.
+    """
+
+    def forward(self, x: Tensor, y: Tensor, loss_mask: Tensor | None = None) -> Tensor:
+        """Negative soft Dice, -1 to 0, of logits ``(b, 2, z, y, x)`` and labels ``(b, 1, z, y, x)``."""
+        marked, truth = self.apply_nonlin(x)[:, 1:], (y > 0).float()
+        axes = tuple(range(1, x.ndim))
+        overlap, size, true_size = (marked * truth).sum(axes), marked.sum(axes), truth.sum(axes)
+        healthy = torch.full_like(size, HEALTHY_SHARE * truth[0].numel())
+        smooth = torch.where(true_size > 0, torch.full_like(size, self.smooth), healthy)
+        return -((2 * overlap + smooth) / (size + true_size + smooth)).mean()
+
+
 class SyntheticLesionTrainer(nnUNetTrainer):
     """nnU-Net's trainer with its network, loss and deep supervision, but synthetic data and a CPU-sized schedule.
 
@@ -181,14 +199,10 @@ class SyntheticLesionTrainer(nnUNetTrainer):
         return optimizer, _LevelRate()
 
     def _build_loss(self) -> torch.nn.Module:
-        """nnU-Net's loss with a larger smoothing term in the Dice.
-
-        At batch size 1 and nnU-Net's 1e-5 the Dice of a healthy scan has no gradient, and cross-entropy alone
-        hardly feels a false lesion of some millilitres; the larger term lets Dice punish it.
-        """
+        """nnU-Net's loss with a Dice that also judges healthy scans."""
         loss = super()._build_loss()
         inner = loss.loss if self.enable_deep_supervision else loss
-        inner.dc.smooth = DICE_SMOOTHING_VOXELS
+        inner.dc = HealthyAwareDice(**{name: getattr(inner.dc, name) for name in ("apply_nonlin", "do_bg", "smooth")})
         return loss
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:

@@ -30,6 +30,10 @@ Say = Callable[[str], None]
 MODEL_SUFFIXES = (".json", ".pth", ".onnx")
 
 
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
 def visit_status(settings: Settings, study: Study) -> dict[str, Status]:
     """What there is to do for every visit, by its label."""
     configuration = provenance_of(settings, study).configuration_hash
@@ -48,8 +52,15 @@ def _model_files(path: Path) -> list[Path]:
     return [path] if path.is_file() else [file for file in path.rglob("*") if file.suffix in MODEL_SUFFIXES]
 
 
-def run_participants(settings: Settings, study: Study, say: Say = print) -> ExitCode:
+def run_participants(
+    settings: Settings, study: Study, status: Mapping[str, Status] | None = None, say: Say = _say
+) -> ExitCode:
     """Process every visit that is to do; return OK, or VISIT_FAILED if any visit failed.
+
+    Parameters
+    ----------
+    status : mapping, optional
+        What there is to do for every visit, where `visit_status` has been asked already.
 
     Raises
     ------
@@ -63,8 +74,8 @@ def run_participants(settings: Settings, study: Study, say: Say = print) -> Exit
     write_top_level(settings.out_dir, study.root, provenance.configuration_hash, settings.derivatives)
     for subject in sorted({visit.subject for visit in study.visits}):
         _leave_raw_participants(settings.out_dir, subject, study)
-    found = visit_status(settings, study)
-    todo = [visit for visit in study.visits if settings.force or found[visit.label] is not Status.DONE]
+    status = visit_status(settings, study) if status is None else status
+    todo = [visit for visit in study.visits if settings.force or status[visit.label] != Status.DONE]
     if done := len(study.visits) - len(todo):
         say(f"{done} of {len(study.visits)} visits are done already and unchanged.")
     run_id = new_run_id()

@@ -83,24 +83,24 @@ def settings(tmp_path: Path, monkeypatch) -> Settings:
 
 def test_all_visits_are_processed_once(settings: Settings, study: Study):
     said: list[str] = []
-    assert run.run_participants(settings, study, said.append) is ExitCode.OK
+    assert run.run_participants(settings, study, say=said.append) is ExitCode.OK
     assert FakePool.seen == ["sub-01", "sub-02", "sub-03"]
     assert "[3/3] sub-03: done in 60 s, 2 lesions, 12.50 mL" in said
     FakePool.seen.clear()
-    assert run.run_participants(settings, study, said.append) is ExitCode.OK
+    assert run.run_participants(settings, study, say=said.append) is ExitCode.OK
     assert FakePool.seen == []
     assert "3 of 3 visits are done already and unchanged." in said
 
 
 def test_force_does_them_again(settings: Settings, study: Study):
-    run.run_participants(settings, study, str)
+    run.run_participants(settings, study, say=str)
     FakePool.seen.clear()
-    run.run_participants(replace(settings, force=True), study, str)
+    run.run_participants(replace(settings, force=True), study, say=str)
     assert len(FakePool.seen) == 3
 
 
 def test_other_settings_do_them_again(settings: Settings, study: Study):
-    run.run_participants(settings, study, str)
+    run.run_participants(settings, study, say=str)
     assert set(run.visit_status(settings, study).values()) == {"done"}
     assert set(run.visit_status(replace(settings, threshold=0.3), study).values()) == {"outdated"}
 
@@ -108,7 +108,7 @@ def test_other_settings_do_them_again(settings: Settings, study: Study):
 def test_a_failed_visit_takes_no_other_with_it(settings: Settings, study: Study):
     FakePool.fails = {"sub-01": ("The file is broken.", ExitCode.VISIT_FAILED)}
     said: list[str] = []
-    assert run.run_participants(settings, study, said.append) is ExitCode.VISIT_FAILED
+    assert run.run_participants(settings, study, say=said.append) is ExitCode.VISIT_FAILED
     assert FakePool.seen == ["sub-01", "sub-02", "sub-03"]
     assert any("sub-01: FAILED after 1 s. The file is broken." in line for line in said)
     assert "1 of 3 visits failed" in said[-1]
@@ -116,14 +116,14 @@ def test_a_failed_visit_takes_no_other_with_it(settings: Settings, study: Study)
 
 def test_stop_on_first_crash(settings: Settings, study: Study):
     FakePool.fails = {"sub-01": ("The file is broken.", ExitCode.VISIT_FAILED)}
-    assert run.run_participants(replace(settings, stop_on_first_crash=True), study, str) is ExitCode.VISIT_FAILED
+    assert run.run_participants(replace(settings, stop_on_first_crash=True), study, say=str) is ExitCode.VISIT_FAILED
     assert FakePool.seen == ["sub-01"]
 
 
 def test_a_full_disk_ends_the_run_with_its_own_code(settings: Settings, study: Study):
     FakePool.fails = {"sub-02": ("No space left.", ExitCode.CANNOT_WRITE)}
     with pytest.raises(AppError, match="No space left") as caught:
-        run.run_participants(settings, study, str)
+        run.run_participants(settings, study, say=str)
     assert caught.value.exit_code is ExitCode.CANNOT_WRITE
 
 
@@ -131,7 +131,7 @@ def test_an_unusable_visit_is_recorded_and_not_tried(settings: Settings, study: 
     problem = Problem("no-t1w", Severity.ERROR, "sub-02 has no T1w.")
     bad = replace(study.visits[1], t1w=None, problems=(problem,))
     study = replace(study, visits=(study.visits[0], bad))
-    assert run.run_participants(settings, study, str) is ExitCode.VISIT_FAILED
+    assert run.run_participants(settings, study, say=str) is ExitCode.VISIT_FAILED
     assert FakePool.seen == ["sub-01"]
     record = read_record(settings.out_dir, "02", None)
     assert (record.status, record.error) == ("failed", "sub-02 has no T1w.")
@@ -140,7 +140,7 @@ def test_an_unusable_visit_is_recorded_and_not_tried(settings: Settings, study: 
 
 def test_what_the_group_level_needs_is_left_behind(settings: Settings, study: Study):
     (study.root / "sub-04" / "ses-b").mkdir(parents=True)
-    run.run_participants(settings, replace(study, participants=("01", "02", "03", "04")), str)
+    run.run_participants(settings, replace(study, participants=("01", "02", "03", "04")), say=str)
     left = json.loads((settings.out_dir / names.raw_participants("02")).read_text())
     assert left["visits"] == {"01": [None], "02": [None], "03": [None], "04": ["b"]}
     assert left["table"] == {"columns": ["participant_id", "age"], "rows": [["sub-01", "60"]]}
@@ -151,5 +151,5 @@ def test_out_of_another_pipeline_is_refused(settings: Settings, study: Study):
     settings.out_dir.mkdir()
     (settings.out_dir / "dataset_description.json").write_text('{"GeneratedBy": [{"Name": "fMRIPrep"}]}')
     with pytest.raises(AppError, match="derivatives of fMRIPrep") as caught:
-        run.run_participants(settings, study, str)
+        run.run_participants(settings, study, say=str)
     assert caught.value.exit_code is ExitCode.CANNOT_WRITE

@@ -1,16 +1,16 @@
-"""Writes docs/outputs.md from the App's own file names and column descriptions: python docs/generate_outputs.py"""
+"""Writes docs/outputs.md and docs/options.md from the App itself: python docs/generate.py"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from bids_app.cli_parser import bids_parser, options_markdown
 from bids_app.derivatives import names
 from bids_app.derivatives.columns import dictionary
 from bids_app.derivatives.description import DISCLAIMER
 from bids_app.derivatives.names import ScanName
 from bids_app.settings import DEFAULT_SPACE
 
-PAGE = Path(__file__).with_name("outputs.md")
 T1W = ScanName.parse("sub-01_ses-1_T1w.nii.gz")
 
 
@@ -75,11 +75,11 @@ def columns_table(table: str) -> str:
     return "\n".join(lines)
 
 
-def page() -> str:
-    """The whole page."""
+def outputs() -> str:
+    """The page of outputs."""
     parts = [
         "# Outputs",
-        f"Written by `python docs/generate_outputs.py` from the App itself. {DISCLAIMER}",
+        f"Written by `python docs/generate.py` from the App itself. {DISCLAIMER}",
         "Names keep the entities of the source scan (`acq`, `rec`, `run`); without sessions, `ses-` falls away. Every"
         " image and table has a JSON sidecar with its sources, checksums of the model, device and configuration hash.",
         "## A visit",
@@ -98,5 +98,13 @@ def page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def options() -> str:
+    """The page of options."""
+    return f"# Options\n\nWritten by `python docs/generate.py` from the App itself.\n\n{options_markdown(bids_parser())}"
+
+
+PAGES = {"outputs.md": outputs, "options.md": options}
+
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    for name, page in PAGES.items():
+        Path(__file__).with_name(name).write_text(page(), encoding="utf-8")
