@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version as _installed_version
 from pathlib import Path
 
 
 def app_version() -> str:
     """Version of the App: the file ``version`` of a source tree, else that of the installed package."""
     source = Path(__file__).parent.parent / "version"
-    return source.read_text().strip() if source.is_file() else _installed_version("afterstroke")
+    if source.is_file():
+        return source.read_text().strip()
+    from importlib.metadata import version
+
+    return version("afterstroke")

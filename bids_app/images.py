@@ -9,7 +9,6 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.processing import resample_from_to
 
 Image = nib.Nifti1Image
 
@@ -79,6 +78,8 @@ def resample(image: Image, reference: Image, order: int = 1) -> Image:
     """
     if same_grid(image, reference):
         return image
+    from nibabel.processing import resample_from_to  # scipy.ndimage takes long to import
+
     out = resample_from_to(image, (reference.shape[:3], reference.affine), order=order)
     return on_affine(np.asarray(out.dataobj), reference.affine)
 

@@ -100,7 +100,8 @@ def outputs() -> str:
 
 def options() -> str:
     """The page of options."""
-    return f"# Options\n\nWritten by `python docs/generate.py` from the App itself.\n\n{options_markdown(bids_parser())}"
+    intro = "# Options\n\nWritten by `python docs/generate.py` from the App itself."
+    return f"{intro}\n\n{options_markdown(bids_parser())}"
 
 
 PAGES = {"outputs.md": outputs, "options.md": options}

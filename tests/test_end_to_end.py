@@ -73,7 +73,7 @@ def dataset(tmp_path_factory, brain) -> Path:
     (bids / "participants.tsv").write_text("participant_id\tage\nsub-01\t61\nsub-02\t70\nsub-03\t50\n")
     drawn = root / "manual" / "sub-01" / "ses-1" / "anat" / "sub-01_ses-1_label-L_mask.nii.gz"
     images.save(moved(images.like(brain, lesion), 8, (6, -4, 5)), drawn)
-    write_model(root / "tiny", patch=(48, 56, 48), spacing=(4.0, 4.0, 4.0), mirror=False)
+    write_model(root / "tiny", patch=(48, 56, 48), spacing=(4.0, 4.0, 4.0), mirror_axes=None)
     return root
 
 

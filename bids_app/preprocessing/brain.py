@@ -16,9 +16,10 @@ from bids_app.images import Image, data, like, voxel_volume_mm3
 BRAIN_VOLUME_ML = (600.0, 2200.0)
 #: Grey values within this share of the 99th percentile are the same background: splines ring around a stripped brain.
 BACKGROUND_TOLERANCE = 2e-3
-#: A stripped brain may touch a face of the image only with its stem.
-MAX_BORDER_TISSUE = 0.03
-MIN_BACKGROUND = 0.25
+#: Of each face of the image, a stripped brain may cover this much: its stem, or the crown cut by a tight field of view.
+MAX_BORDER_TISSUE = 0.15
+#: Whether a scan is stripped is seen well enough on voxels of this size.
+COARSE_MM = 3.0
 
 
 class BrainExtractor:
@@ -94,15 +95,15 @@ def extract_brain(image: Image, device: str = "cpu") -> Image:
 def is_skull_stripped(image: Image) -> bool:
     """Whether a scan shows a brain and nothing else.
 
-    True if all of this holds: one grey value (nearly always 0) covers the borders of the image but for a brain stem, and
-    a quarter of it in all; and what remains has the volume of a brain. A head whose air was set to 0, de-faced or not,
-    has twice the volume of its brain.
+    True if one grey value (nearly always 0) covers the border of the image, but for a brain stem, and what remains has
+    the volume of a brain. A head whose air was set to 0, de-faced or not, has twice the volume of its brain.
     """
-    tissue = _not_background(data(image))
-    faces = [np.take(tissue, index, axis) for axis in range(3) for index in (0, -1)]
-    if max(face.mean() for face in faces) > MAX_BORDER_TISSUE or 1 - tissue.mean() < MIN_BACKGROUND:
+    steps = [max(1, int(COARSE_MM / size)) for size in image.header.get_zooms()[:3]]
+    coarse = image.slicer[:: steps[0], :: steps[1], :: steps[2]]
+    tissue = _not_background(data(coarse))
+    if max(face.mean() for face in _faces(tissue)) > MAX_BORDER_TISSUE:
         return False
-    volume = _volume_ml(_one_piece(like(image, tissue)))
+    volume = _volume_ml(_one_piece(like(coarse, tissue)))
     return BRAIN_VOLUME_ML[0] < volume < BRAIN_VOLUME_ML[1]
 
 
@@ -142,23 +143,32 @@ def weights_sha256() -> str:
     return digest.hexdigest()
 
 
+def _faces(values: np.ndarray) -> list[np.ndarray]:
+    """The six outer planes of a volume."""
+    return [np.take(values, index, axis) for axis in range(3) for index in (0, -1)]
+
+
 def _not_background(values: np.ndarray) -> np.ndarray:
     """Voxels that differ from the commonest value of the border."""
-    border = np.concatenate([np.take(values, index, axis).ravel() for axis in range(3) for index in (0, -1)])
-    levels, counts = np.unique(border, return_counts=True)
-    background = levels[counts.argmax()]
-    contrast = np.abs(values - background)
+    levels, counts = np.unique(np.concatenate([face.ravel() for face in _faces(values)]), return_counts=True)
+    contrast = np.abs(values - levels[counts.argmax()])
     return contrast > BACKGROUND_TOLERANCE * np.percentile(contrast, 99)
 
 
 def _one_piece(mask: Image) -> Image:
     """The largest component of a mask, without holes, as uint8."""
-    labels, count = ndimage.label(data(mask) > 0)
-    if count == 0:
-        return mask
+    inside = data(mask) > 0
+    if not inside.any():
+        return like(mask, inside)
+    box = ndimage.find_objects(inside)[0]
+    labels, _ = ndimage.label(inside[box])
     largest = labels == 1 + np.bincount(labels.ravel())[1:].argmax()
-    return like(mask, ndimage.binary_fill_holes(largest))
+    # a hole is what cannot be reached from outside; ten times faster than binary_fill_holes
+    outside, _ = ndimage.label(np.pad(~largest, 1, constant_values=True))
+    filled = np.zeros(mask.shape, bool)
+    filled[box] = (outside != outside[0, 0, 0])[1:-1, 1:-1, 1:-1]
+    return like(mask, filled)
 
 
 def _volume_ml(mask: Image) -> float:
-    return float(np.count_nonzero(data(mask)) * voxel_volume_mm3(mask) / 1000)
+    return float(np.count_nonzero(data(mask, np.uint8)) * voxel_volume_mm3(mask) / 1000)

@@ -141,9 +141,9 @@ def build_card(name: str, version: str, commit: str, steps: dict[str, int]) -> d
         "spacing_mm": [2.0, 2.0, 2.0],
         "parameters": 887112,
         "training_data": TRAINING_DATA,
-        "recipe": "bids_app.training.trainer.SyntheticLesionTrainer: nnU-Net's PlainConvUNet, Dice and cross-entropy "
-        "with deep supervision; an endless series of synthetic scans; AdamW; "
-        "Dice that also judges healthy scans; running average of the weights",
+        "recipe": "bids_app.training.trainer.SyntheticLesionTrainer: nnU-Net's PlainConvUNet, Dice and top-k "
+        "cross-entropy (k = 2 %) with deep supervision; an endless series of synthetic scans; AdamW; "
+        "running average of the weights",
         "commit": commit,
         "steps": steps,
         "threshold": 0.5,

@@ -12,7 +12,8 @@ import nibabel as nib
 import numpy as np
 import torch
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
-from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from nnunetv2.training.loss.compound_losses import DC_and_topk_loss
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from torch import Generator, Tensor
@@ -22,8 +23,8 @@ from bids_app.training.alignment import to_ras_zyx
 from bids_app.training.anatomy import LesionMask
 from bids_app.training.synthesis import Recipe, Source, SynthScan
 
-HEALTHY_SHARE = 1 / 600
-"""Share of the patch (8 mL) that, falsely marked in a healthy scan, costs half of the Dice."""
+HARDEST_PERCENT = 2
+"""2 % of the patch is 98 mL: cross-entropy is taken over as many voxels as a large lesion has."""
 
 
 @dataclass(frozen=True)
@@ -134,27 +135,11 @@ def cycle(batches: Sequence[dict]) -> Iterator[dict]:
         yield from batches
 
 
-class HealthyAwareDice(MemoryEfficientSoftDiceLoss):
-    """nnU-Net's Dice of a scan with lesions; a healthy scan is judged by the volume falsely marked.
-
-    At batch size 1 nnU-Net's Dice has no gradient for a healthy scan, and cross-entropy alone hardly feels a false
-    lesion of some millilitres. A larger smoothing term for all scans is no way out: it made the network mark nothing.
-    """
-
-    def forward(self, x: Tensor, y: Tensor, loss_mask: Tensor | None = None) -> Tensor:
-        """Negative soft Dice, -1 to 0, of logits ``(b, 2, z, y, x)`` and labels ``(b, 1, z, y, x)``."""
-        marked, truth = self.apply_nonlin(x)[:, 1:], (y > 0).float()
-        axes = tuple(range(1, x.ndim))
-        overlap, size, true_size = (marked * truth).sum(axes), marked.sum(axes), truth.sum(axes)
-        healthy = torch.full_like(size, HEALTHY_SHARE * truth[0].numel())
-        smooth = torch.where(true_size > 0, torch.full_like(size, self.smooth), healthy)
-        return -((2 * overlap + smooth) / (size + true_size + smooth)).mean()
-
-
 class SyntheticLesionTrainer(nnUNetTrainer):
-    """nnU-Net's trainer with its network, loss and deep supervision, but synthetic data and a CPU-sized schedule.
+    """nnU-Net's trainer with its network and deep supervision, but synthetic data and a CPU-sized schedule.
 
-    Overridden: where batches come from (synthesis, a fixed validation set), the optimizer (AdamW: SGD with momentum
+    Overridden: where batches come from (synthesis, a fixed validation set), the loss (Dice and nnU-Net's own top-k
+    cross-entropy), the optimizer (AdamW: SGD with momentum
     0.99 needs far more steps than a CPU has time for), the schedule (by wall-clock), and a running average of the
     weights. ``attach`` must be called before ``run_training``.
     """
@@ -199,11 +184,20 @@ class SyntheticLesionTrainer(nnUNetTrainer):
         return optimizer, _LevelRate()
 
     def _build_loss(self) -> torch.nn.Module:
-        """nnU-Net's loss with a Dice that also judges healthy scans."""
-        loss = super()._build_loss()
-        inner = loss.loss if self.enable_deep_supervision else loss
-        inner.dc = HealthyAwareDice(**{name: getattr(inner.dc, name) for name in ("apply_nonlin", "do_bg", "smooth")})
-        return loss
+        """nnU-Net's Dice and top-k cross-entropy, which looks at the hardest 2 % of the voxels.
+
+        At batch size 1 the Dice of a healthy scan has no gradient, and cross-entropy averaged over the whole patch
+        hardly feels some millilitres missed or falsely marked. Smoothing the Dice was tried instead: the network then
+        marked less and less.
+        """
+        loss = DC_and_topk_loss(
+            {"batch_dice": False, "smooth": 1e-5, "do_bg": False, "ddp": False}, {"k": HARDEST_PERCENT}
+        )
+        if not self.enable_deep_supervision:
+            return loss
+        weights = np.array([0.5**level for level in range(len(self._get_deep_supervision_scales()))])
+        weights[-1] = 0.0  # as nnU-Net does: the coarsest output is not judged
+        return DeepSupervisionWrapper(loss, weights / weights.sum())
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:
         """No mirroring at inference: synthesis mirrors lesions, and one pass is fast."""

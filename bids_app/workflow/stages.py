@@ -17,14 +17,17 @@ from bids_app.errors import VisitError
 from bids_app.images import Image
 from bids_app.lesion.components import Lesions, find_lesions, lesions_of_mask
 from bids_app.lesion.model import LesionModel
+from bids_app.measures.overlap import dice
 from bids_app.measures.volumes import side_volumes, volume_ml
 from bids_app.preprocessing import brain, headers, transforms
 from bids_app.preprocessing.bias import correct_bias
+from bids_app.preprocessing.checks import Check
 from bids_app.preprocessing.coregistration import register_flair
-from bids_app.preprocessing.normalization import normalize_brain, reuse_transforms, to_pose
-from bids_app.preprocessing.templates import load_template
+from bids_app.preprocessing.normalization import Normalization, to_pose
+from bids_app.preprocessing.normalization import normalize as normalize_brain
+from bids_app.preprocessing.templates import Template, load_template
 from bids_app.settings import DEFAULT_SPACE
-from bids_app.study.models import Problem, Severity, Visit
+from bids_app.study.models import Problem, Reuse, Severity, Visit
 from bids_app.workflow import tools
 from bids_app.workflow.job import Job
 
@@ -34,7 +37,7 @@ def prepare(job: Job, folder: Path) -> Prepared:
     visit = job.visit
     t1w = headers.clean(visit.reuse.t1w or visit.t1w.path)
     stripped = _is_stripped(t1w.image, job.settings.skull_stripped)
-    mask, mask_problems = _brain_mask(t1w.image, stripped, job)
+    mask = _brain_mask(t1w.image, stripped, job)
     corrected = t1w.image if visit.reuse.t1w else correct_bias(t1w.image, mask)
     prepared = Prepared(
         visit=visit,
@@ -42,7 +45,7 @@ def prepare(job: Job, folder: Path) -> Prepared:
         brain_mask=images.save(mask, folder / "brain_mask.nii.gz"),
         brain_volume_ml=volume_ml(mask),
         skull_stripped=stripped,
-        problems=t1w.problems + mask_problems,
+        problems=t1w.problems,
     )
     return prepared if visit.flair is None else _with_flair(prepared, corrected, mask, folder)
 
@@ -51,16 +54,15 @@ def _is_stripped(t1w: Image, wanted: str) -> bool:
     return brain.is_skull_stripped(t1w) if wanted == "auto" else wanted == "yes"
 
 
-def _brain_mask(t1w: Image, stripped: bool, job: Job) -> tuple[Image, tuple[Problem, ...]]:
+def _brain_mask(t1w: Image, stripped: bool, job: Job) -> Image:
     """The mask of another pipeline, of a scan that came without skull, or of the brain extraction."""
     if path := job.visit.reuse.brain_mask:
         reused = images.resample(headers.clean(path).image, t1w, order=0)
-        return images.like(t1w, images.data(reused) > 0.5), ()
+        return images.like(t1w, images.data(reused) > 0.5)
     if stripped:
-        return brain.mask_of_stripped(t1w), ()
+        return brain.stripped_brain_mask(t1w)
     with tools.exclusive_device(job.settings):
-        mask = tools.brain_extractor(job.settings.device)(t1w)
-    return mask, brain.mask_problems(mask)
+        return tools.brain_extractor(job.settings.device)(t1w)
 
 
 def _with_flair(prepared: Prepared, t1w: Image, mask: Image, folder: Path) -> Prepared:
@@ -204,7 +206,7 @@ def _normalize_to(
     t1w, mask = images.load(prepared.t1w), images.load(prepared.brain_mask)
     lesion, template = images.load(segmented.mask), load_template(space)
     if visit.reuse.standard_space == space:
-        found = reuse_transforms(visit.reuse.to_standard, visit.reuse.from_standard, mask, template)
+        found = _reused_transforms(visit.reuse, mask, template)
     else:
         initial = np.array(posed.matrix)
         found = normalize_brain(_masked(t1w, mask), mask, lesion, template, initial, folder)
@@ -224,6 +226,14 @@ def _normalize_to(
         lesion_mask=carried(lesion, "lesion_mask.nii.gz", "nearest"),
         probability=probability and carried(probability, "lesion_probability.nii.gz", "linear"),
     )
+
+
+def _reused_transforms(reuse: Reuse, mask: Image, template: Template) -> Normalization:
+    """The transforms of another pipeline; how well they fit is measured, but they are not judged."""
+    moved = transforms.apply_itk(mask, reuse.to_standard, template.t1w, "nearest")
+    overlap = dice(images.data(moved) > 0, images.data(template.brain_mask) > 0)
+    check = Check("reused", overlap, overlap, "The transforms were made by another pipeline.")
+    return Normalization(reuse.to_standard, reuse.from_standard, check)
 
 
 def locate(segmented: Segmented, normalized: tuple[Normalized, ...]) -> Segmented:

@@ -10,21 +10,11 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
-from nnunetv2.utilities.helpers import softmax_helper_dim1
 
 from bids_app.errors import NoInputError
 from bids_app.training import embed, plans, run, synthesis
 from bids_app.training.real_heads import POSE_AFFINE, POSE_SHAPE
-from bids_app.training.trainer import (
-    HealthyAwareDice,
-    Material,
-    Schedule,
-    fit_patch,
-    lesion_probability,
-    preprocess,
-    scan_number,
-)
+from bids_app.training.trainer import Material, Schedule, fit_patch, lesion_probability, preprocess, scan_number
 from tests.training.heads import toy_head, toy_lesion, toy_source
 
 TINY = plans.NetworkSize(features=(4, 6, 8), encoder_convs=(1, 1, 1), decoder_convs=(1, 1))
@@ -105,15 +95,18 @@ def test_rate_warms_up_stays_and_falls():
     assert schedule.factor(500, 1.2) == pytest.approx(0.01)
 
 
-def test_dice_judges_lesions_as_nnunet_does_and_healthy_scans_by_what_is_marked():
-    options = {"apply_nonlin": softmax_helper_dim1, "do_bg": False, "smooth": 1e-5}
-    ours, stock = HealthyAwareDice(**options), MemoryEfficientSoftDiceLoss(**options, ddp=False)
-    logits = torch.randn(1, 2, 10, 12, 10, generator=torch.Generator().manual_seed(0))
-    target = torch.zeros(1, 1, 10, 12, 10)
-    clean = torch.cat([torch.full_like(target, 20.0), torch.full_like(target, -20.0)], dim=1)
-    assert ours(clean, target) == pytest.approx(-1) and ours(logits, target) > -0.05
-    target[..., 3:7, 3:7] = 1
-    assert torch.allclose(ours(logits, target), stock(logits, target))
+def test_loss_feels_what_is_missed_and_what_is_falsely_marked(results: Path):
+    trainer = run.make_trainer(results.parents[1], 0, material(), Schedule(), size=TINY)
+    trainer.initialize()
+    empty, sick = torch.zeros(1, 1, *synthesis.PATCH), torch.zeros(1, 1, *synthesis.PATCH)
+    sick[..., 30:44, 30:44, 30:44] = 1  # 22 mL
+    nothing, marked = (5 * torch.cat([1 - 2 * mask, 2 * mask - 1], dim=1) for mask in (empty, sick))
+
+    def loss(output, target):
+        return float(trainer.loss([output, output[..., ::2, ::2, ::2]], [target, target[..., ::2, ::2, ::2]]))
+
+    assert loss(nothing, empty) < 0.1 and loss(marked, sick) < -0.9
+    assert loss(marked, empty) > 1 and loss(nothing, sick) > 1
 
 
 def test_the_default_network_has_the_size_it_promises():
