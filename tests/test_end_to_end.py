@@ -219,3 +219,17 @@ def wait_for(folder: Path, pattern: str, seconds: float = 180) -> Path:
             return found
         time.sleep(0.05)
     raise AssertionError(f"no {pattern} in {folder}")
+
+
+def test_a_nipype_plugin_does_the_same(dataset: Path, drawn: Path):
+    plugin, out = dataset / "plugin.yml", dataset / "plugin"
+    plugin.write_text("plugin: MultiProc\nplugin_args:\n  n_procs: 2\n")
+    run = app(
+        dataset / "bids", out, "participant", "--participant-label", "01", "--lesion-model", dataset / "tiny",
+        "--derivatives", f"manual={dataset / 'manual'}", "--no-normalization", "--use-plugin", plugin,
+        "--work-dir", dataset / "work-plugin", *OPTIONS,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    mask = "sub-01_ses-1_space-T1w_label-L_desc-nnunet_mask.nii.gz"
+    found = nib.load(out / "sub-01" / "ses-1" / "anat" / mask)
+    assert np.array_equal(images.data(found), images.data(nib.load(drawn / mask)))

@@ -108,7 +108,7 @@ def _prove(index: int) -> None:
         ones = torch.ones(1, 1, 4, 4, 4, device=f"cuda:{index}")
         total = torch.nn.functional.conv3d(ones, ones[..., :2, :2, :2]).sum().item()
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UnavailableError(f"The GPU cuda:{index} cannot compute: {reason}.", _architectures(index)) from error
     if total != 216.0:  # 27 positions of a 2x2x2 kernel of ones
         raise UnavailableError(f"The GPU cuda:{index} computes wrong numbers.", "Use another GPU or --device cpu.")

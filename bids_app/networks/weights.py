@@ -47,6 +47,8 @@ def load_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
             content = torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         raise _refusal(path, error) from error
+    except PermissionError as error:
+        raise ConfigError(f"The checkpoint {path} may not be read.", "Change its permissions.") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
         raise ConfigError(f"The checkpoint {path} is damaged or incomplete.", "Copy or download it again.") from error
     if not isinstance(content, dict):

@@ -17,7 +17,7 @@ import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
 from bids_app.images import Image, data
-from bids_app.preprocessing.itk import RAS_TO_LPS, push_matrix, to_itk
+from bids_app.preprocessing.itk import RAS_TO_LPS, from_itk, push_matrix, to_itk
 
 Metric = Literal["mutual information", "correlation"]
 Freedom = Literal["rigid", "affine"]
@@ -29,13 +29,34 @@ HISTOGRAM_BINS = 32
 SAMPLES = 60_000  # voxels that the metric looks at: more did not move the result by 0.05 mm
 
 
+class Pyramid:
+    """One image at several resolutions, each made when first asked for.
+
+    Attributes
+    ----------
+    centre : array of shape (3,)
+        World position in mm (RAS) of the intensity-weighted centre.
+    """
+
+    def __init__(self, image: Image):
+        self._levels = {FINE_MM: downsample(to_itk(image), FINE_MM)}
+        self.centre = centre_of_mass(from_itk(self._levels[FINE_MM]))
+
+    def at(self, spacing_mm: float) -> sitk.Image:
+        """The image on cubic voxels of `spacing_mm`, at least `FINE_MM`."""
+        if spacing_mm not in self._levels:
+            self._levels[spacing_mm] = downsample(self._levels[FINE_MM], spacing_mm)
+        return self._levels[spacing_mm]
+
+
 def register(
-    fixed: Image,
-    moving: Image,
+    fixed: Pyramid,
+    moving: Pyramid,
     starts: Iterable[np.ndarray],
     freedom: Freedom = "rigid",
     metric: Metric = "mutual information",
     fixed_mask: Image | None = None,
+    moving_mask: Image | None = None,
 ) -> np.ndarray:
     """The best matrix from `moving` to `fixed` that any of the starts leads to.
 
@@ -43,8 +64,8 @@ def register(
     ----------
     starts : iterable of arrays of shape (4, 4)
         First guesses, RAS mm, moving to fixed (push).
-    fixed_mask : Image, optional
-        Voxels of `fixed` to look at; all by default.
+    fixed_mask, moving_mask : Image, optional
+        Voxels to look at; all by default.
 
     Returns
     -------
@@ -56,11 +77,11 @@ def register(
     RuntimeError
         From SimpleITK, if the images do not overlap at any start.
     """
-    mask = None if fixed_mask is None else to_itk(fixed_mask, np.uint8)
+    masks = [None if mask is None else to_itk(mask, np.uint8) for mask in (fixed_mask, moving_mask)]
     coarse, middle, fine = (
-        _Problem(downsample(fixed, mm), downsample(moving, mm), mask, metric, mm) for mm in (COARSE_MM, MIDDLE_MM, FINE_MM)
+        _Problem(fixed.at(mm), moving.at(mm), *masks, metric, mm) for mm in (COARSE_MM, MIDDLE_MM, FINE_MM)
     )
-    centre = RAS_TO_LPS[:3, :3] @ centre_of_mass(fixed)
+    centre = RAS_TO_LPS[:3, :3] @ fixed.centre
     guesses = sorted((_itk_start(start, centre, freedom) for start in starts), key=coarse.value)
     best = min((middle.optimise(guess, 60) for guess in guesses[:STARTS_KEPT]), key=middle.value)
     return push_matrix(fine.optimise(best, 40))
@@ -72,7 +93,8 @@ class _Problem:
 
     fixed: sitk.Image
     moving: sitk.Image
-    mask: sitk.Image | None
+    fixed_mask: sitk.Image | None
+    moving_mask: sitk.Image | None
     metric: Metric
     spacing_mm: float
 
@@ -82,8 +104,10 @@ class _Problem:
             method.SetMetricAsCorrelation()
         else:
             method.SetMetricAsMattesMutualInformation(HISTOGRAM_BINS)
-        if self.mask is not None:
-            method.SetMetricFixedMask(self.mask)
+        if self.fixed_mask is not None:
+            method.SetMetricFixedMask(self.fixed_mask)
+        if self.moving_mask is not None:
+            method.SetMetricMovingMask(self.moving_mask)
         method.SetInterpolator(sitk.sitkLinear)
         method.SetInitialTransform(transform, inPlace=True)
         return method
@@ -139,19 +163,17 @@ def centre_of_mass(image: Image) -> np.ndarray:
     return image.affine[:3, :3] @ voxel + image.affine[:3, 3]
 
 
-def downsample(image: Image, spacing_mm: float) -> sitk.Image:
-    """`image` smoothed and sampled on a cubic grid along its own axes; finer axes only (5 mm slices are interpolated)."""
-    itk = to_itk(image)
-    sizes = np.array(itk.GetSpacing())
-    # the blur that takes a voxel of one size to another, as in FreeSurfer and TorchIO: variances of box filters subtract
+def downsample(image: sitk.Image, spacing_mm: float) -> sitk.Image:
+    """`image` blurred and sampled on cubic voxels along its own axes; axes that are coarser (5 mm slices) are interpolated."""
+    sizes = np.array(image.GetSpacing())
+    # the blur that turns voxels of one size into voxels of another: the variances of their point spreads subtract
     sigma = np.sqrt(np.maximum(spacing_mm**2 - sizes**2, 0) / (8 * np.log(2)))
     for axis in np.flatnonzero(sigma > 0.2 * sizes):
-        itk = sitk.RecursiveGaussian(itk, float(sigma[axis]), False, sitk.RecursiveGaussianImageFilter.ZeroOrder, int(axis))
-    shape = np.maximum(np.ceil(np.array(itk.GetSize()) * sizes / spacing_mm), 1).astype(int)
-    origin = itk.TransformContinuousIndexToPhysicalPoint(((spacing_mm / sizes - 1) / 2).tolist())
-    return sitk.Resample(
-        itk, shape.tolist(), sitk.Transform(), sitk.sitkLinear, origin, [spacing_mm] * 3, itk.GetDirection(), 0.0
-    )
+        image = sitk.RecursiveGaussian(image, float(sigma[axis]), direction=int(axis))
+    shape = np.maximum(np.ceil(np.array(image.GetSize()) * sizes / spacing_mm), 1).astype(int).tolist()
+    origin = image.TransformContinuousIndexToPhysicalPoint(((spacing_mm / sizes - 1) / 2).tolist())
+    grid = (sitk.Transform(), sitk.sitkLinear, origin, [spacing_mm] * 3, image.GetDirection(), 0.0)
+    return sitk.Resample(image, shape, *grid)
 
 
 def _itk_start(matrix: np.ndarray, centre: np.ndarray, freedom: Freedom) -> sitk.Transform:

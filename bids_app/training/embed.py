@@ -131,7 +131,7 @@ def write_json(path: Path, content: dict) -> None:
     partial.replace(path)
 
 
-def build_card(name: str, version: str, commit: str, steps: dict[str, int]) -> dict:
+def build_card(name: str, version: str, commit: str, note: str, steps: dict[str, int]) -> dict:
     """The model's card; ``evaluate`` fills in threshold, smallest lesion and scores."""
     return {
         "name": name,
@@ -145,6 +145,7 @@ def build_card(name: str, version: str, commit: str, steps: dict[str, int]) -> d
         "cross-entropy (k = 2 %) with deep supervision; an endless series of synthetic scans; AdamW; "
         "running average of the weights",
         "commit": commit,
+        "note": note,
         "steps": steps,
         "threshold": 0.5,
         "min_volume_mm3": 0.0,
@@ -154,7 +155,7 @@ def build_card(name: str, version: str, commit: str, steps: dict[str, int]) -> d
     }
 
 
-def embed(results: Path, model: Path, version: str = "0.1.0", commit: str = "") -> None:
+def embed(results: Path, model: Path, version: str = "0.1.0", commit: str = "", note: str = "") -> None:
     """Write the model folder from all folds that were trained.
 
     Parameters
@@ -164,8 +165,8 @@ def embed(results: Path, model: Path, version: str = "0.1.0", commit: str = "") 
     model : Path
         Model folder to write: the same names, weights in fp16, and ``card.json``. Scores and threshold of an
         earlier card are dropped, since they belong to other weights.
-    version, commit : str
-        For the card.
+    version, commit, note : str
+        For the card; the note tells what was special about this training.
 
     Raises
     ------
@@ -178,7 +179,7 @@ def embed(results: Path, model: Path, version: str = "0.1.0", commit: str = "") 
     steps = {f"fold_{fold}": embed_fold(results, fold, model) for fold in folds}
     for name in ("plans.json", "dataset.json"):
         write_json(model / name, json.loads((results / name).read_text()))
-    write_json(model / "card.json", build_card(model.name, version, commit, steps))
+    write_json(model / "card.json", build_card(model.name, version, commit, note, steps))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -188,8 +189,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("model", type=Path, help="model folder to write; its name becomes the model's name")
     parser.add_argument("--version", default="0.1.0", help="for the card (default: %(default)s)")
     parser.add_argument("--commit", default="", help="commit of the code that trained it, for the card")
+    parser.add_argument("--note", default="", help="what was special about this training, for the card")
     options = parser.parse_args(arguments)
-    embed(options.results, options.model, options.version, options.commit)
+    embed(options.results, options.model, options.version, options.commit, options.note)
 
 
 if __name__ == "__main__":

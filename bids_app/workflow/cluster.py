@@ -45,12 +45,14 @@ def process_with_plugin(jobs: Sequence[Job], settings: Settings) -> Iterator[Out
     from bids_app.workflow.graph import visit_workflow
 
     plugin = read_plugin(settings.plugin_file)
-    everything = pe.Workflow(name="afterstroke", base_dir=str(settings.work_dir))
     for job in jobs:
         worker.prepare(job)
-        everything.add_nodes([visit_workflow(job, job.work_folder, name=job.visit.label.replace("-", ""))])
     config.set("execution", "poll_sleep_duration", str(POLL_SECONDS))
     config.set("execution", "stop_on_first_crash", str(settings.stop_on_first_crash).lower())
+    # made after nipype is configured: a workflow keeps the configuration it was born with
+    everything = pe.Workflow(name="afterstroke", base_dir=str(_base_folder(jobs)))
+    for job in jobs:
+        everything.add_nodes([visit_workflow(job, job.work_folder, name=job.work_folder.name.replace("-", ""))])
     started = time.time()
     failure: Exception | None = None
     try:
@@ -65,3 +67,8 @@ def process_with_plugin(jobs: Sequence[Job], settings: Settings) -> Iterator[Out
         message, code = worker.explain(job, failure or RuntimeError("the visit was not run"))
         deliver_failure(job, message)
         yield Outcome(job.visit.label, time.time() - started, {}, message, code or ExitCode.VISIT_FAILED)
+
+
+def _base_folder(jobs: Sequence[Job]) -> Path:
+    """Work folder of the joined graph; inside it, visits are named by label and fingerprint, as alone."""
+    return jobs[0].work_folder.parent

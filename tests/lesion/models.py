@@ -73,7 +73,7 @@ def write_model(
 
 
 def head(shape: tuple[int, int, int] = (52, 60, 48), spacing: float = 1.0, seed: int = 0, contrast: int = 1) -> Image:
-    """A smooth random brain of one contrast: an ellipsoid of positive values, zero around it, RAS+."""
+    """A smooth random brain of one contrast: an ellipsoid of positive values with a hole, zero around it, RAS+."""
     from scipy import ndimage
 
     random = np.random.default_rng(seed)
@@ -82,6 +82,8 @@ def head(shape: tuple[int, int, int] = (52, 60, 48), spacing: float = 1.0, seed:
     texture = ndimage.gaussian_filter(random.normal(size=shape), 2.0)
     ramp = grid[0] * 0.5 + grid[1] * 0.3 - grid[2] * 0.2
     values = np.where(inside, 100 + 40 * contrast * ramp + 400 * texture, 0).astype(np.float32)
+    hole = tuple(slice(size // 3, size // 2) for size in shape)
+    values[hole] = 0  # counts as brain for nnU-Net, which fills the holes of its mask
     affine = np.diag([spacing, spacing, spacing, 1.0])
     affine[:3, 3] = -np.array(shape) * spacing / 2
     return on_affine(values, affine)

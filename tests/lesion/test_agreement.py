@@ -25,6 +25,7 @@ FLAIR = head(SHAPE, seed=1, contrast=-1)
 MODELS = {
     "plain, other spacing": {"mirror_axes": (0, 1, 2)},
     "residual, other spacing": {"architecture": "ResidualEncoderUNet", "mirror_axes": (0, 1, 2)},
+    "residual encoder and decoder": {"architecture": "ResidualUNet", "folds": ("0",)},
     "larger than the patch, two channels": {
         "spacing": (1.0, 1.0, 1.0),
         "channels": ("T1", "FLAIR"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -94,12 +95,13 @@ def test_a_voxel_exactly_at_the_threshold_is_lesion(threshold):
 
 
 @pytest.mark.parametrize(
-    ("spacing", "voxels"), [((1, 1, 1), 10), ((1.25, 1.25, 1.6), 4), ((0.1, 1, 1), 100), ((0.7, 1.1, 0.3), None)]
+    ("spacing", "voxels", "least"),
+    [((1, 1, 1), 10, 10), ((1.25, 1.25, 1.6), 4, 10), ((0.1, 1, 1), 100, 10), ((0.9, 0.9, 0.9), 10, 7.29)],
 )
-def test_a_lesion_of_exactly_the_minimum_volume_stays(spacing, voxels):
-    least = 10.0 if voxels else 6 * 0.7 * 1.1 * 0.3
+def test_a_lesion_of_exactly_the_minimum_volume_stays(spacing, voxels, least):
+    spacing = [float(np.float32(side)) for side in spacing]  # as it is read from a file
     values = np.zeros((120, 4, 4))
-    values[2 : 2 + (voxels or 6), 1, 1] = 1
+    values[2 : 2 + voxels, 1, 1] = 1
     assert len(find_lesions(grid(values, spacing), 0.5, least).lesions) == 1
     values[2, 1, 1] = 0
     assert len(find_lesions(grid(values, spacing), 0.5, least).lesions) == 0
@@ -139,3 +141,13 @@ def test_standard_coordinates_are_added(probability):
     assert [lesion.mni_mm for lesion in found.lesions] == [(1.0, 2.0, 3.0), (4.0, 5.0, 6.0)]
     with pytest.raises(ValueError):
         found.with_mni(np.zeros((1, 3)))
+
+
+def test_real_strokes_of_the_left_hemisphere_are_on_the_left(test_data):
+    """The LESYMAP masks are chronic strokes of the left hemisphere, in MNI space."""
+    masks = sorted((test_data / "lesion_masks" / "lesymap").glob("*.nii.gz"))[:5]
+    if not masks:
+        pytest.skip("no LESYMAP masks in the test data")
+    largest = [lesions_of_mask(nib.load(path)).lesions[0] for path in masks]
+    assert [lesion.hemisphere for lesion in largest] == ["L"] * len(masks)
+    assert all(lesion.centroid_mm[0] < -15 for lesion in largest)

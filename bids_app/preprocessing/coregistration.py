@@ -1,0 +1,73 @@
+"""FLAIR to T1w of the same visit: rigid, by mutual information, whole heads allowed."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+from bids_app.images import Image, data, like, resample
+from bids_app.preprocessing import linear
+from bids_app.preprocessing.checks import COMPARE_MM, FLAIR_LIMITS, Measured, Registration, first_that_passes, local_correlation
+from bids_app.preprocessing.itk import from_itk
+from bids_app.preprocessing.transforms import apply_linear
+
+#: The metric looks at the brain and this much around it: skull and scalp help, jaw and neck may have moved.
+MARGIN_MM = 10.0
+#: Rotations tried in all combinations from the headers' alignment and from that of the centres.
+LIKELY_DEGREES = (-24.0, -8.0, 8.0, 24.0)
+#: The second try: anything a wrong header can do.
+ANY_DEGREES = (-90.0, -45.0, 0.0, 45.0, 90.0, 180.0)
+
+
+def register_flair(flair: Image, t1w: Image, t1w_mask: Image) -> Registration:
+    """Rigid registration of a FLAIR to a T1w.
+
+    The headers are not trusted: positions and rotations around them and around the centres of mass are tried. The second
+    try looks at the brain alone and at any rotation.
+
+    Parameters
+    ----------
+    flair, t1w : Image
+        Heads or brains, any grids, up to 7 mm slices.
+    t1w_mask : Image
+        Brain mask on the grid of the T1w.
+
+    Returns
+    -------
+    Registration
+        ``matrix`` carries the FLAIR to the T1w; ``check`` against `checks.FLAIR_LIMITS`.
+
+    References
+    ----------
+    Mattes et al., PET-CT image registration in the chest using free-form deformations, IEEE Trans. Med. Imaging 2003.
+    """
+    t1w, flair = linear.Pyramid(t1w), linear.Pyramid(flair)
+    compared = from_itk(t1w.at(COMPARE_MM))
+    brain = resample(t1w_mask, compared, order=0)
+    around = like(brain, ndimage.distance_transform_edt(data(brain) == 0) * COMPARE_MM <= MARGIN_MM)
+
+    def likely() -> np.ndarray:
+        return linear.register(t1w, flair, _starts(t1w, flair, LIKELY_DEGREES), fixed_mask=around)
+
+    def anything() -> np.ndarray:
+        return linear.register(t1w, flair, _starts(t1w, flair, ANY_DEGREES), fixed_mask=brain)
+
+    def measure(matrix: np.ndarray) -> Measured:
+        return _measure(from_itk(flair.at(COMPARE_MM)), compared, data(brain) > 0, matrix)
+
+    matrix, check = first_that_passes((likely, anything), measure, FLAIR_LIMITS)
+    return Registration(np.eye(4) if matrix is None else matrix, check)
+
+
+def _starts(t1w: linear.Pyramid, flair: linear.Pyramid, degrees: tuple[float, ...]) -> list[np.ndarray]:
+    """Positions by header and by centres of mass, each turned in all combinations of `degrees`."""
+    shift = linear.translation(t1w.centre - flair.centre)
+    return [turned for start in (np.eye(4), shift) for turned in linear.rotations_about(start, t1w.centre, degrees)]
+
+
+def _measure(flair: Image, t1w: Image, brain: np.ndarray, matrix: np.ndarray) -> Measured:
+    """Share of the brain inside the FLAIR's tissue, and local correlation there."""
+    moved = apply_linear(flair, matrix, t1w, order=1)
+    tissue = data(moved) > 0.1 * np.percentile(data(flair), 98)
+    covered = brain & ndimage.binary_fill_holes(tissue)
+    return Measured(np.count_nonzero(covered) / np.count_nonzero(brain), local_correlation(t1w, moved, covered))
