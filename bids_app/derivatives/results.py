@@ -122,18 +122,22 @@ class Normalized:
 
     Attributes
     ----------
-    forward, inverse : Path
+    check : Check
+        Where it is not usable, there is nothing else: a failed registration leaves no images.
+    forward, inverse : Path or None
         ITK transforms from T1w to the standard space and back.
+    t1w, brain_mask, lesion_mask, probability : Path or None
+        The native images, carried there.
     """
 
     space: str
-    forward: Path
-    inverse: Path
     check: Check
-    t1w: Path
-    brain_mask: Path
-    lesion_mask: Path
-    probability: Path | None
+    forward: Path | None = None
+    inverse: Path | None = None
+    t1w: Path | None = None
+    brain_mask: Path | None = None
+    lesion_mask: Path | None = None
+    probability: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,8 @@ def visit_files(
     yield from _native_scans(prepared, provenance)
     yield from _lesions(prepared, segmented, provenance)
     for space in normalized:
-        yield from _standard_space(prepared, segmented, space, provenance)
+        if space.check.usable:
+            yield from _standard_space(prepared, segmented, space, provenance)
 
 
 def write_files(out_dir: Path, files: Iterator[OutputFile]) -> dict[str, str]:

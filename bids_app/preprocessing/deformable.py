@@ -7,64 +7,143 @@ inside the mask follows from its surroundings alone.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import SimpleITK as sitk
 
+#: Iterations after which masked voxels are filled anew.
+REFILL = 10
+#: Landmarks of the histograms that are matched before intensities are compared.
+QUANTILES = 33
+#: Voxels whose Jacobian is below this are smoothed until it is not, so that nothing folds.
+MIN_JACOBIAN = 0.05
+MAX_UNFOLDINGS = 30
+INVERSION_STEPS = 20
+
 
 @dataclass(frozen=True)
-class Schedule:
-    """One resolution of the registration.
+class Level:
+    """One resolution of the registration; all images share one grid.
 
     Attributes
     ----------
-    spacing_mm : float
+    target, source : SimpleITK.Image
+        Brain-only template, and brain after the affine; background 0.
+    excluded : SimpleITK.Image or None
+        1 where `source` must not drive the deformation, 0 elsewhere.
     iterations : int
-    smoothing_voxels : float
-        Standard deviation of the Gaussian that keeps the field smooth, applied to the whole field at every iteration.
+    smoothing : float
+        Standard deviation, in voxels, of the Gaussian that smooths the whole field at every iteration.
     """
 
-    spacing_mm: float
+    target: sitk.Image
+    source: sitk.Image
+    excluded: sitk.Image | None
     iterations: int
-    smoothing_voxels: float
+    smoothing: float
 
 
-#: Iterations after which masked voxels are filled anew.
-REFILL = 10
-#: Landmarks of the histograms that are matched before the intensities are compared.
-QUANTILES = 33
-#: Folded voxels (Jacobian below this) are smoothed away.
-MIN_JACOBIAN = 0.05
-INVERSION_STEPS = 15
-
-
-def register_field(
-    fixed: dict[float, sitk.Image], moving: dict[float, sitk.Image], excluded: sitk.Image | None, schedule: tuple[Schedule, ...]
-) -> sitk.Image:
-    """Displacement field that pulls `moving` onto `fixed`.
-
-    Parameters
-    ----------
-    fixed, moving : dict of float to Image
-        Brain-only template and brain by voxel size, on one grid at each size (the affine applied), background 0.
-    excluded : Image, optional
-        0 to 1, on any grid of the moving brain: what must not drive the deformation.
+def register_field(levels: Iterable[Level]) -> sitk.Image:
+    """Displacement field that pulls the source onto the target, coarse to fine.
 
     Returns
     -------
-    Image
-        Vectors in mm (LPS), float64, on the grid of the finest level, without folds inside the template.
+    SimpleITK.Image
+        Vectors in mm (LPS), float64, on the grid of the last level, free of folds.
 
     References
     ----------
-    Thirion, Image matching as a diffusion process, Med. Image Anal. 1998; Vercauteren et al., Diffeomorphic demons, NeuroImage
-    2009 (symmetric forces); Brett et al., Spatial normalization of brain images with focal lesions using cost function
-    masking, NeuroImage 2001.
+    Thirion, Image matching as a diffusion process, Medical Image Analysis 1998; Vercauteren et al., Diffeomorphic demons,
+    NeuroImage 2009 (symmetric forces); Brett et al., Spatial normalization of brain images with focal lesions using cost
+    function masking, NeuroImage 2001.
     """
     field = None
-    for level in schedule:
-        target, source = fixed[level.spacing_mm], moving[level.spacing_mm]
-        field = zero_field(target) if field is None else sitk.Resample(field, target)
-        field = _one_level(target, source, excluded, field, level)
-    return _without_folds(field, fixed[schedule[-1].spacing_mm])
+    for level in levels:
+        field = _zero_field(level.target) if field is None else sitk.Resample(field, level.target)
+        for iterations in _rounds(level):
+            source = _matched(_filled(level, field), level, field)
+            field = _demons(level, source, field, iterations)
+    return _unfolded(field)
+
+
+def inverted(field: sitk.Image) -> sitk.Image:
+    """The inverse of a displacement field on the same grid, by a damped fixed-point iteration.
+
+    References
+    ----------
+    Chen et al., A simple fixed-point approach to invert a deformation field, Medical Physics 2008.
+    """
+    inverse = _zero_field(field)
+    for _ in range(INVERSION_STEPS):
+        step = sitk.Resample(field, field, as_transform(inverse), sitk.sitkLinear, 0.0)
+        mixed = 0.25 * sitk.GetArrayViewFromImage(inverse) - 0.75 * sitk.GetArrayViewFromImage(step)
+        inverse = vectors(mixed, field)
+    return inverse
+
+
+def as_transform(field: sitk.Image) -> sitk.DisplacementFieldTransform:
+    """A field as a transform; the field itself stays usable (SimpleITK would empty it)."""
+    return sitk.DisplacementFieldTransform(sitk.Image(field))
+
+
+def vectors(values: np.ndarray, grid: sitk.Image) -> sitk.Image:
+    """An array of shape (z, y, x, 3) in mm as a displacement field on `grid`."""
+    field = sitk.GetImageFromArray(values.astype(np.float64), isVector=True)
+    field.CopyInformation(grid)
+    return field
+
+
+def _zero_field(grid: sitk.Image) -> sitk.Image:
+    field = sitk.Image(grid.GetSize(), sitk.sitkVectorFloat64, 3)
+    field.CopyInformation(grid)
+    return field
+
+
+def _rounds(level: Level) -> list[int]:
+    """Iterations between two fillings of the masked voxels."""
+    return [level.iterations] if level.excluded is None else [REFILL] * -(-level.iterations // REFILL)
+
+
+def _filled(level: Level, field: sitk.Image) -> sitk.Image:
+    """The source with the template's values where it is excluded."""
+    if level.excluded is None:
+        return level.source
+    expected = sitk.Resample(level.target, level.source, as_transform(inverted(field)), sitk.sitkLinear, 0.0)
+    return level.source * (1 - level.excluded) + expected * level.excluded
+
+
+def _matched(source: sitk.Image, level: Level, field: sitk.Image) -> sitk.Image:
+    """`source` with the grey values of the template: quantiles of the voxels that correspond now are made equal."""
+    moved = sitk.GetArrayViewFromImage(sitk.Resample(source, level.target, as_transform(field), sitk.sitkLinear, 0.0))
+    target = sitk.GetArrayViewFromImage(level.target)
+    both = (target > 0) & (moved > 0)
+    shares = np.linspace(0, 1, QUANTILES)
+    have, want = np.quantile(moved[both], shares), np.quantile(target[both], shares)
+    values = sitk.GetArrayViewFromImage(source)
+    out = sitk.GetImageFromArray(np.where(values > 0, np.interp(values, have, want), 0).astype(np.float32))
+    out.CopyInformation(source)
+    return out
+
+
+def _demons(level: Level, source: sitk.Image, field: sitk.Image, iterations: int) -> sitk.Image:
+    demons = sitk.FastSymmetricForcesDemonsRegistrationFilter()
+    demons.SetNumberOfIterations(iterations)
+    demons.SetSmoothDisplacementField(True)
+    demons.SetStandardDeviations(level.smoothing)
+    return sitk.Cast(demons.Execute(sitk.Cast(level.target, sitk.sitkFloat32), source, field), sitk.sitkVectorFloat64)
+
+
+def _unfolded(field: sitk.Image) -> sitk.Image:
+    """The field, smoothed where it folds or nearly so, until it does not."""
+    for _ in range(MAX_UNFOLDINGS):
+        folded = sitk.DisplacementFieldJacobianDeterminant(field) < MIN_JACOBIAN
+        if not sitk.GetArrayViewFromImage(folded).any():
+            break
+        around = sitk.Cast(sitk.BinaryDilate(folded, [2, 2, 2]), sitk.sitkFloat64)
+        weight = sitk.GetArrayFromImage(sitk.SmoothingRecursiveGaussian(around, field.GetSpacing()[0]))[..., None]
+        smooth = sitk.GetArrayFromImage(sitk.SmoothingRecursiveGaussian(field, field.GetSpacing()[0]))
+        values = sitk.GetArrayFromImage(field)
+        field = vectors(values + np.clip(weight, 0, 1) * (smooth - values), field)
+    return field

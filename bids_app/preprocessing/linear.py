@@ -100,6 +100,8 @@ class _Problem:
 
     def _method(self, transform: sitk.Transform) -> sitk.ImageRegistrationMethod:
         method = sitk.ImageRegistrationMethod()
+        # several threads add up the metric in an order that changes from run to run, and gain no time on these sizes
+        method.SetNumberOfThreads(1)
         if self.metric == "correlation":
             method.SetMetricAsCorrelation()
         else:

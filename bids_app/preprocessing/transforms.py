@@ -38,7 +38,7 @@ def apply_linear(image: Image, matrix: np.ndarray, reference: Image, order: int 
         0 for labels (the data type is kept), 1 for probabilities, 3 for scans (clipped to the range of the input,
         because splines overshoot at edges).
     """
-    return _resample(image, pull_transform(matrix), reference, _BY_ORDER[order])
+    return resample_itk(image, pull_transform(matrix), reference, _BY_ORDER[order])
 
 
 def apply_itk(image: Image, transform_path: Path, reference: Image, interpolation: Interpolation = "linear") -> Image:
@@ -49,7 +49,7 @@ def apply_itk(image: Image, transform_path: Path, reference: Image, interpolatio
     VisitError
         If the file is missing or holds no transform that ITK knows.
     """
-    return _resample(image, _read(transform_path), reference, interpolation)
+    return resample_itk(image, _read(transform_path), reference, interpolation)
 
 
 def apply_to_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -103,7 +103,7 @@ def _read(path: Path) -> sitk.Transform:
         ) from error
 
 
-def _resample(image: Image, pull: sitk.Transform, reference: Image, interpolation: Interpolation) -> Image:
+def resample_itk(image: Image, pull: sitk.Transform, reference: Image, interpolation: Interpolation) -> Image:
     """Sample `image`, pulled by an ITK transform, on the grid of `reference`."""
     grid = to_itk(like(reference, np.zeros(reference.shape, np.uint8)), np.uint8)
     dtype = _itk_dtype(image) if interpolation == "nearest" else np.float32

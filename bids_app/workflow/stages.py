@@ -211,6 +211,9 @@ def _normalize_to(
         initial = np.array(posed.matrix)
         found = normalize_brain(_masked(t1w, mask), mask, lesion, template, initial, folder)
 
+    if not found.check.usable:
+        return Normalized(space, found.check)
+
     def carried(image: Image, name: str, interpolation: str) -> Path:
         moved = transforms.apply_itk(image, found.forward, template.t1w, interpolation)
         return images.save(moved, folder / name)

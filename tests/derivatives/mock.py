@@ -69,7 +69,7 @@ def make_results(work: Path, visit: Visit) -> tuple[Prepared, Posed, Segmented, 
         saved["lesion"], saved["labels"], saved["probability"], saved["probability"], lesions.lesions, 1.0, 0.0, MODEL
     )
     normalized = Normalized(
-        "MNI152NLin2009aSym", work / "forward.h5", work / "inverse.h5", PASSED,
+        "MNI152NLin2009aSym", PASSED, work / "forward.h5", work / "inverse.h5",
         saved["t1w"], saved["mask"], saved["lesion"], saved["probability"],
     )  # fmt: skip
     return prepared, posed, segmented, (normalized,)

@@ -13,8 +13,10 @@ from bids_app.derivatives import names
 from bids_app.derivatives.columns import dictionary
 from bids_app.derivatives.description import write_top_level
 from bids_app.derivatives.record import Record, sha256, write_record
+from bids_app.derivatives.results import Normalized
 from bids_app.derivatives.sessions import rebuild, write_raw_participants
 from bids_app.derivatives.visit import lesion_table, session_row, visit_files, write_files
+from bids_app.preprocessing.checks import Check
 from tests.derivatives.mock import make_results, make_visit, provenance
 
 
@@ -123,6 +125,16 @@ def test_a_mask_drawn_by_hand_says_so(tmp_path: Path):
     assert sidecar["Manual"] is True
     assert "Model" not in sidecar
     assert session_row(prepared, posed, manual, normalized, ())["channels"] == "manual"
+
+
+def test_a_failed_registration_leaves_no_image_and_is_told(tmp_path: Path):
+    visit = make_visit(tmp_path, flair=False)
+    prepared, posed, segmented, _ = make_results(tmp_path / "work", visit)
+    failed = (Normalized("MNI152NLin2009aSym", Check("failed", 0.4, 0.1, "Outside limits.")),)
+    files = list(visit_files(prepared, segmented, failed, provenance(tmp_path)))
+    assert files
+    assert not [item for item in files if "MNI" in item.path.name]
+    assert session_row(prepared, posed, segmented, failed, ())["mni_registration"] == "failed"
 
 
 def test_the_sessions_table_keeps_failed_visits(written: Path):

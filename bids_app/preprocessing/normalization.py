@@ -1,0 +1,254 @@
+"""T1w to standard space: rigid to the models' pose, then affine and deformable with the lesion left out of the cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+from bids_app.images import Image, data, like, resample, voxel_volume_mm3
+from bids_app.preprocessing import deformable, linear
+from bids_app.preprocessing.checks import (
+    COMPARE_MM,
+    NORMALIZATION_LIMITS,
+    POSE_LIMITS,
+    Check,
+    Measured,
+    Registration,
+    dice,
+    first_that_passes,
+    local_correlation,
+)
+from bids_app.preprocessing.itk import from_itk, pull_transform, to_itk
+from bids_app.preprocessing.templates import Template
+from bids_app.preprocessing.transforms import resample_itk
+
+#: Rotations tried for the pose: what patients do in a scanner, then what wrong headers do.
+LIKELY_DEGREES = (-24.0, -8.0, 8.0, 24.0)
+ANY_DEGREES = (-90.0, -45.0, 0.0, 45.0, 90.0, 180.0)
+#: The lesion's surroundings are oedema and distorted tissue, and its mask is never exact.
+LESION_MARGIN_MM = 3.0
+#: Around the brain, so that the deformation has room to fade.
+BOX_MARGIN_MM = 20.0
+#: Voxel size, iterations and smoothing of the two levels of the deformation; the second try is stiffer.
+Schedule = tuple[tuple[float, int, float], ...]
+SCHEDULE: Schedule = ((4.0, 60, 1.0), (2.0, 40, 1.0))
+STIFF_SCHEDULE: Schedule = ((4.0, 60, 2.0), (2.0, 40, 2.0))
+#: The deformation is smooth: kept on this grid, a file has about 7 MB (double precision, which ITK's own writer imposes).
+STORED_MM = 3.0
+FADE_VOXELS = 5
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Deformable registration to a standard space.
+
+    Attributes
+    ----------
+    forward, inverse : Path or None
+        ITK composite files ``from-T1w_to-<space>`` and ``from-<space>_to-T1w`` (pull; see `transforms`); None where the
+        registration failed.
+    check : Check
+    """
+
+    forward: Path | None
+    inverse: Path | None
+    check: Check
+
+
+def to_pose(brain: Image, mask: Image, template: Template) -> Registration:
+    """Rigid registration of a brain to a template: the pose in which the models see it.
+
+    Parameters
+    ----------
+    brain, mask : Image
+        Bias-corrected T1w (or another contrast) and its brain mask, on one grid.
+
+    Returns
+    -------
+    Registration
+        ``matrix`` carries the T1w to the template's world; ``check`` against `checks.POSE_LIMITS`.
+    """
+    scans = _Scans.of(brain, mask, None, template)
+
+    def way(degrees: tuple[float, ...]) -> np.ndarray:
+        starts = [
+            turned
+            for start in (np.eye(4), scans.shift)
+            for turned in linear.rotations_about(start, scans.fixed.centre, degrees)
+        ]
+        return linear.register(scans.fixed, scans.moving, starts)
+
+    def measure(matrix: np.ndarray) -> Measured:
+        return scans.measure(pull_transform(matrix))
+
+    matrix, check = first_that_passes((lambda: way(LIKELY_DEGREES), lambda: way(ANY_DEGREES)), measure, POSE_LIMITS)
+    return Registration(np.eye(4) if matrix is None else matrix, check)
+
+
+def normalize(
+    brain: Image, mask: Image, lesion: Image | None, template: Template, initial: np.ndarray, folder: Path
+) -> Normalization:
+    """Affine and deformable registration of a brain to a template; the lesion does not take part.
+
+    Parameters
+    ----------
+    brain, mask : Image
+        Bias-corrected T1w and its brain mask, on one grid.
+    lesion : Image or None
+        Lesion mask on the same grid; `LESION_MARGIN_MM` is added.
+    initial : array of shape (4, 4)
+        Rigid matrix from the T1w to the template (push), from `to_pose`.
+    folder : Path
+        Where the two transforms are written.
+
+    Returns
+    -------
+    Normalization
+        With `check` against `checks.NORMALIZATION_LIMITS`, measured with the transform as it is stored.
+    """
+    scans = _Scans.of(brain, mask, lesion, template)
+    starts = [initial, _scaled(initial, scans)]
+
+    def way(starts: list[np.ndarray], metric: linear.Metric, schedule: Schedule) -> _Pulls:
+        matrix = linear.register(scans.fixed, scans.moving, starts, "affine", metric, moving_mask=scans.healthy)
+        return _pulls(matrix, deformable.register_field(scans.levels(matrix, schedule)))
+
+    ways = (
+        lambda: way(starts, "correlation", SCHEDULE),
+        lambda: way([*starts, scans.shift], "mutual information", STIFF_SCHEDULE),
+    )
+    found, check = first_that_passes(ways, lambda pulls: scans.measure(pulls.forward), NORMALIZATION_LIMITS)
+    if found is None or not check.usable:
+        return Normalization(None, None, check)
+    return Normalization(*found.write(folder), check)
+
+
+@dataclass(frozen=True)
+class _Pulls:
+    """The ITK transforms of a normalization, as they are stored."""
+
+    forward: sitk.CompositeTransform
+    inverse: sitk.CompositeTransform
+
+    def write(self, folder: Path) -> tuple[Path, Path]:
+        folder.mkdir(parents=True, exist_ok=True)
+        forward, inverse = folder / "forward.h5", folder / "inverse.h5"
+        sitk.WriteTransform(self.forward, str(forward))
+        sitk.WriteTransform(self.inverse, str(inverse))
+        return forward, inverse
+
+
+@dataclass(frozen=True)
+class _Scans:
+    """A brain and a template, ready to be registered and compared.
+
+    Attributes
+    ----------
+    moving, fixed : Pyramid
+        Brain and template, without background.
+    mask, healthy : Image
+        Brain mask, and where the brain may be looked at: everywhere but in the lesion. None without a lesion.
+    template : Template
+    compared, target : Image, array of bool
+        The template on voxels of `COMPARE_MM` and its brain mask there.
+    """
+
+    moving: linear.Pyramid
+    fixed: linear.Pyramid
+    mask: Image
+    healthy: Image | None
+    template: Template
+    compared: Image
+    target: np.ndarray
+
+    @classmethod
+    def of(cls, brain: Image, mask: Image, lesion: Image | None, template: Template) -> _Scans:
+        box = _box(mask, 2)
+        fixed = linear.Pyramid(_cropped(template.t1w, _box(template.brain_mask, BOX_MARGIN_MM)))
+        compared = from_itk(fixed.at(COMPARE_MM))
+        return cls(
+            moving=linear.Pyramid(_cropped(like(brain, np.where(data(mask) > 0, data(brain), 0)), box)),
+            fixed=fixed,
+            mask=_cropped(mask, box),
+            healthy=None if lesion is None or not data(lesion).any() else _cropped(_healthy(lesion), box),
+            template=template,
+            compared=compared,
+            target=data(resample(template.brain_mask, compared, order=0)) > 0,
+        )
+
+    @property
+    def shift(self) -> np.ndarray:
+        """The matrix that brings the centre of the brain to that of the template."""
+        return linear.translation(self.fixed.centre - self.moving.centre)
+
+    def levels(self, matrix: np.ndarray, schedule: Schedule) -> list[deformable.Level]:
+        """Template and brain, brought there by the affine `matrix`, at the resolutions of `schedule`."""
+        pull = pull_transform(matrix)
+        healthy = None if self.healthy is None else to_itk(self.healthy)
+        out = []
+        for spacing, iterations, smoothing in schedule:
+            target, moving = self.fixed.at(spacing), self.moving.at(spacing)
+            source = sitk.Resample(moving, target, pull, sitk.sitkLinear, 0.0)
+            excluded = None if healthy is None else 1 - sitk.Resample(healthy, target, pull, sitk.sitkLinear, 1.0)
+            out.append(deformable.Level(target, source, excluded, iterations, smoothing))
+        return out
+
+    def measure(self, pull: sitk.Transform) -> Measured:
+        """How well brain and template agree after `pull`."""
+        moved = resample_itk(from_itk(self.moving.at(COMPARE_MM)), pull, self.compared, "linear")
+        mask = data(resample_itk(self.mask, pull, self.compared, "nearest")) > 0
+        looked_at = mask & self.target
+        if self.healthy is not None:
+            looked_at &= data(resample_itk(self.healthy, pull, self.compared, "nearest")) > 0
+        return Measured(dice(mask, self.target), local_correlation(self.compared, moved, looked_at))
+
+
+def _pulls(matrix: np.ndarray, field: sitk.Image) -> _Pulls:
+    """Both directions of an affine followed by a deformation, on the grid on which fields are stored."""
+    affine = pull_transform(matrix)
+    forward, inverse = (deformable.as_transform(_stored(each)) for each in (field, deformable.inverted(field)))
+    # ITK applies the last transform of a list first
+    return _Pulls(sitk.CompositeTransform([affine, forward]), sitk.CompositeTransform([inverse, affine.GetInverse()]))
+
+
+def _stored(field: sitk.Image) -> sitk.Image:
+    """`field` on voxels of `STORED_MM`, fading to zero at its border, outside of which ITK takes it as zero."""
+    size = np.array(field.GetSize())
+    ramps = [np.clip(np.minimum(np.arange(n), np.arange(n)[::-1]) / FADE_VOXELS, 0, 1) for n in size[::-1]]
+    window = np.einsum("i,j,k->ijk", *ramps)[..., None]
+    faded = deformable.vectors(sitk.GetArrayViewFromImage(field) * window, field)
+    spacing = np.array(field.GetSpacing())
+    shape = np.ceil((size - 1) * spacing / STORED_MM + 1).astype(int).tolist()
+    return sitk.Resample(
+        faded, shape, sitk.Transform(), sitk.sitkLinear, field.GetOrigin(), [STORED_MM] * 3, field.GetDirection(), 0.0
+    )
+
+
+def _scaled(initial: np.ndarray, scans: _Scans) -> np.ndarray:
+    """`initial`, followed by the scaling about the template's centre that makes the brains equally large."""
+    volumes = [np.count_nonzero(data(mask)) * voxel_volume_mm3(mask) for mask in (scans.template.brain_mask, scans.mask)]
+    scale = np.eye(4)
+    scale[:3, :3] *= (volumes[0] / volumes[1]) ** (1 / 3)
+    scale[:3, 3] = scans.fixed.centre - scale[:3, :3] @ scans.fixed.centre
+    return scale @ initial
+
+
+def _healthy(lesion: Image) -> Image:
+    """1 everywhere but in the lesion and its margin."""
+    sizes = lesion.header.get_zooms()[:3]
+    return like(lesion, ndimage.distance_transform_edt(data(lesion) <= 0, sampling=sizes) > LESION_MARGIN_MM)
+
+
+def _box(mask: Image, margin_mm: float) -> tuple[slice, ...]:
+    """The part of the grid that holds the mask and a margin."""
+    box = ndimage.find_objects(data(mask) > 0)[0]
+    margins = [int(np.ceil(margin_mm / size)) for size in mask.header.get_zooms()[:3]]
+    return tuple(slice(max(side.start - m, 0), side.stop + m) for side, m in zip(box, margins, strict=True))
+
+
+def _cropped(image: Image, box: tuple[slice, ...]) -> Image:
+    return image.slicer[box]
