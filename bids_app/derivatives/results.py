@@ -104,6 +104,8 @@ class Segmented:
         Lesion volume on either side of the midplane of the pose.
     model : ModelUse or None
         None for a mask drawn by hand.
+    problems : tuple of Problem
+        What is doubtful about the lesions.
     """
 
     mask: Path
@@ -114,6 +116,7 @@ class Segmented:
     volume_left_ml: float
     volume_right_ml: float
     model: ModelUse | None
+    problems: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True)

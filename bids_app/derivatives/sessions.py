@@ -35,7 +35,8 @@ def rebuild(out_dir: Path, subject: str) -> Path:
     with subject_lock(out_dir, subject):
         rows = [_row(record) for record in _records(out_dir, subject)]
         path = out_dir / names.sessions_table(subject)
-        write_json(names.sidecar(path), {"Description": f"Visits of sub-{subject}. {DISCLAIMER}"} | dictionary("session"))
+        description = {"Description": f"Visits of sub-{subject}. {DISCLAIMER}"}
+        write_json(names.sidecar(path), description | dictionary("session"))
         return write_table(path, pd.DataFrame(rows, columns=columns, dtype=object).sort_values("session_id"))
 
 

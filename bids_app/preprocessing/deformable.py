@@ -78,7 +78,7 @@ def inverted(field: sitk.Image) -> sitk.Image:
     inverse = _zero_field(field)
     for _ in range(INVERSION_STEPS):
         step = sitk.Resample(field, field, as_transform(inverse), sitk.sitkLinear, 0.0)
-        mixed = 0.25 * sitk.GetArrayViewFromImage(inverse) - 0.75 * sitk.GetArrayViewFromImage(step)
+        mixed = 0.25 * sitk.GetArrayFromImage(inverse) - 0.75 * sitk.GetArrayFromImage(step)
         inverse = vectors(mixed, field)
     return inverse
 
@@ -116,12 +116,12 @@ def _filled(level: Level, field: sitk.Image) -> sitk.Image:
 
 def _matched(source: sitk.Image, level: Level, field: sitk.Image) -> sitk.Image:
     """`source` with the grey values of the template: quantiles of the voxels that correspond now are made equal."""
-    moved = sitk.GetArrayViewFromImage(sitk.Resample(source, level.target, as_transform(field), sitk.sitkLinear, 0.0))
-    target = sitk.GetArrayViewFromImage(level.target)
+    moved = sitk.GetArrayFromImage(sitk.Resample(source, level.target, as_transform(field), sitk.sitkLinear, 0.0))
+    target = sitk.GetArrayFromImage(level.target)
     both = (target > 0) & (moved > 0)
     shares = np.linspace(0, 1, QUANTILES)
     have, want = np.quantile(moved[both], shares), np.quantile(target[both], shares)
-    values = sitk.GetArrayViewFromImage(source)
+    values = sitk.GetArrayFromImage(source)
     out = sitk.GetImageFromArray(np.where(values > 0, np.interp(values, have, want), 0).astype(np.float32))
     out.CopyInformation(source)
     return out
@@ -139,7 +139,7 @@ def _unfolded(field: sitk.Image) -> sitk.Image:
     """The field, smoothed where it folds or nearly so, until it does not."""
     for _ in range(MAX_UNFOLDINGS):
         folded = sitk.DisplacementFieldJacobianDeterminant(field) < MIN_JACOBIAN
-        if not sitk.GetArrayViewFromImage(folded).any():
+        if not sitk.GetArrayFromImage(folded).any():
             break
         around = sitk.Cast(sitk.BinaryDilate(folded, [2, 2, 2]), sitk.sitkFloat64)
         weight = sitk.GetArrayFromImage(sitk.SmoothingRecursiveGaussian(around, field.GetSpacing()[0]))[..., None]

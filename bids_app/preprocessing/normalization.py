@@ -220,7 +220,7 @@ def _stored(field: sitk.Image) -> sitk.Image:
     size = np.array(field.GetSize())
     ramps = [np.clip(np.minimum(np.arange(n), np.arange(n)[::-1]) / FADE_VOXELS, 0, 1) for n in size[::-1]]
     window = np.einsum("i,j,k->ijk", *ramps)[..., None]
-    faded = deformable.vectors(sitk.GetArrayViewFromImage(field) * window, field)
+    faded = deformable.vectors(sitk.GetArrayFromImage(field) * window, field)
     spacing = np.array(field.GetSpacing())
     shape = np.ceil((size - 1) * spacing / STORED_MM + 1).astype(int).tolist()
     return sitk.Resample(

@@ -95,12 +95,12 @@ def read_itk_linear(path: Path) -> np.ndarray:
 
 def _read(path: Path) -> sitk.Transform:
     """An ITK transform from .txt, .mat, .tfm or .h5."""
+    if not path.is_file():  # asked first, because HDF5 prints a page about it
+        raise VisitError(f"The transform {path} does not exist.", "Check the path.")
     try:
         return sitk.ReadTransform(str(path))
     except RuntimeError as error:
-        raise VisitError(
-            f"The transform {path} cannot be read as an ITK transform.", "Check that it is there and whole."
-        ) from error
+        raise VisitError(f"{path} cannot be read as an ITK transform.", "Copy or compute it again.") from error
 
 
 def resample_itk(image: Image, pull: sitk.Transform, reference: Image, interpolation: Interpolation) -> Image:

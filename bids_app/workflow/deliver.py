@@ -21,7 +21,8 @@ def deliver(
 ) -> Record:
     """Write everything a finished visit leaves; the record comes last, as the mark of completion."""
     out_dir, visit = job.settings.out_dir, job.visit
-    problems = (*visit.problems, *prepared.problems, *_registration_problems(normalized, posed.check))
+    doubts = _registration_problems(normalized, posed.check)
+    problems = (*visit.problems, *prepared.problems, *segmented.problems, *doubts)
     previous = read_record(out_dir, visit.subject, visit.session)
     outputs = write_files(out_dir, visit_files(prepared, segmented, normalized, job.provenance))
     remove_stale(out_dir, previous, outputs)

@@ -31,6 +31,9 @@ from bids_app.study.models import Problem, Reuse, Severity, Visit
 from bids_app.workflow import tools
 from bids_app.workflow.job import Job
 
+#: Share of the lesion outside the brain mask that is worth a warning; borders never agree to the voxel.
+MAX_OUTSIDE_BRAIN = 0.1
+
 
 def prepare(job: Job, folder: Path) -> Prepared:
     """Clean the headers, find the brain, correct the bias field, align the FLAIR."""
@@ -131,7 +134,8 @@ def segment(job: Job, prepared: Prepared, posed: Posed, folder: Path) -> Segment
     if job.visit.reuse.lesion_mask:
         drawn = images.resample(headers.clean(job.visit.reuse.lesion_mask).image, t1w, order=0)
         lesions = lesions_of_mask(images.like(t1w, images.data(drawn) > 0.5), pose_matrix=matrix)
-        return _segmented(lesions, None, None, None, matrix, folder)
+        found = _segmented(lesions, None, None, None, matrix, folder)
+        return replace(found, problems=_outside_brain(lesions, prepared))
     with tools.exclusive_device(job.settings):
         model = tools.lesion_model(job.model_folder, job.settings.folds, job.settings.device)
         prediction = model.predict(_channels(model, posed, job.visit))
@@ -140,7 +144,19 @@ def segment(job: Job, prepared: Prepared, posed: Posed, folder: Path) -> Segment
     uncertainty = prediction.deviation and transforms.apply_linear(prediction.deviation, to_native, t1w, order=1)
     use = _model_use(model, job)
     lesions = find_lesions(probability, use.threshold, use.min_volume_mm3, matrix)
-    return _segmented(lesions, probability, uncertainty, use, matrix, folder)
+    found = _segmented(lesions, probability, uncertainty, use, matrix, folder)
+    return replace(found, problems=_outside_brain(lesions, prepared))
+
+
+def _outside_brain(lesions: Lesions, prepared: Prepared) -> tuple[Problem, ...]:
+    """A warning if much of the lesion lies outside the brain mask: one of the two is wrong then."""
+    lesion = images.data(lesions.mask) > 0
+    outside = lesion & (images.data(images.load(prepared.brain_mask)) == 0)
+    if np.count_nonzero(outside) <= MAX_OUTSIDE_BRAIN * np.count_nonzero(lesion):
+        return ()
+    share = np.count_nonzero(outside) / np.count_nonzero(lesion)
+    message = f"{share:.0%} of the lesion of {prepared.visit.label} lies outside the brain mask: look at both."
+    return (Problem("lesion-outside-brain", Severity.WARNING, message),)
 
 
 def _channels(model: LesionModel, posed: Posed, visit: Visit) -> list[Image]:

@@ -1,0 +1,93 @@
+"""What the steps decide themselves; what they call is tested in its own room, and all together end to end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from bids_app import images
+from bids_app.errors import VisitError
+from bids_app.lesion.components import lesions_of_mask
+from bids_app.preprocessing.checks import Check
+from bids_app.preprocessing.transforms import write_itk_linear
+from bids_app.workflow import stages
+from tests.derivatives.mock import PASSED, make_results, make_visit
+
+
+@pytest.fixture
+def results(tmp_path: Path):
+    return make_results(tmp_path / "work", make_visit(tmp_path, flair=False))
+
+
+def shifted(millimetres: float) -> np.ndarray:
+    matrix = np.eye(4)
+    matrix[0, 3] = millimetres
+    return matrix
+
+
+def test_lesions_are_placed_by_the_way_images_travel(results, tmp_path: Path):
+    _, _, segmented, (space,) = results
+    to_mni = shifted(7.0)  # an image moves 7 mm to the right on its way to MNI, and so do its lesions
+    forward = write_itk_linear(to_mni, tmp_path / "forward.txt")
+    inverse = write_itk_linear(np.linalg.inv(to_mni), tmp_path / "inverse.txt")
+    located = stages.locate(segmented, (replace(space, forward=forward, inverse=inverse),))
+    known = np.array(segmented.lesions[0].centroid_mm) + [7, 0, 0]
+    assert np.allclose(located.lesions[0].mni_mm, known, atol=1e-6)
+
+
+def test_a_failed_registration_places_nothing(results):
+    _, _, segmented, (space,) = results
+    failed = replace(space, check=Check("failed", 0.1, 0.1, "No."))
+    assert stages.locate(segmented, (failed,)).lesions[0].mni_mm is None
+
+
+def test_a_space_that_is_not_mni_gives_no_mni_coordinates(results):
+    _, _, segmented, (space,) = results
+    assert stages.locate(segmented, (replace(space, space="OASIS30ANTs"),)).lesions[0].mni_mm is None
+
+
+def test_a_model_that_needs_flair_fails_a_visit_without(results, tmp_path: Path):
+    prepared, posed, _, _ = results
+    model = SimpleNamespace(name="both", channels=("T1w", "FLAIR"))
+    with pytest.raises(VisitError, match=r"sub-01_ses-1 has no usable FLAIR, which the lesion model both needs"):
+        stages._channels(model, posed, prepared.visit)
+
+
+def test_channels_come_in_the_order_of_the_model(results, tmp_path: Path):
+    prepared, posed, segmented, _ = results
+    posed = replace(posed, flair=segmented.mask)
+    model = SimpleNamespace(name="both", channels=("FLAIR", "T1w"))
+    first, second = stages._channels(model, posed, prepared.visit)
+    assert (first.get_filename(), second.get_filename()) == (str(segmented.mask), str(posed.t1w))
+
+
+@pytest.mark.parametrize(("covered", "warned"), [(28, False), (20, True)])
+def test_a_lesion_outside_the_brain_is_told(results, tmp_path: Path, covered: int, warned: bool):
+    prepared, _, segmented, _ = results
+    mask = images.load(segmented.mask)
+    brain = np.zeros(mask.shape, np.uint8)
+    brain[:, :covered] = 1
+    prepared = replace(prepared, brain_mask=images.save(images.like(mask, brain), tmp_path / "brain.nii.gz"))
+    problems = stages._outside_brain(lesions_of_mask(mask), prepared)
+    assert [problem.code for problem in problems] == (["lesion-outside-brain"] if warned else [])
+
+
+def test_no_lesion_lies_outside(results):
+    prepared, _, segmented, _ = results
+    empty = images.like(images.load(segmented.mask), np.zeros((24, 28, 26), np.uint8))
+    assert stages._outside_brain(lesions_of_mask(empty), prepared) == ()
+
+
+def test_the_pose_is_black_outside_the_brain(results):
+    prepared, *_ = results
+    image = images.load(prepared.t1w)
+    mask = np.zeros(image.shape, np.uint8)
+    mask[5:9] = 1
+    masked = images.data(stages._masked(image, images.like(image, mask)))
+    assert (masked[5:9] == 1).all()
+    assert masked.sum() == mask.sum()
+    assert PASSED.usable
