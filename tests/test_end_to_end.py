@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -198,8 +197,11 @@ def test_a_killed_run_goes_on_where_it_was(dataset: Path):
     )  # fmt: skip
     process = subprocess.Popen(arguments, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     finished_step = wait_for(work, "*/sub-01*/visit/prepare/result_prepare.pklz")
-    os.killpg(process.pid, signal.SIGKILL)
+    process.kill()  # the run alone: its worker must notice
     process.wait()
+    time.sleep(2)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
     assert not list(out.rglob("*_probseg.nii.gz"))
     assert not list(out.rglob("*record.json"))
     stamp = finished_step.stat().st_mtime_ns

@@ -62,7 +62,8 @@ class WorkerPool:
     def _spawn(self, size: int) -> ProcessPoolExecutor:
         # the variables must be set before a worker imports numpy or torch
         os.environ.update(thread_variables(self.settings.omp_nthreads))
-        return ProcessPoolExecutor(size, mp_context=multiprocessing.get_context("spawn"))
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(size, mp_context=context, initializer=worker.die_with_parent)
 
 
 def _outcome(future: Future, job: Job) -> Outcome:

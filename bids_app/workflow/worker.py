@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
+import os
 import shutil
+import threading
 import time
 import traceback
 from dataclasses import dataclass
@@ -47,6 +50,16 @@ class Tools:
 
     device: str
     description: str
+
+
+def die_with_parent() -> None:
+    """End this worker when the run ends, however it ends: a killed run must not go on writing."""
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def start(settings: Settings) -> Tools:
