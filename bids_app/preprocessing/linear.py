@@ -8,7 +8,8 @@ same matrix.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -82,9 +83,21 @@ def register(
         _Problem(fixed.at(mm), moving.at(mm), *masks, metric, mm) for mm in (COARSE_MM, MIDDLE_MM, FINE_MM)
     )
     centre = RAS_TO_LPS[:3, :3] @ fixed.centre
-    guesses = sorted((_itk_start(start, centre, freedom) for start in starts), key=coarse.value)
-    best = min((middle.optimise(guess, 60) for guess in guesses[:STARTS_KEPT]), key=middle.value)
-    return push_matrix(fine.optimise(best, 40))
+    with _one_thread():
+        guesses = sorted((_itk_start(start, centre, freedom) for start in starts), key=coarse.value)
+        best = min((middle.optimise(guess, 60) for guess in guesses[:STARTS_KEPT]), key=middle.value)
+        return push_matrix(fine.optimise(best, 40))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Several threads add up a metric in an order that changes from run to run, and gain next to no time on these sizes."""
+    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
 
 
 @dataclass(frozen=True)
@@ -100,8 +113,6 @@ class _Problem:
 
     def _method(self, transform: sitk.Transform) -> sitk.ImageRegistrationMethod:
         method = sitk.ImageRegistrationMethod()
-        # several threads add up the metric in an order that changes from run to run, and gain no time on these sizes
-        method.SetNumberOfThreads(1)
         if self.metric == "correlation":
             method.SetMetricAsCorrelation()
         else:

@@ -8,7 +8,6 @@ from typing import Any
 
 from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, TraitedSpec, traits
 
-from bids_app.errors import AppError
 from bids_app.workflow import stages, tools
 from bids_app.workflow.deliver import deliver
 from bids_app.workflow.job import leave_error
@@ -33,7 +32,7 @@ class _Step(SimpleInterface):
         tools.limit_threads(self.inputs.job.settings.omp_nthreads)
         try:
             self._results["out"] = type(self).step(self.inputs, Path(runtime.cwd))
-        except (AppError, OSError, RuntimeError, ValueError, MemoryError) as error:
+        except Exception as error:  # nipype would make text of it, traceback and all
             leave_error(self.inputs.job, error)
             raise
         return runtime
