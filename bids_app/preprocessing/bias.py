@@ -11,7 +11,7 @@ from bids_app.preprocessing.itk import from_itk, to_itk
 
 #: The bias field is smooth: it is estimated on voxels of about this size, which is 60 times faster than at 1 mm.
 ESTIMATION_MM = 4.0
-ITERATIONS = (40, 30, 20)
+ITERATIONS = (20, 15, 15)
 CONVERGENCE = 1e-3
 
 
