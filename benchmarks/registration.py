@@ -1,6 +1,6 @@
 """Compare SimpleITK (as the App uses it), antspyx and picsl_greedy on real heads; prints Markdown tables.
 
-    python benchmarks/registration.py DATA [--threads 2] [--only flair,pose,deform,known] [--libraries SimpleITK,greedy]
+    python benchmarks/registration.py DATA [--threads 2] [--only flair,pose,deform,known] [--libraries SimpleITK]
 
 DATA is the folder of test data (``whole_head/``, ``paired_clinical/``). Times are CPU seconds of the process, so that a
 busy machine does not matter. All libraries see the same images: brains at 2 mm for whatever ends in standard space, heads

@@ -12,7 +12,7 @@ from scipy import ndimage
 from bids_app.errors import UnavailableError, VisitError
 from bids_app.images import Image, data, like, voxel_volume_mm3
 
-#: Brain masks (with the fluid inside the skull) of people from five years on lie within these volumes, with some margin.
+#: Brain masks, fluid inside the skull included, of people from five years on lie within these volumes.
 BRAIN_VOLUME_ML = (600.0, 2200.0)
 #: Grey values within this share of the 99th percentile are the same background: splines ring around a stripped brain.
 BACKGROUND_TOLERANCE = 2e-3

@@ -1,7 +1,7 @@
 """What a registration must reach to be believed, and how that is measured.
 
-Two measures, because they fail differently: an *overlap* of brain masks, which notices a brain in the wrong place but not
-a wrong brain; and the *local correlation* of intensities, which notices both. The latter is the squared correlation
+Two measures, because they fail differently: an *overlap* of brain masks, which notices a brain in the wrong place but
+not a wrong brain; and the *local correlation* of intensities, which notices both. The latter is the squared correlation
 within windows of 10 mm, averaged over the brain: it does not care whether grey matter is darker (T1w) or brighter
 (FLAIR) than white matter, nor about bias fields, and no lesion is large enough to spoil it alone.
 

@@ -7,7 +7,14 @@ from scipy import ndimage
 
 from bids_app.images import Image, data, like, resample
 from bids_app.preprocessing import linear
-from bids_app.preprocessing.checks import COMPARE_MM, FLAIR_LIMITS, Measured, Registration, first_that_passes, local_correlation
+from bids_app.preprocessing.checks import (
+    COMPARE_MM,
+    FLAIR_LIMITS,
+    Measured,
+    Registration,
+    first_that_passes,
+    local_correlation,
+)
 from bids_app.preprocessing.itk import from_itk
 from bids_app.preprocessing.transforms import apply_linear
 
@@ -22,8 +29,8 @@ ANY_DEGREES = (-90.0, -45.0, 0.0, 45.0, 90.0, 180.0)
 def register_flair(flair: Image, t1w: Image, t1w_mask: Image) -> Registration:
     """Rigid registration of a FLAIR to a T1w.
 
-    The headers are not trusted: positions and rotations around them and around the centres of mass are tried. The second
-    try looks at the brain alone and at any rotation.
+    The headers are not trusted: rotations around their alignment and around that of the centres of mass are tried. The
+    second try looks at the brain alone and at any rotation.
 
     Parameters
     ----------

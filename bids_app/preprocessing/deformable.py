@@ -55,9 +55,9 @@ def register_field(levels: Iterable[Level]) -> sitk.Image:
 
     References
     ----------
-    Thirion, Image matching as a diffusion process, Medical Image Analysis 1998; Vercauteren et al., Diffeomorphic demons,
-    NeuroImage 2009 (symmetric forces); Brett et al., Spatial normalization of brain images with focal lesions using cost
-    function masking, NeuroImage 2001.
+    Thirion, Image matching as a diffusion process, Medical Image Analysis 1998; Vercauteren et al., Diffeomorphic
+    demons, NeuroImage 2009 (symmetric forces); Brett et al., Spatial normalization of brain images with focal lesions
+    using cost function masking, NeuroImage 2001.
     """
     field = None
     for level in levels:

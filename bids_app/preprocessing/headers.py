@@ -1,40 +1,40 @@
 """Raw NIfTI files made safe: what is mended, what is reported, what is refused.
 
-`clean` returns a float32, 3-D, finite image in the closest RAS+ order whose sform and qform are one orthonormal affine.
-The rule behind the table: what loses nothing is mended; what may be wrong is reported; where left and right, or the size
-of a voxel, would be a guess, the visit is refused, because a lesion on the wrong side is worse than none.
+`clean` returns a float32, 3-D, finite image in the closest RAS+ order whose sform and qform are one orthonormal
+affine. The rule behind the table: what loses nothing is mended; what may be wrong is reported; where left and right, or
+the size of a voxel, would be a guess, the visit is refused, because a lesion on the wrong side is worse than none.
 
-=====================  ==========================================  ======================================================
-what                   found                                       done (code of the problem)
-=====================  ==========================================  ======================================================
-file                   dangling link, git-annex pointer            refused: "datalad get"
-file                   missing, zero bytes, truncated, not NIfTI   refused
-voxel type             RGB, complex                                refused
-dimensions             4-D with one volume                         squeezed (``header-one-volume``, info)
-dimensions             4-D with several volumes                    refused: choose or average them first
-dimensions             1-D, 2-D                                    refused
-scaling                slope and intercept                         applied
-scaling                slope 0, NaN, infinite                      stored values, as the NIfTI standard says
-scaling                slope good, intercept NaN                   intercept 0 (``header-scaling``, warning)
-voxels                 NaN, infinite                               set to 0 (``header-nan-voxels``, warning)
-voxels                 one single value                            refused
-sform > 0              no qform, or one that agrees to 0.5 mm      sform
-sform > 0              another qform, same handedness              sform (``header-form-conflict``, warning)
-sform > 0              a qform that mirrors it                     refused: which side is left?
-sform > 0              NaN or singular; good qform                 qform (``header-bad-sform``, warning)
-sform > 0              axes less than 1 degree off 90 degrees      made orthonormal (``header-sheared``, info)
-sform > 0              more sheared than that; good qform          qform (``header-bad-sform``, warning)
-sform > 0              NaN, singular or sheared; no good qform     refused
-sform 0                good qform > 0                              qform
-sform 0                bad qform > 0                               refused
-sform 0                qform 0                                     refused: which side is left?
-voxel size             sform and pixdim differ by over 5 %         sform (``header-voxel-size``, warning)
-voxel size             under 0.5 mm or over 7 mm                   kept (``header-unusual-voxels``, warning)
-voxel size             under 0.2 mm or over 10 mm                  refused
-extent                 under 12 voxels or 80 mm along an axis      refused: no brain fits in
-extent                 under 115 mm along an axis                  kept (``header-partial-coverage``, warning)
-storage order          any (LAS, LIA, ...), oblique                axes flipped and swapped to RAS, nothing interpolated
-=====================  ==========================================  ======================================================
+====================  ==========================================  ======================================================
+what                  found                                       done (code of the problem)
+====================  ==========================================  ======================================================
+file                  dangling link, git-annex pointer            refused: "datalad get"
+file                  missing, empty, truncated, not NIfTI        refused
+voxel type            RGB, complex                                refused
+dimensions            4-D with one volume                         squeezed (``header-one-volume``, info)
+dimensions            4-D with several volumes                    refused: choose or average them first
+dimensions            1-D, 2-D                                    refused
+scaling               slope and intercept                         applied
+scaling               slope 0, NaN, infinite                      stored values, as the NIfTI standard says
+scaling               slope good, intercept NaN                   intercept 0 (``header-scaling``, warning)
+voxels                NaN, infinite                               set to 0 (``header-nan-voxels``, warning)
+voxels                one single value                            refused
+sform > 0             no qform, or one that agrees to 0.5 mm      sform
+sform > 0             another qform, same handedness              sform (``header-form-conflict``, warning)
+sform > 0             a qform that mirrors it                     refused: which side is left?
+sform > 0             NaN or singular; good qform                 qform (``header-bad-sform``, warning)
+sform > 0             axes less than 1 degree off 90 degrees      made orthonormal (``header-sheared``, info)
+sform > 0             more sheared than that; good qform          qform (``header-bad-sform``, warning)
+sform > 0             NaN, singular or sheared; no good qform     refused
+sform 0               good qform > 0                              qform
+sform 0               bad qform > 0                               refused
+sform 0               qform 0                                     refused: which side is left?
+voxel size            sform and pixdim differ by over 5 %         sform (``header-voxel-size``, warning)
+voxel size            under 0.5 mm or over 7 mm                   kept (``header-unusual-voxels``, warning)
+voxel size            under 0.2 mm or over 10 mm                  refused
+extent                under 12 voxels or 80 mm along an axis      refused: no brain fits in
+extent                under 115 mm along an axis                  kept (``header-partial-coverage``, warning)
+storage order         any (LAS, LIA, ...), oblique                axes flipped and swapped to RAS, nothing interpolated
+====================  ==========================================  ======================================================
 
 A sheared image is not resampled: its sform usually holds an affine registration to a template, in which volumes in mL
 would be those of the template, while the qform still knows the scanner's grid.
@@ -95,11 +95,11 @@ def clean(path: Path) -> Cleaned:
     VisitError
         If the file cannot be read, or cannot be mended without guessing.
     """
-    raw = _load(path)
+    raw, file_problems = _load(path)
     values, voxel_problems = _voxels(raw, path)
     affine, affine_problems = _affine(raw, path)
     size_problems = _check_size(values.shape, affine, path)
-    problems = (*voxel_problems, *affine_problems, *size_problems)
+    problems = (*file_problems, *voxel_problems, *affine_problems, *size_problems)
     image = to_ras(nib.Nifti1Image(values, affine))
     return Cleaned(on_affine(np.ascontiguousarray(image.dataobj, dtype=np.float32), image.affine), problems)
 
@@ -115,18 +115,43 @@ def _info(code: str, path: Path, message: str) -> Problem:
 # ---------------------------------------------------------------------------------------------------- file
 
 
-def _load(path: Path) -> Image:
-    """The image behind `path`, its voxels not read yet."""
+def _load(path: Path) -> tuple[Image, tuple[Problem, ...]]:
+    """The image behind `path`, its voxels not converted yet, and what had to be mended to load it."""
     _check_file(path)
     try:
-        image = nib.load(path)
-    except HeaderDataError as error:
-        return _load_without_intercept(path, error)
+        content = path.read_bytes()
+        # in one go, because only the end of the stream holds the checksum of the voxels
+        content = bytearray(gzip.decompress(content) if content[:2] == GZIP_MAGIC else content)
     except _READ_ERRORS as error:
-        raise VisitError(f"{path.name} cannot be read as a NIfTI image: {error}.", "Convert or copy it again.") from error
-    if not isinstance(image, nib.Nifti1Image):
-        raise VisitError(f"{path.name} is no NIfTI image.", "Convert it to .nii.gz.")
-    return image
+        raise VisitError(f"{path.name} is truncated or damaged: {error}.", "Copy or convert it again.") from error
+    kind = _KINDS.get(content[:4].hex())
+    if kind is None:
+        raise VisitError(f"{path.name} cannot be read: it is no NIfTI image.", "Convert it to .nii.gz.")
+    problems = _mend_intercept(content, kind, path)
+    try:
+        return kind.from_bytes(bytes(content)), problems
+    except _READ_ERRORS as error:
+        raise VisitError(f"{path.name} cannot be read as a NIfTI image: {error}.", "Convert it again.") from error
+
+
+GZIP_MAGIC = b"\x1f\x8b"
+#: NIfTI-1 and NIfTI-2 by the size of their header, in either byte order.
+_KINDS = {
+    "5c010000": nib.Nifti1Image, "0000015c": nib.Nifti1Image, "1c020000": nib.Nifti2Image, "0000021c": nib.Nifti2Image,
+}  # fmt: skip
+
+
+def _mend_intercept(content: bytearray, kind: type[Image], path: Path) -> tuple[Problem, ...]:
+    """Write 0 over an intercept that is no number beside a slope that is one, with which nothing could be loaded."""
+    size = kind.header_class.sizeof_hdr
+    if len(content) < size:
+        raise VisitError(f"{path.name} is truncated: it ends within its header.", "Copy or convert it again.")
+    header = kind.header_class(bytes(content[:size]), check=False)
+    if not np.isfinite(header["scl_slope"]) or header["scl_slope"] == 0 or np.isfinite(header["scl_inter"]):
+        return ()
+    header["scl_inter"] = 0
+    content[:size] = header.binaryblock
+    return (_warning("header-scaling", path, "The intercept of the intensities was no number; 0 was used."),)
 
 
 def _check_file(path: Path) -> None:
@@ -143,16 +168,6 @@ def _is_annex_pointer(path: Path) -> bool:
     """Whether the file is the small text that git-annex leaves in place of a file that is not here."""
     with path.open("rb") as file:
         return file.read(32).lstrip(b"/.").startswith(b"annex/objects/")
-
-
-def _load_without_intercept(path: Path, error: Exception) -> Image:
-    """The image with its broken intercept taken as 0, if that is what `error` was about."""
-    with nib.openers.Opener(path) as file:
-        header = nib.Nifti1Header.from_fileobj(file, check=False)
-        if not (np.isfinite(header["scl_slope"]) and not np.isfinite(header["scl_inter"])):
-            raise VisitError(f"The header of {path.name} is damaged: {error}.", "Convert the scan again.") from error
-        header["scl_inter"] = 0
-        return nib.Nifti1Image(nib.arrayproxy.ArrayProxy(path, header), header.get_best_affine(), header)
 
 
 # -------------------------------------------------------------------------------------------------- voxels
@@ -207,9 +222,10 @@ def _affine(raw: Image, path: Path) -> tuple[np.ndarray, tuple[Problem, ...]]:
         return _believe_sform(sform, qform, raw, path)
     if qform is not None and _is_good(qform):
         mended = () if sform is None else (_warning("header-bad-sform", path, _BAD_SFORM),)
-        return _orthonormal(qform), mended
+        return _orthonormal(qform, raw.shape), mended
+    fault = _fault(qform if sform is None else sform)
     raise VisitError(
-        f"The header of {path.name} places its voxels nowhere: its affine is {_fault(qform if sform is None else sform)}.",
+        f"The header of {path.name} places its voxels nowhere: its affine is {fault}.",
         "Convert the scan again, or resample it to a rectangular grid.",
     )
 
@@ -227,12 +243,13 @@ def _believe_sform(sform: np.ndarray, qform: np.ndarray | None, raw: Image, path
             message = f"sform and qform disagree by up to {distance:.1f} mm; the sform was used."
             problems.append(_warning("header-form-conflict", path, message))
     if _shear(sform) > SHEAR_ROUNDING:
-        problems.append(_info("header-sheared", path, "The axes were not quite at right angles; they were straightened."))
+        message = "The axes were not quite at right angles; they were straightened."
+        problems.append(_info("header-sheared", path, message))
     sizes, pixdim = nib.affines.voxel_sizes(sform), np.abs(np.array(raw.header["pixdim"][1:4], float))
     if not np.allclose(sizes, pixdim, rtol=VOXEL_SIZE_TOLERANCE):
         message = f"Voxels are {_mm(sizes)} by the sform but {_mm(pixdim)} by pixdim; the sform was used."
         problems.append(_warning("header-voxel-size", path, message))
-    return _orthonormal(sform), tuple(problems)
+    return _orthonormal(sform, raw.shape), tuple(problems)
 
 
 def _form(raw: Image, name: str) -> np.ndarray | None:
@@ -266,12 +283,14 @@ def _shear(affine: np.ndarray) -> float:
     return float(np.abs(axes.T @ axes - np.eye(3)).max())
 
 
-def _orthonormal(affine: np.ndarray) -> np.ndarray:
-    """The rectangular grid next to `affine`: same voxel sizes, same place of the first voxel (polar decomposition)."""
+def _orthonormal(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The rectangular grid next to `affine`: same voxel sizes, same middle of the image (polar decomposition)."""
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
     left, _, right = np.linalg.svd(affine[:3, :3] / sizes)
+    middle = (np.array(shape[:3]) - 1) / 2
     out = affine.copy()
     out[:3, :3] = (left @ right) * sizes
+    out[:3, 3] += (affine - out)[:3, :3] @ middle
     return out
 
 
@@ -304,7 +323,8 @@ def _check_size(shape: tuple[int, ...], affine: np.ndarray, path: Path) -> tuple
         )
     if min(shape) < MIN_VOXELS or extent.min() < MIN_EXTENT_MM:
         raise VisitError(
-            f"{path.name} has {_times(shape)} voxels over {_mm(extent)}: no brain fits in.", "Is it a localizer or a slab?"
+            f"{path.name} has {_times(shape)} voxels over {_mm(extent)}: no brain fits in.",
+            "Is it a localizer or a slab?",
         )
     problems = []
     if sizes.min() < USUAL_VOXEL_MM[0] or sizes.max() > USUAL_VOXEL_MM[1]:

@@ -60,7 +60,8 @@ def push_matrix(transform: sitk.Transform) -> np.ndarray:
     """
     if not transform.IsLinear():
         raise ValueError("the transform is not linear")
-    origin, *axes = (np.array(transform.TransformPoint(point)) for point in np.vstack([np.zeros(3), np.eye(3)]).tolist())
+    corners = np.vstack([np.zeros(3), np.eye(3)]).tolist()
+    origin, *axes = (np.array(transform.TransformPoint(corner)) for corner in corners)
     pull = np.eye(4)
     pull[:3, :3] = np.transpose([axis - origin for axis in axes])
     pull[:3, 3] = origin

@@ -91,7 +91,7 @@ def register(
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Several threads add up a metric in an order that changes from run to run, and gain next to no time on these sizes."""
+    """Several threads add up a metric in an order that changes from run to run, and gain next to no time here."""
     threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     try:
@@ -148,7 +148,7 @@ class _Problem:
 
 
 def rotations_about(matrix: np.ndarray, centre: np.ndarray, degrees: Iterable[float]) -> list[np.ndarray]:
-    """`matrix`, followed by every combination of rotations by `degrees` about the three axes through `centre` (RAS mm)."""
+    """`matrix`, followed by every combination of rotations by `degrees` about the axes through `centre` (RAS mm)."""
     out = []
     for angles in itertools.product(degrees, repeat=3):
         turn = np.eye(4)
@@ -177,7 +177,7 @@ def centre_of_mass(image: Image) -> np.ndarray:
 
 
 def downsample(image: sitk.Image, spacing_mm: float) -> sitk.Image:
-    """`image` blurred and sampled on cubic voxels along its own axes; axes that are coarser (5 mm slices) are interpolated."""
+    """`image` blurred and sampled on cubic voxels along its own axes; coarser axes (5 mm slices) are interpolated."""
     sizes = np.array(image.GetSpacing())
     # the blur that turns voxels of one size into voxels of another: the variances of their point spreads subtract
     sigma = np.sqrt(np.maximum(spacing_mm**2 - sizes**2, 0) / (8 * np.log(2)))

@@ -91,11 +91,14 @@ def _cached_files(space: str) -> tuple[Path, Path | None]:
     if _is_whole(brain):
         return brain, None
     missing = mask if _is_whole(head) else head
+    fetch = (
+        f"from templateflow.api import get; get('{space}', resolution=1, suffix='T1w', desc=None); "
+        f"get('{space}', resolution=1, suffix='mask', desc='brain')"
+    )
     raise UnavailableError(
         f"The template of the output space {space} is not on this machine: {missing} is missing.",
-        f"Where there is a network, run: TEMPLATEFLOW_HOME={templateflow_home()} python -c \"from templateflow.api import "
-        f"get; get('{space}', resolution=1, suffix='T1w', desc=None); get('{space}', resolution=1, suffix='mask', "
-        "desc='brain')\"; then set TEMPLATEFLOW_HOME to that folder (in a container, bind it too).",
+        f'Where there is a network, run: TEMPLATEFLOW_HOME={templateflow_home()} python -c "{fetch}"; '
+        "then set TEMPLATEFLOW_HOME to that folder (in a container, bind it too).",
     )
 
 

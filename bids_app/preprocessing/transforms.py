@@ -1,12 +1,12 @@
 """Linear and ITK transforms between spaces, with one convention that is written down and tested.
 
-A **matrix** is 4 x 4, double, in RAS+ millimetres, and *pushes*: ``matrix @ [x, y, z, 1]`` carries a point of the source
-image to the target space, so `apply_linear` moves the picture the way the matrix moves points. ``from-FLAIR_to-T1w`` is
-the matrix that carries the FLAIR onto the T1w; the way back is its inverse.
+A **matrix** is 4 x 4, double, in RAS+ millimetres, and *pushes*: ``matrix @ [x, y, z, 1]`` carries a point of the
+source image to the target space, so `apply_linear` moves the picture the way the matrix moves points.
+``from-FLAIR_to-T1w`` is the matrix that carries the FLAIR onto the T1w; the way back is its inverse.
 
 An **ITK file** (.txt, .h5) of the name ``from-X_to-Y_mode-image`` *pulls*, as in fMRIPrep: it is what
-``antsApplyTransforms -r Y -i X -t file`` wants, that is to say it carries points of Y to X. Points of X therefore go to Y
-through the file ``from-Y_to-X`` (`apply_itk_to_points`).
+``antsApplyTransforms -r Y -i X -t file`` wants, that is to say it carries points of Y to X. Points of X therefore go to
+Y through the file ``from-Y_to-X`` (`apply_itk_to_points`).
 """
 
 from __future__ import annotations
