@@ -20,7 +20,9 @@ QUANTILES = 33
 #: Voxels whose Jacobian is below this are smoothed until it is not, so that nothing folds.
 MIN_JACOBIAN = 0.05
 MAX_UNFOLDINGS = 30
+#: Steps of the fixed-point inversion: from zero, and from the last inverse when masked voxels are filled.
 INVERSION_STEPS = 20
+REFILL_INVERSION_STEPS = 4
 
 
 @dataclass(frozen=True)
@@ -59,24 +61,27 @@ def register_field(levels: Iterable[Level]) -> sitk.Image:
     demons, NeuroImage 2009 (symmetric forces); Brett et al., Spatial normalization of brain images with focal lesions
     using cost function masking, NeuroImage 2001.
     """
-    field = None
+    field = inverse = None
     for level in levels:
         field = _zero_field(level.target) if field is None else sitk.Resample(field, level.target)
+        source = _matched(level, field)
         for iterations in _rounds(level):
-            source = _matched(_filled(level, field), level, field)
+            if level.excluded is not None:
+                inverse = inverted(field, REFILL_INVERSION_STEPS, inverse)
+                source = _filled(source, level, inverse)
             field = _demons(level, source, field, iterations)
     return _unfolded(field)
 
 
-def inverted(field: sitk.Image) -> sitk.Image:
-    """The inverse of a displacement field on the same grid, by a damped fixed-point iteration.
+def inverted(field: sitk.Image, steps: int = INVERSION_STEPS, guess: sitk.Image | None = None) -> sitk.Image:
+    """The inverse of a displacement field on the same grid, by a damped fixed-point iteration from `guess`.
 
     References
     ----------
     Chen et al., A simple fixed-point approach to invert a deformation field, Medical Physics 2008.
     """
-    inverse = _zero_field(field)
-    for _ in range(INVERSION_STEPS):
+    inverse = _zero_field(field) if guess is None else sitk.Resample(guess, field)
+    for _ in range(steps):
         step = sitk.Resample(field, field, as_transform(inverse), sitk.sitkLinear, 0.0)
         mixed = 0.25 * sitk.GetArrayFromImage(inverse) - 0.75 * sitk.GetArrayFromImage(step)
         inverse = vectors(mixed, field)
@@ -106,25 +111,29 @@ def _rounds(level: Level) -> list[int]:
     return [level.iterations] if level.excluded is None else [REFILL] * -(-level.iterations // REFILL)
 
 
-def _filled(level: Level, field: sitk.Image) -> sitk.Image:
-    """The source with the template's values where it is excluded."""
-    if level.excluded is None:
-        return level.source
-    expected = sitk.Resample(level.target, level.source, as_transform(inverted(field)), sitk.sitkLinear, 0.0)
-    return level.source * (1 - level.excluded) + expected * level.excluded
+def _filled(source: sitk.Image, level: Level, inverse: sitk.Image) -> sitk.Image:
+    """`source`, in the grey values of the template, with the template itself where it is excluded."""
+    expected = sitk.Resample(level.target, source, as_transform(inverse), sitk.sitkLinear, 0.0)
+    return source * (1 - level.excluded) + expected * level.excluded
 
 
-def _matched(source: sitk.Image, level: Level, field: sitk.Image) -> sitk.Image:
-    """`source` with the grey values of the template: quantiles of the voxels that correspond now are made equal."""
-    moved = sitk.GetArrayFromImage(sitk.Resample(source, level.target, as_transform(field), sitk.sitkLinear, 0.0))
+def _matched(level: Level, field: sitk.Image) -> sitk.Image:
+    """The source in the grey values of the template: quantiles of the voxels that correspond now are made equal."""
     target = sitk.GetArrayFromImage(level.target)
+    moved = _moved(level.source, field)
     both = (target > 0) & (moved > 0)
+    if level.excluded is not None:
+        both &= _moved(level.excluded, field) < 0.5
     shares = np.linspace(0, 1, QUANTILES)
     have, want = np.quantile(moved[both], shares), np.quantile(target[both], shares)
-    values = sitk.GetArrayFromImage(source)
+    values = sitk.GetArrayFromImage(level.source)
     out = sitk.GetImageFromArray(np.where(values > 0, np.interp(values, have, want), 0).astype(np.float32))
-    out.CopyInformation(source)
+    out.CopyInformation(level.source)
     return out
+
+
+def _moved(image: sitk.Image, field: sitk.Image) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.Resample(image, field, as_transform(field), sitk.sitkLinear, 0.0))
 
 
 def _demons(level: Level, source: sitk.Image, field: sitk.Image, iterations: int) -> sitk.Image:

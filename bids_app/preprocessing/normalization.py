@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from bids_app.images import Image, data, like, resample, voxel_volume_mm3
+from bids_app.images import Image, data, like, on_affine, resample, voxel_volume_mm3
 from bids_app.preprocessing import deformable, linear
 from bids_app.preprocessing.checks import (
     COMPARE_MM,
@@ -31,7 +32,7 @@ LIKELY_DEGREES = (-24.0, -8.0, 8.0, 24.0)
 ANY_DEGREES = (-90.0, -45.0, 0.0, 45.0, 90.0, 180.0)
 #: The lesion's surroundings are oedema and distorted tissue, and its mask is never exact.
 LESION_MARGIN_MM = 3.0
-#: Around the brain, so that the deformation has room to fade.
+#: Around the brain, so that background counts and the deformation has room to fade.
 BOX_MARGIN_MM = 20.0
 #: Voxel size, iterations and smoothing of the two levels of the deformation; the second try is stiffer.
 Schedule = tuple[tuple[float, int, float], ...]
@@ -167,14 +168,13 @@ class _Scans:
 
     @classmethod
     def of(cls, brain: Image, mask: Image, lesion: Image | None, template: Template) -> _Scans:
-        box = _box(mask, 2)
-        fixed = linear.Pyramid(_cropped(template.t1w, _box(template.brain_mask, BOX_MARGIN_MM)))
+        fixed = linear.Pyramid(_boxed(template.t1w, template.brain_mask))
         compared = from_itk(fixed.at(COMPARE_MM))
         return cls(
-            moving=linear.Pyramid(_cropped(like(brain, np.where(data(mask) > 0, data(brain), 0)), box)),
+            moving=linear.Pyramid(_boxed(like(brain, np.where(data(mask) > 0, data(brain), 0)), mask)),
             fixed=fixed,
-            mask=_cropped(mask, box),
-            healthy=None if lesion is None or not data(lesion).any() else _cropped(_healthy(lesion), box),
+            mask=_boxed(mask, mask),
+            healthy=None if lesion is None or not data(lesion).any() else _boxed(_healthy(lesion), mask, outside=1),
             template=template,
             compared=compared,
             target=data(resample(template.brain_mask, compared, order=0)) > 0,
@@ -244,12 +244,15 @@ def _healthy(lesion: Image) -> Image:
     return like(lesion, ndimage.distance_transform_edt(data(lesion) <= 0, sampling=sizes) > LESION_MARGIN_MM)
 
 
-def _box(mask: Image, margin_mm: float) -> tuple[slice, ...]:
-    """The part of the grid that holds the mask and a margin."""
+def _boxed(image: Image, mask: Image, outside: int = 0) -> Image:
+    """The part of `image` around `mask` with a margin of `BOX_MARGIN_MM`, filled with `outside` where the scan ends.
+
+    ITK does not count voxels outside of an image: without the margin nothing would keep a brain from growing out of it.
+    """
     box = ndimage.find_objects(data(mask) > 0)[0]
-    margins = [int(np.ceil(margin_mm / size)) for size in mask.header.get_zooms()[:3]]
-    return tuple(slice(max(side.start - m, 0), side.stop + m) for side, m in zip(box, margins, strict=True))
-
-
-def _cropped(image: Image, box: tuple[slice, ...]) -> Image:
-    return image.slicer[box]
+    margins = [int(np.ceil(BOX_MARGIN_MM / size)) for size in mask.header.get_zooms()[:3]]
+    values = np.pad(data(image)[box], [(margin, margin) for margin in margins], constant_values=outside)
+    start = np.array([side.start - margin for side, margin in zip(box, margins, strict=True)])
+    affine = image.affine.copy()
+    affine[:3, 3] = nib.affines.apply_affine(image.affine, start)
+    return on_affine(values, affine)

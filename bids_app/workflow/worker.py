@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import multiprocessing
 import os
 import shutil
+import signal
+import sys
 import threading
 import time
 import traceback
@@ -17,6 +20,8 @@ from bids_app.derivatives.write import write_json, write_text
 from bids_app.errors import AppError, ExitCode
 from bids_app.settings import Settings, to_toml
 from bids_app.workflow.job import Job
+
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,12 @@ class Tools:
 
 
 def die_with_parent() -> None:
-    """End this worker when the run ends, however it ends: a killed run must not go on writing."""
+    """End this worker when the run ends, however it ends: a killed run must not go on writing.
+
+    On Linux the kernel does it at once; elsewhere a thread does, as soon as a library lets Python run.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
     def watch() -> None:
         multiprocessing.parent_process().join()
