@@ -3,8 +3,9 @@
     python benchmarks/registration.py DATA [--threads 2] [--only flair,pose,deform,known] [--libraries SimpleITK]
 
 DATA is the folder of test data (``whole_head/``, ``paired_clinical/``). Times are CPU seconds of the process, so that a
-busy machine does not matter. All libraries see the same images: brains at 2 mm for whatever ends in standard space, heads
-at 2 mm for FLAIR to T1w, the same first guess. antspyx and picsl_greedy are no dependencies: absent, they are left out.
+busy machine does not matter. All libraries see the same images: brains at 2 mm for whatever ends in standard space,
+heads at 2 mm for FLAIR to T1w, the same first guess. antspyx and picsl_greedy are no dependencies: absent, they are
+left out.
 """
 
 from __future__ import annotations
@@ -136,7 +137,12 @@ def ants_deform(metric: str, radius: int) -> Callable[[Head, Template, np.ndarra
         with tempfile.TemporaryDirectory() as folder:
             sitk.WriteTransform(pull_transform(guess), f"{folder}/guess.txt")
             affine = ants.registration(
-                target, source, "Affine", initial_transform=f"{folder}/guess.txt", outprefix=f"{folder}/a", random_seed=1
+                target,
+                source,
+                "Affine",
+                initial_transform=f"{folder}/guess.txt",
+                outprefix=f"{folder}/a",
+                random_seed=1,
             )
             done = ants.registration(
                 target, source, "SyNOnly", initial_transform=affine["fwdtransforms"][0], syn_metric=metric,
@@ -186,7 +192,10 @@ def greedy_deform(head: Head, template: Template, guess: np.ndarray) -> Warp:
         np.savetxt(f"{folder}/guess.mat", np.linalg.inv(guess))
         images = {"fix": _small(template.t1w), "mov": _small(head.brain)}
         affine = _greedy(
-            f"-i fix mov -a -dof 12 -m NCC 2x2x2 -n 100x60x10 -ia {folder}/guess.mat -o found", folder, **images, found=None
+            f"-i fix mov -a -dof 12 -m NCC 2x2x2 -n 100x60x10 -ia {folder}/guess.mat -o found",
+            folder,
+            **images,
+            found=None,
         )
         matrix = np.array(affine["found"])
         np.savetxt(f"{folder}/affine.mat", matrix)
@@ -222,7 +231,9 @@ def simulated_flair(head: Head) -> Image:
     """The head with the contrast of a FLAIR (fluid dark, grey brighter than white), 5 mm slices and noise."""
     values, inside = data(head.t1w), data(head.mask) > 0
     low, high = np.percentile(values[inside], [2, 98])
-    flair = np.interp((values - low) / (high - low), [0, 0.15, 0.3, 0.55, 0.9, 1.3, 3], [0, 0.05, 0.3, 1, 0.75, 0.7, 1.2])
+    flair = np.interp(
+        (values - low) / (high - low), [0, 0.15, 0.3, 0.55, 0.9, 1.3, 3], [0, 0.05, 0.3, 1, 0.75, 0.7, 1.2]
+    )
     flair += np.random.default_rng(0).normal(0, 0.05, flair.shape)
     step = round(5 / head.t1w.header.get_zooms()[2])
     return like(head.t1w, ndimage.uniform_filter1d(flair.astype(np.float32), step, axis=2)).slicer[:, :, ::step]
@@ -308,7 +319,9 @@ def folded_percent(transform: sitk.Transform, template: Template) -> float:
 
 
 def row(*cells) -> None:
-    print("| " + " | ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in cells) + " |", flush=True)
+    print(
+        "| " + " | ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in cells) + " |", flush=True
+    )
 
 
 def table(title: str, *columns: str) -> None:
@@ -321,8 +334,16 @@ def table(title: str, *columns: str) -> None:
 
 
 def flair(libraries: list[Library], heads: list[Head], folder: Path) -> None:
-    """Known misalignments of a FLAIR; the error is the distance to the truth, for the real pair to the median answer."""
-    table("FLAIR to T1w, rigid: error over the brain, mm", "pair", "library", "median", "worst", "failed (> 3 mm)", "CPU s")
+    """Known misalignments of a FLAIR; error is the distance to the truth, for the real pair to the median answer."""
+    table(
+        "FLAIR to T1w, rigid: error over the brain, mm",
+        "pair",
+        "library",
+        "median",
+        "worst",
+        "failed (> 3 mm)",
+        "CPU s",
+    )
     for head in heads:
         real = head.name == "clinical"
         moving = clean(folder / CLINICAL[1]).image if real else simulated_flair(head)
@@ -341,7 +362,15 @@ def flair(libraries: list[Library], heads: list[Head], folder: Path) -> None:
 def pose(libraries: list[Library], heads: list[Head], folder: Path) -> None:
     """The same head lying differently must end in the same pose."""
     template = load_template(DEFAULT_SPACE)
-    table("T1w brain to MNI, rigid: spread of the answers, mm", "head", "library", "median", "worst", "brain Dice", "CPU s")
+    table(
+        "T1w brain to MNI, rigid: spread of the answers, mm",
+        "head",
+        "library",
+        "median",
+        "worst",
+        "brain Dice",
+        "CPU s",
+    )
     for head in heads:
         for library in libraries:
             rng = np.random.default_rng(5)
