@@ -18,11 +18,11 @@ REFILL = 10
 #: Landmarks of the histograms that are matched before intensities are compared.
 QUANTILES = 33
 #: Voxels whose Jacobian is below this are smoothed until it is not, so that nothing folds.
-MIN_JACOBIAN = 0.05
+MIN_JACOBIAN = 0.1
 MAX_UNFOLDINGS = 30
 #: Steps of the fixed-point inversion: from zero, and from the last inverse when masked voxels are filled.
 INVERSION_STEPS = 20
-REFILL_INVERSION_STEPS = 4
+REFILL_INVERSION_STEPS = 2
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def register_field(levels: Iterable[Level]) -> sitk.Image:
                 inverse = inverted(field, REFILL_INVERSION_STEPS, inverse)
                 source = _filled(source, level, inverse)
             field = _demons(level, source, field, iterations)
-    return _unfolded(field)
+    return unfolded(field)
 
 
 def inverted(field: sitk.Image, steps: int = INVERSION_STEPS, guess: sitk.Image | None = None) -> sitk.Image:
@@ -144,7 +144,7 @@ def _demons(level: Level, source: sitk.Image, field: sitk.Image, iterations: int
     return sitk.Cast(demons.Execute(sitk.Cast(level.target, sitk.sitkFloat32), source, field), sitk.sitkVectorFloat64)
 
 
-def _unfolded(field: sitk.Image) -> sitk.Image:
+def unfolded(field: sitk.Image) -> sitk.Image:
     """The field, smoothed where it folds or nearly so, until it does not."""
     for _ in range(MAX_UNFOLDINGS):
         folded = sitk.DisplacementFieldJacobianDeterminant(field) < MIN_JACOBIAN

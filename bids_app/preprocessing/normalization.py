@@ -174,7 +174,7 @@ class _Scans:
             moving=linear.Pyramid(_boxed(like(brain, np.where(data(mask) > 0, data(brain), 0)), mask)),
             fixed=fixed,
             mask=_boxed(mask, mask),
-            healthy=None if lesion is None or not data(lesion).any() else _boxed(_healthy(lesion), mask, outside=1),
+            healthy=None if lesion is None or not data(lesion).any() else _healthy(_boxed(lesion, mask)),
             template=template,
             compared=compared,
             target=data(resample(template.brain_mask, compared, order=0)) > 0,
@@ -209,8 +209,8 @@ class _Scans:
 
 def _pulls(matrix: np.ndarray, field: sitk.Image) -> _Pulls:
     """Both directions of an affine followed by a deformation, on the grid on which fields are stored."""
-    affine = pull_transform(matrix)
-    forward, inverse = (deformable.as_transform(_stored(each)) for each in (field, deformable.inverted(field)))
+    affine, stored = pull_transform(matrix), deformable.unfolded(_stored(field))
+    forward, inverse = (deformable.as_transform(each) for each in (stored, deformable.inverted(stored)))
     # ITK applies the last transform of a list first
     return _Pulls(sitk.CompositeTransform([affine, forward]), sitk.CompositeTransform([inverse, affine.GetInverse()]))
 
@@ -244,14 +244,14 @@ def _healthy(lesion: Image) -> Image:
     return like(lesion, ndimage.distance_transform_edt(data(lesion) <= 0, sampling=sizes) > LESION_MARGIN_MM)
 
 
-def _boxed(image: Image, mask: Image, outside: int = 0) -> Image:
-    """The part of `image` around `mask` with a margin of `BOX_MARGIN_MM`, filled with `outside` where the scan ends.
+def _boxed(image: Image, mask: Image) -> Image:
+    """The part of `image` around `mask` with a margin of `BOX_MARGIN_MM`, zero where the scan ends.
 
     ITK does not count voxels outside of an image: without the margin nothing would keep a brain from growing out of it.
     """
     box = ndimage.find_objects(data(mask) > 0)[0]
     margins = [int(np.ceil(BOX_MARGIN_MM / size)) for size in mask.header.get_zooms()[:3]]
-    values = np.pad(data(image)[box], [(margin, margin) for margin in margins], constant_values=outside)
+    values = np.pad(data(image)[box], [(margin, margin) for margin in margins])
     start = np.array([side.start - margin for side, margin in zip(box, margins, strict=True)])
     affine = image.affine.copy()
     affine[:3, 3] = nib.affines.apply_affine(image.affine, start)
