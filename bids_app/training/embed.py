@@ -132,7 +132,7 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def build_card(name: str, version: str, commit: str, note: str, steps: dict[str, int]) -> dict:
-    """The model's card; ``evaluate`` fills in threshold, smallest lesion and scores."""
+    """The model's card; ``evaluate`` fills in threshold and scores."""
     return {
         "name": name,
         "version": version,
@@ -148,7 +148,7 @@ def build_card(name: str, version: str, commit: str, note: str, steps: dict[str,
         "note": note,
         "steps": steps,
         "threshold": 0.5,
-        "min_volume_mm3": 0.0,
+        "min_volume_mm3": 10.0,
         "scores": {},
         "known_failures": KNOWN_FAILURES,
         "use": "Research only: not a medical device.",

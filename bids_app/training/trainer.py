@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -277,7 +278,9 @@ class SyntheticLesionTrainer(nnUNetTrainer):
         while self.elapsed() < 1:
             self.run_epoch()
             if not self.stable_saved and self.elapsed() > 1 - self.schedule.cooldown - 0.02:
-                self.save_checkpoint(str(Path(self.output_folder) / "checkpoint_stable.pth"))
+                # a copy, since nnU-Net counts the epoch as the coming one while saving it
+                folder = Path(self.output_folder)
+                shutil.copyfile(folder / "checkpoint_latest.pth", folder / "checkpoint_stable.pth")
                 self.stable_saved = True
         self.on_train_end()
 

@@ -70,6 +70,21 @@ def test_a_resumed_training_goes_on_where_it_was(results: Path):
     assert torch.equal(next(batches)["data"][0], scan_number(trainer.material, 2).image)
 
 
+def test_a_finished_training_goes_on_from_before_the_rate_fell(tmp_path: Path):
+    schedule = Schedule(minutes=1e-6, steps_per_epoch=1, cooldown=1.0)
+    trainer = run.make_trainer(tmp_path, 0, material(), schedule, size=TINY)
+    trainer.initialize()
+    trainer.run_training()
+    again = run.make_trainer(tmp_path, 0, material(), schedule, size=TINY)
+    again.initialize()
+    checkpoint = run.newest_checkpoint(Path(again.output_folder))
+    assert checkpoint.name == "checkpoint_stable.pth"
+    again.load_checkpoint(str(checkpoint))
+    again.on_train_start()
+    again.run_epoch()
+    assert again.current_epoch == trainer.current_epoch + 1 and again.step == trainer.step + 1
+
+
 def test_validation_uses_the_average_and_gives_the_weights_back(results: Path):
     trainer = run.make_trainer(results.parents[1], 0, material(), Schedule(), size=TINY)
     trainer.initialize()
