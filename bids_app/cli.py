@@ -18,12 +18,12 @@ from pathlib import Path
 from bids_app import app_version
 from bids_app.cli_parser import Request, read_request
 from bids_app.environment import quiet_libraries
-from bids_app.errors import AppError, CannotWriteError, ExitCode, NoInputError
+from bids_app.errors import NO_SPACE, AppError, CannotWriteError, ExitCode, NoInputError
 from bids_app.settings import Settings
 from bids_app.study.folders import check_group_input, check_places, check_writable, check_writable_output
 
 INTERRUPTED = 130  # what a shell reports of a program ended by Ctrl-C
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_NOT_WRITABLE = (*NO_SPACE, errno.EROFS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(ExitCode.OK)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _NO_SPACE:
+        if isinstance(error, OSError) and error.errno in _NOT_WRITABLE:
             return _tell(CannotWriteError(f"Writing {error.filename or 'a file'} failed: {error.strerror}."))
         return _tell_unexpected(error, request, arguments)
 

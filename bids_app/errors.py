@@ -6,7 +6,11 @@ do. The command line has a single ``except`` that prints both and exits with the
 
 from __future__ import annotations
 
+import errno
 from enum import IntEnum
+from pathlib import Path
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class ExitCode(IntEnum):
@@ -83,6 +87,11 @@ class CannotWriteError(AppError):
     """The output or work folder cannot be written."""
 
     exit_code = ExitCode.CANNOT_WRITE
+
+
+def no_space_left(place: Path) -> CannotWriteError:
+    """The error of a full disk, or of a quota that is used up."""
+    return CannotWriteError(f"No space left to write {place}.", "Free some space and start the same command again.")
 
 
 class ConfigError(AppError):

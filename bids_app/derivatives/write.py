@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -15,7 +14,7 @@ from typing import Any
 import nibabel as nib
 import pandas as pd
 
-from bids_app.errors import CannotWriteError
+from bids_app.errors import NO_SPACE, CannotWriteError, no_space_left
 from bids_app.images import Image
 
 
@@ -56,8 +55,8 @@ def _remove_quietly(path: Path) -> None:
 
 
 def _cannot_write(path: Path, error: OSError) -> CannotWriteError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return CannotWriteError(f"No space left to write {path}.", "Free some space and start the same command again.")
+    if error.errno in NO_SPACE:
+        return no_space_left(path)
     return CannotWriteError(
         f"{path} cannot be written: {error.strerror or error}.", "Choose a folder that you may write to."
     )

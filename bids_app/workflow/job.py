@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from bids_app.derivatives import names
 from bids_app.derivatives.record import Status, fingerprint, read_record, status_of
 from bids_app.derivatives.results import Provenance
-from bids_app.errors import VisitError
+from bids_app.derivatives.write import write_json
+from bids_app.errors import NO_SPACE, CannotWriteError, ExitCode, VisitError, no_space_left
 from bids_app.networks.weights import sha256
 from bids_app.settings import Settings
 from bids_app.study.models import Visit
 
 #: What one visit needs at most, GiB: networks, a whole-brain registration at 1 mm, nnU-Net's buffers.
 MEMORY_GB = 4.0
+#: A work folder with less space than this is full: no step writes less.
+FULL_BYTES = 2**20
 
 
 @dataclass(frozen=True, repr=False)
@@ -106,11 +111,32 @@ def status_of_visit(settings: Settings, visit: Visit, configuration: str) -> Sta
     return status_of(settings.out_dir, record, configuration, digest)
 
 
-def leave_error(job: Job, error: BaseException) -> None:
-    """Keep the sentence of a failed step where the run finds it, whichever process or machine it ran on."""
+def leave_error(job: Job, error: Exception) -> None:
+    """Keep the sentence of a failed step where the run finds it, whichever process or machine it ran on.
+
+    On a full disk nothing can be kept; `left_error` then finds that out by itself.
+    """
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
+        error = no_space_left(job.settings.work_dir)
     hint = getattr(error, "hint", "")
     message = getattr(error, "message", None) or f"{type(error).__name__}: {error}"
-    job.error_file.parent.mkdir(parents=True, exist_ok=True)
-    job.error_file.write_text(
-        json.dumps({"message": message, "hint": hint, "code": int(getattr(error, "exit_code", 1))}), encoding="utf-8"
-    )
+    with suppress(CannotWriteError):
+        write_json(job.error_file, {"message": message, "hint": hint, "code": int(getattr(error, "exit_code", 1))})
+
+
+def left_error(job: Job) -> tuple[str, ExitCode] | None:
+    """Sentence and exit code that a failed step has left; None if there is nothing to be known."""
+    if job.error_file.is_file():
+        left = json.loads(job.error_file.read_text(encoding="utf-8"))
+        return f"{left['message']} {left['hint']}".strip(), ExitCode(left["code"])
+    if _is_full(job.settings.work_dir):
+        full = no_space_left(job.settings.work_dir)
+        return str(full), full.exit_code
+    return None
+
+
+def _is_full(folder: Path) -> bool:
+    try:
+        return shutil.disk_usage(folder).free < FULL_BYTES
+    except OSError:
+        return False

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 from bids_app.environment import thread_variables
 from bids_app.errors import ExitCode
@@ -27,17 +28,19 @@ class WorkerPool:
     ----------
     size : int
         Number of workers.
+    model_folder : Path
+        The lesion model they will run.
     tools : Tools
         What the first worker found: the device.
     """
 
-    def __init__(self, settings: Settings, size: int):
-        self.settings = settings
+    def __init__(self, settings: Settings, size: int, model_folder: Path):
+        self.settings, self.model_folder = settings, model_folder
         self.size = _affordable(size, settings.memory_gb)
         self._executor = self._spawn(self.size)
 
     def __enter__(self) -> WorkerPool:
-        self.tools: Tools = self._executor.submit(worker.start, self.settings).result()
+        self.tools = self._start(self._executor)
         return self
 
     def __exit__(self, *_) -> None:
@@ -56,8 +59,12 @@ class WorkerPool:
     def _one_by_one(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         for job in jobs:
             with self._spawn(1) as executor:
-                executor.submit(worker.start, self.settings).result()
+                self._start(executor)
                 yield _outcome(executor.submit(worker.process, job), job)
+
+    def _start(self, executor: ProcessPoolExecutor) -> Tools:
+        """Let one worker find out, before any visit, whether the visits can be processed at all."""
+        return executor.submit(worker.start, self.settings, self.model_folder).result()
 
     def _spawn(self, size: int) -> ProcessPoolExecutor:
         # the variables must be set before a worker imports numpy or torch

@@ -111,7 +111,7 @@ def _outcomes(jobs: list[Job], settings: Settings, say: Say) -> Iterator[Outcome
 
         yield from process_with_plugin(usable, settings)
         return
-    with WorkerPool(settings, min(settings.workers, len(usable))) as pool:
+    with WorkerPool(settings, min(settings.workers, len(usable)), usable[0].model_folder) as pool:
         say(f"Device: {pool.tools.description}. Visits side by side: {pool.size}.")
         yield from pool.process(usable)
 

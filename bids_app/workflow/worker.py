@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import logging
 import multiprocessing
 import os
@@ -14,12 +13,13 @@ import threading
 import time
 import traceback
 from dataclasses import dataclass
+from pathlib import Path
 
 from bids_app.derivatives.record import Record
 from bids_app.derivatives.write import write_json, write_text
 from bids_app.errors import AppError, ExitCode
 from bids_app.settings import Settings, to_toml
-from bids_app.workflow.job import Job
+from bids_app.workflow.job import Job, left_error
 
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
@@ -72,18 +72,21 @@ def die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def start(settings: Settings) -> Tools:
-    """Import what a visit needs, set the threads, decide the device; slow, so once a worker.
+def start(settings: Settings, model_folder: Path) -> Tools:
+    """Import what a visit needs, set the threads, decide the device, load the lesion model; slow, so once a worker.
 
     Raises
     ------
     UnavailableError
         If the device that was asked for is not there.
+    ConfigError
+        If the model cannot be run: better now than after the first visit was prepared.
     """
     from bids_app.workflow import graph, tools  # noqa: F401  the imports are the work
 
     tools.limit_threads(settings.omp_nthreads)
     device = tools.device(settings.device)
+    tools.lesion_model(model_folder, settings.folds, settings.device)
     return Tools(device.name, device.description)
 
 
@@ -113,13 +116,10 @@ def explain(job: Job, error: BaseException) -> tuple[str, ExitCode]:
 
     nipype wraps what a step raised into text, so the step has left its own sentence in a file.
     """
-    if job.error_file.is_file():
-        left = json.loads(job.error_file.read_text(encoding="utf-8"))
-        message, code = f"{left['message']} {left['hint']}".strip(), ExitCode(left["code"])
-    elif isinstance(error, AppError):
+    if isinstance(error, AppError):
         message, code = str(error), error.exit_code
     else:
-        message, code = f"{type(error).__name__}: {error}", ExitCode.VISIT_FAILED
+        message, code = left_error(job) or (f"{type(error).__name__}: {error}", ExitCode.VISIT_FAILED)
     try:
         details = "".join(traceback.format_exception(error))
         write_text(job.log_folder / f"crash-{job.visit.label}.txt", f"{message}\n\n{details}")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +57,24 @@ def test_status_follows_the_contents_of_the_inputs(job: Job):
 def test_the_sentence_of_a_step_reaches_the_run(job: Job):
     leave_error(job, CannotWriteError("No space left.", "Free some."))
     assert explain(job, RuntimeError("what nipype made of it")) == ("No space left. Free some.", ExitCode.CANNOT_WRITE)
+
+
+def test_a_step_that_fills_the_work_folder_ends_the_run(job: Job):
+    leave_error(job, OSError(errno.ENOSPC, "No space left on device"))
+    message, code = explain(job, RuntimeError("what nipype made of it"))
+    assert str(job.settings.work_dir) in message and code is ExitCode.CANNOT_WRITE
+
+
+def test_a_work_folder_too_full_for_a_sentence_is_told_all_the_same(job: Job, monkeypatch):
+    job.settings.work_dir.mkdir(parents=True, exist_ok=True)
+    usage = shutil.disk_usage(job.settings.work_dir)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
+    monkeypatch.setattr(Path, "write_text", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    leave_error(job, ValueError("half a file"))
+    monkeypatch.undo()
+    assert not job.error_file.exists()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
+    assert explain(job, RuntimeError("of nipype"))[1] is ExitCode.CANNOT_WRITE
 
 
 def test_an_unforeseen_error_becomes_a_sentence_and_a_crash_file(job: Job):

@@ -28,7 +28,7 @@ class FakePool:
     fails: ClassVar[dict[str, tuple[str, ExitCode]]] = {}
     seen: ClassVar[list[str]] = []
 
-    def __init__(self, settings: Settings, size: int):
+    def __init__(self, settings: Settings, size: int, model_folder: Path):
         self.size, self.tools = size, Tools("cpu", "CPU")
 
     def __enter__(self):
