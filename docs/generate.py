@@ -42,7 +42,7 @@ def subject_rows() -> list[tuple[str, str]]:
         (names.sessions_table("01"), "a row a session: volumes, counts, checks of the registrations"),
         (names.visit_record("01", "1"), "what the visit was made from, with checksums, and how it ended"),
         (names.raw_participants("01"), "the raw participants, so that the group level needs this folder alone"),
-        (names.log_folder("01") / "<run>", "settings of each run, crash files"),
+        (names.log_folder("01") / "<run>", "settings of each run, seconds of each step, crash files"),
     ]
 
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 #: Lowest first. A room is the first component below ``bids_app``; ``derivatives.names`` lies below its room.
 LAYERS = (
-    {"errors", "data"},
+    {"errors", "data", "wording"},
     {"settings", "images", "environment"},
     {"derivatives.names"},
     {"networks", "measures", "study"},

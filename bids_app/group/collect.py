@@ -13,6 +13,7 @@ from bids_app.derivatives.record import Record, read_record
 from bids_app.errors import NoInputError
 from bids_app.settings import Settings
 from bids_app.study.models import Problem, Severity
+from bids_app.wording import listed
 
 
 @dataclass(frozen=True)
@@ -138,20 +139,10 @@ def mixed_runs(records: Iterable[Record]) -> tuple[Problem, ...]:
     if len(groups) < 2:
         return ()
     parts = [
-        f"version {version}, configuration {configuration}: {shortened(sorted(labels))}"
+        f"version {version}, configuration {configuration}: {listed(sorted(labels), limit=5)}"
         for (version, configuration), labels in sorted(groups.items())
     ]
     return (warning("mixed-runs", f"The visits were processed in different ways ({'; '.join(parts)})."),)
-
-
-def shortened(labels: list[str], limit: int = 5) -> str:
-    """The first labels, and how many more there are.
-
-    >>> shortened(["a", "b", "c"], limit=2)
-    'a, b and 1 more'
-    """
-    more = len(labels) - limit
-    return ", ".join(labels[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
 def _visit_label_of(path: Path) -> str:

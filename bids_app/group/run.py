@@ -19,6 +19,7 @@ from bids_app.group.collect import Cohort, collect, mixed_runs, restrict
 from bids_app.group.frequency import FrequencyMap, frequency_map, masks_by_space, sidecar
 from bids_app.settings import Settings
 from bids_app.study.models import Problem
+from bids_app.wording import counted
 
 Say = Callable[[str], None]
 
@@ -114,12 +115,3 @@ def _map_line(found: FrequencyMap) -> str:
     peak = images.world(found.image, np.argwhere(values == values.max()))[0]
     at = ", ".join(f"{value:.0f}" for value in peak)
     return f"{line}, highest share {values.max():.2f} (first at {at} mm)."
-
-
-def counted(number: int, noun: str) -> str:
-    """A number and its noun.
-
-    >>> counted(1, "visit"), counted(2, "visit")
-    ('1 visit', '2 visits')
-    """
-    return f"{number} {noun}" + ("" if number == 1 else "s")

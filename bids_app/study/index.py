@@ -22,6 +22,7 @@ from bids_app.study.choice import choose
 from bids_app.study.filters import Filter, ScanFilters, read_filters
 from bids_app.study.models import Problem, Reuse, Scan, Severity, Study, Visit
 from bids_app.study.reuse import IMAGE_EXTENSIONS, check_derivatives, find_reuse, reuse_problems
+from bids_app.wording import listed
 
 SUFFIXES = ("T1w", "FLAIR")
 
@@ -34,7 +35,6 @@ _IGNORED = (
 _LABEL = re.compile(r"[0-9a-zA-Z+]+")
 _DATABASE_FILE = "layout_index.sqlite"  # the name is pybids's
 _REMAKE = "Delete that folder: the next run makes it anew."
-_SHOWN_LABELS = 20
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,8 @@ def _folder_labels(parent: Path, prefix: str) -> tuple[str, ...]:
 def _requested_participants(participants: Sequence[str], settings: Settings) -> tuple[str, ...]:
     if unknown := [label for label in settings.participants if label not in participants]:
         raise NoInputError(
-            f"{settings.bids_dir} has no {_listed(unknown, 'sub-')}.",
-            f"There are {len(participants)} participants: {_listed(participants)}.",
+            f"{settings.bids_dir} has no {listed(unknown, 'sub-')}.",
+            f"There are {len(participants)} participants: {listed(participants)}.",
         )
     wanted = settings.participants or participants
     kept = tuple(sorted(label for label in wanted if label not in settings.excluded))
@@ -136,9 +136,9 @@ def _requested_visits(root: Path, subjects: Iterable[str], settings: Settings, f
     existing = [key for subject in subjects for key in _visits_of(root, subject)]
     sessions = sorted({key.session for key in existing if key.session})
     if unknown := [label for label in settings.sessions if label not in sessions]:
-        there_are = f"there are {_listed(sessions)}" if sessions else "these participants have no sessions"
+        there_are = f"there are {listed(sessions)}" if sessions else "these participants have no sessions"
         raise NoInputError(
-            f"{_listed(unknown, 'ses-')} is no session of the requested participants: {there_are}.",
+            f"{listed(unknown, 'ses-')} is no session of the requested participants: {there_are}.",
             "Change --session-label.",
         )
     keys = [key for key in existing if not settings.sessions or key.session in settings.sessions]
@@ -156,17 +156,6 @@ def _visits_of(root: Path, subject: str) -> list[_Key]:
     folder = root / f"sub-{subject}"
     sessions = [_Key(subject, session) for session in _folder_labels(folder, "ses")]
     return sessions if sessions and not (folder / "anat").is_dir() else [_Key(subject, None), *sessions]
-
-
-def _listed(labels: Sequence[str], prefix: str = "") -> str:
-    """Labels as a list, cut where it gets long.
-
-    >>> _listed(["01", "02"], "sub-")
-    'sub-01, sub-02'
-    """
-    shown = ", ".join(f"{prefix}{label}" for label in labels[:_SHOWN_LABELS])
-    rest = len(labels) - _SHOWN_LABELS
-    return f"{shown} and {rest} more" if rest > 0 else shown
 
 
 def _list_scans(root: Path, keys: Sequence[_Key], database: Path | None) -> dict[PurePosixPath, list[PurePosixPath]]:
@@ -224,7 +213,7 @@ def _database_layout(root: Path, database: Path):
 def _refuse_old_database(root: Path, without_scans: Iterable[_Key], database: Path) -> None:
     """Fail if visits that the database does not know have scans by now."""
     if newer := [key.label for key in without_scans if any((root / key.anat).glob("*_T1w.nii*"))]:
-        raise ConfigError(f"The database in {database} is older than {_listed(newer)}.", _REMAKE)
+        raise ConfigError(f"The database in {database} is older than {listed(newer)}.", _REMAKE)
 
 
 def _create_database(root: Path, database: Path) -> None:

@@ -11,6 +11,7 @@ from bids_app.derivatives import names
 from bids_app.settings import NATIVE_SPACE, Settings
 from bids_app.study.choice import RULE
 from bids_app.study.models import Scan, Severity, Study, Visit
+from bids_app.wording import counted
 
 TO_DO = "to do"
 DONE = "done"
@@ -18,17 +19,13 @@ UNUSABLE = "cannot be processed"
 AGAIN = "to do again"
 
 
-def render(
-    study: Study, settings: Settings, status: Mapping[str, str], device: str | None = None, model: str | None = None
-) -> str:
+def render(study: Study, settings: Settings, status: Mapping[str, str]) -> str:
     """The plan of a run.
 
     Parameters
     ----------
     status : mapping of str to str
         What there is to do for each visit, by its label (``to do``, ``done``, ``outdated``, ...).
-    device, model : str, optional
-        The decision and the model in words, where they are known better than from `settings`.
 
     Returns
     -------
@@ -36,7 +33,7 @@ def render(
         Plain text of several lines, for a terminal as for a log file.
     """
     states = {visit.label: visit_state(visit, settings, status) for visit in study.visits}
-    lines = [f"afterstroke {app_version()}: plan", *_header(study, settings, device, model)]
+    lines = [f"afterstroke {app_version()}: plan", *_header(study, settings)]
     for visit in study.visits:
         lines += ["", *_visit(visit, states[visit.label])]
     return "\n".join([*lines, "", _summary(study, settings, states)])
@@ -47,7 +44,7 @@ def render_group(settings: Settings) -> str:
     participants = sum(1 for path in settings.out_dir.glob("sub-*/"))
     return (
         f"afterstroke {app_version()}: plan\n  output  {settings.out_dir}\n\n"
-        f"{_count(participants, 'participant')}: group tables and maps are to be written to the output folder."
+        f"{counted(participants, 'participant')}: group tables and maps are to be written to the output folder."
     )
 
 
@@ -76,17 +73,17 @@ def expected_images(visit: Visit, settings: Settings) -> tuple[PurePosixPath, ..
     return tuple(images)
 
 
-def _header(study: Study, settings: Settings, device: str | None, model: str | None) -> Iterator[str]:
+def _header(study: Study, settings: Settings) -> Iterator[str]:
     facts = {
-        "dataset": f"{study.root} ({study.name}): {_count(len(study.participants), 'participant')}, "
-        f"{_count(len(study.visits), 'visit')} asked for",
+        "dataset": f"{study.root} ({study.name}): {counted(len(study.participants), 'participant')}, "
+        f"{counted(len(study.visits), 'visit')} asked for",
         "output": f"{settings.out_dir}",
         "work folder": f"{settings.work_dir}",
-        "lesion model": model or _model(settings),
-        "device": device or settings.device,
+        "lesion model": _model(settings),
+        "device": settings.device,
         "spaces": ", ".join((NATIVE_SPACE, *settings.standard_spaces)),
-        "processors": f"{_count(settings.nprocs, 'CPU')}, {_count(settings.omp_nthreads, 'thread')} a visit: "
-        f"{_count(settings.workers, 'visit')} at a time",
+        "processors": f"{counted(settings.nprocs, 'CPU')}, {counted(settings.omp_nthreads, 'thread')} a visit: "
+        f"{counted(settings.workers, 'visit')} at a time",
     }
     for name, folder in settings.derivatives.items():
         facts[f"reused {name}"] = str(folder)
@@ -126,25 +123,16 @@ def _scan(scan: Scan | None) -> str:
 
 
 def _summary(study: Study, settings: Settings, states: Mapping[str, str]) -> str:
-    counted = Counter(states.values())
-    order = sorted(counted, key=lambda state: (state in (DONE, UNUSABLE), state))
-    parts = [f"{counted[state]} {state}{_codes(study) if state == UNUSABLE else ''}" for state in order]
+    by_state = Counter(states.values())
+    order = sorted(by_state, key=lambda state: (state in (DONE, UNUSABLE), state))
+    parts = [f"{by_state[state]} {state}{_codes(study) if state == UNUSABLE else ''}" for state in order]
     images = sum(
         len(expected_images(visit, settings)) for visit in study.visits if states[visit.label] not in (DONE, UNUSABLE)
     )
-    return f"{_count(len(study.visits), 'visit')}: {', '.join(parts)}. At least {_count(images, 'image')} to write."
+    return f"{counted(len(study.visits), 'visit')}: {', '.join(parts)}. At least {counted(images, 'image')} to write."
 
 
 def _codes(study: Study) -> str:
     """Why visits cannot be processed, as `` (no-t1w)``."""
     codes = {problem.code for visit in study.visits for problem in visit.problems if problem.severity is Severity.ERROR}
     return f" ({', '.join(sorted(codes))})"
-
-
-def _count(number: int, noun: str) -> str:
-    """A number and its noun.
-
-    >>> _count(1, "visit"), _count(2, "visit")
-    ('1 visit', '2 visits')
-    """
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
