@@ -58,7 +58,7 @@ def dataset_description(
     generated = {"Name": PIPELINE, "Version": app_version(), "ConfigurationHash": configuration}
     if container := _container():
         generated["Container"] = container
-    folders = {"raw": bids_dir, **links}
+    folders = {names.RAW_DATASET: bids_dir, **links}
     return {
         "Name": f"{raw.get('Name') or bids_dir.name}: stroke lesions",
         "BIDSVersion": BIDS_VERSION,

@@ -22,6 +22,7 @@ LESION_DESC = "nnunet"
 LESION_SEG = "lesions"
 STANDARD_RES = "1"
 
+RAW_DATASET = "raw"  # how BIDS URIs call the dataset that the scans come from
 DESCRIPTION = "dataset_description.json"
 BIDSIGNORE = ".bidsignore"
 DESC_TABLE = "descriptions.tsv"

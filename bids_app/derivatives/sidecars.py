@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -28,7 +29,7 @@ def raw(scan: Scan, provenance: Provenance) -> str:
         relative = scan.path.relative_to(provenance.bids_dir)
     except ValueError:
         relative = scan.path.name
-    return f"bids:raw:{relative}"
+    return f"bids:{names.RAW_DATASET}:{relative}"
 
 
 def base(description: str, sources: list[str], provenance: Provenance, **extra: Any) -> dict[str, Any]:
@@ -142,5 +143,6 @@ def standard(
 
 
 def check_keys(check: Any) -> dict[str, Any]:
-    """What is said of a registration."""
-    return {"Status": check.status, "BrainOverlap": check.overlap, "Similarity": check.similarity}
+    """What is said of a registration; null for what could not be measured, since JSON knows no NaN."""
+    measured = {"BrainOverlap": check.overlap, "Similarity": check.similarity}
+    return {"Status": check.status} | {key: None if math.isnan(value) else value for key, value in measured.items()}

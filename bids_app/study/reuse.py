@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bids_app.derivatives.names import ScanName, sidecar, visit_folder
+from bids_app.derivatives.names import RAW_DATASET, ScanName, sidecar, visit_folder
 from bids_app.errors import NoInputError, UsageError
 from bids_app.study.models import Problem, Reuse, Severity, Visit
 
@@ -64,11 +64,13 @@ def parse_derivative(text: str) -> tuple[str, Path]:
     Raises
     ------
     UsageError
-        If it is not of that form.
+        If it is not of that form, or its name is taken.
     """
     name, equals, folder = text.partition("=")
     if not (equals and folder and re.fullmatch(r"[0-9A-Za-z_.+-]+", name)):
         raise UsageError(f"--derivatives {text} is not of the form NAME=PATH.", "Example: fmriprep=/data/fmriprep.")
+    if name == RAW_DATASET:
+        raise UsageError(f"--derivatives cannot call a folder {name}: that is the dataset itself.", "Choose another name.")
     return name, Path(folder)
 
 

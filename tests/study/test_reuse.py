@@ -155,6 +155,8 @@ def test_name_and_path(tmp_path):
     for text in ("/data/fmriprep", "=path", "name=", "a b=path"):
         with pytest.raises(UsageError, match="NAME=PATH"):
             parse_derivative(text)
+    with pytest.raises(UsageError, match="call a folder raw"):
+        parse_derivative("raw=/data")
     check_derivatives({"here": tmp_path})
     with pytest.raises(NoInputError, match="absent"):
         check_derivatives({"here": tmp_path, "x": tmp_path / "absent"})
