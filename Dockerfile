@@ -9,14 +9,14 @@ RUN apt-get update \
 
 # the dependencies first: they change seldom, and they are most of the image
 WORKDIR /opt/afterstroke
-COPY pyproject.toml requirements.lock version README.md ./
-RUN mkdir bids_app && touch bids_app/__init__.py \
+COPY pyproject.toml requirements.lock version ./
+RUN mkdir bids_app && touch bids_app/__init__.py README.md \
  && python3 -m venv venv \
  && venv/bin/pip install --no-cache-dir --disable-pip-version-check --constraint requirements.lock . \
  && rm -rf bids_app build
 
 COPY bids_app bids_app
-COPY run.py LICENSE ./
+COPY run.py README.md LICENSE ./
 RUN venv/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --force-reinstall . \
  && rm -rf build \
  && venv/bin/python run.py --version

@@ -70,7 +70,9 @@ def parse_derivative(text: str) -> tuple[str, Path]:
     if not (equals and folder and re.fullmatch(r"[0-9A-Za-z_.+-]+", name)):
         raise UsageError(f"--derivatives {text} is not of the form NAME=PATH.", "Example: fmriprep=/data/fmriprep.")
     if name == RAW_DATASET:
-        raise UsageError(f"--derivatives cannot call a folder {name}: that is the dataset itself.", "Choose another name.")
+        raise UsageError(
+            f"--derivatives cannot call a folder {name}: that is the dataset itself.", "Choose another name."
+        )
     return name, Path(folder)
 
 
