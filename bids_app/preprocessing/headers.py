@@ -66,6 +66,12 @@ MIN_VOXELS = 12
 MIN_EXTENT_MM = 80.0
 BRAIN_EXTENT_MM = 115.0  # the height of a small adult brain
 
+_GZIP_MAGIC = b"\x1f\x8b"
+#: NIfTI-1 and NIfTI-2 by the size of their header, in either byte order.
+_KINDS = {
+    "5c010000": nib.Nifti1Image, "0000015c": nib.Nifti1Image, "1c020000": nib.Nifti2Image, "0000021c": nib.Nifti2Image,
+}  # fmt: skip
+
 #: What reading a damaged file raises, by way of nibabel, gzip and numpy.
 _READ_ERRORS = (OSError, EOFError, ValueError, zlib.error, gzip.BadGzipFile, nib.filebasedimages.ImageFileError,
                 HeaderDataError, nib.wrapstruct.WrapStructError)  # fmt: skip
@@ -121,7 +127,7 @@ def _load(path: Path) -> tuple[Image, tuple[Problem, ...]]:
     try:
         content = path.read_bytes()
         # in one go, because only the end of the stream holds the checksum of the voxels
-        content = bytearray(gzip.decompress(content) if content[:2] == GZIP_MAGIC else content)
+        content = bytearray(gzip.decompress(content) if content[:2] == _GZIP_MAGIC else content)
     except _READ_ERRORS as error:
         raise VisitError(f"{path.name} is truncated or damaged: {error}.", "Copy or convert it again.") from error
     kind = _KINDS.get(content[:4].hex())
@@ -132,13 +138,6 @@ def _load(path: Path) -> tuple[Image, tuple[Problem, ...]]:
         return kind.from_bytes(bytes(content)), problems
     except _READ_ERRORS as error:
         raise VisitError(f"{path.name} cannot be read as a NIfTI image: {error}.", "Convert it again.") from error
-
-
-GZIP_MAGIC = b"\x1f\x8b"
-#: NIfTI-1 and NIfTI-2 by the size of their header, in either byte order.
-_KINDS = {
-    "5c010000": nib.Nifti1Image, "0000015c": nib.Nifti1Image, "1c020000": nib.Nifti2Image, "0000021c": nib.Nifti2Image,
-}  # fmt: skip
 
 
 def _mend_intercept(content: bytearray, kind: type[Image], path: Path) -> tuple[Problem, ...]:
