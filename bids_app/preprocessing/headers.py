@@ -24,6 +24,7 @@ sform > 0             a qform that mirrors it                     refused: which
 sform > 0             NaN or singular; good qform                 qform (``header-bad-sform``, warning)
 sform > 0             axes less than 1 degree off 90 degrees      made orthonormal (``header-sheared``, info)
 sform > 0             more sheared than that; good qform          qform (``header-bad-sform``, warning)
+sform > 0             the same; good qform that mirrors it        refused: which side is left?
 sform > 0             NaN, singular or sheared; no good qform     refused
 sform 0               good qform > 0                              qform
 sform 0               bad qform > 0                               refused
@@ -53,7 +54,7 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
 from bids_app.errors import VisitError
-from bids_app.images import Image, on_affine, to_ras
+from bids_app.images import Image, on_affine, resample, to_ras
 from bids_app.study.models import Problem, Severity
 
 FORM_TOLERANCE_MM = 0.5  # largest distance between sform and qform at a corner of the image
@@ -103,11 +104,64 @@ def clean(path: Path) -> Cleaned:
     """
     raw, file_problems = _load(path)
     values, voxel_problems = _voxels(raw, path)
+    if values.min() == values.max():
+        raise VisitError(f"{path.name} is blank: all its voxels have the same value.", "Check the conversion.")
     affine, affine_problems = _affine(raw, path)
     size_problems = _check_size(values.shape, affine, path)
-    problems = (*file_problems, *voxel_problems, *affine_problems, *size_problems)
+    return Cleaned(_ras(values, affine), (*file_problems, *voxel_problems, *affine_problems, *size_problems))
+
+
+def clean_mask(path: Path) -> Image:
+    """A mask of another pipeline or drawn by hand, its header mended by the same table; uint8, 0 or 1, RAS+.
+
+    It may be empty (no lesion is a finding), and need not cover a whole head.
+
+    Raises
+    ------
+    VisitError
+        If the file cannot be read, or cannot be mended without guessing.
+    """
+    raw, _ = _load(path)
+    values, _ = _voxels(raw, path)
+    affine, _ = _affine(raw, path)
+    return _ras((values > 0.5).astype(np.uint8), affine)
+
+
+def on_stored_grid(mask: Image, path: Path) -> Image:
+    """`mask` on the very voxels of the raw file at `path`, under that file's own forms, believed by `clean` or not.
+
+    Parameters
+    ----------
+    mask : Image
+        On the grid that `clean` makes of the file, or any other grid of the same world.
+
+    Returns
+    -------
+    Image
+        uint8; voxel (i, j, k) belongs to voxel (i, j, k) of the file.
+
+    Raises
+    ------
+    VisitError
+        If the file cannot be read any more.
+    """
+    raw, _ = _load(path)
+    shape, _ = _three_dimensions(raw.shape, path)
+    believed, _ = _affine(raw, path)
+    values = np.asarray(resample(mask, on_affine(np.zeros(shape, np.uint8), believed), order=0).dataobj, np.uint8)
+    stored = nib.Nifti1Image(values, raw.affine)
+    stored.header.set_xyzt_units("mm", "sec")
+    for set_form, name in ((stored.set_sform, "sform"), (stored.set_qform, "qform")):
+        form = _form(raw, name)
+        usable = form is not None and np.isfinite(form).all()
+        set_form(form if usable else None, int(raw.header[f"{name}_code"]) if usable else 0)
+    return stored
+
+
+def _ras(values: np.ndarray, affine: np.ndarray) -> Image:
+    """Voxels on an affine, in RAS+ order; the type of the voxels stays."""
     image = to_ras(nib.Nifti1Image(values, affine))
-    return Cleaned(on_affine(np.ascontiguousarray(image.dataobj, dtype=np.float32), image.affine), problems)
+    return on_affine(np.ascontiguousarray(image.dataobj, dtype=values.dtype), image.affine)
 
 
 def _warning(code: str, path: Path, message: str) -> Problem:
@@ -188,8 +242,6 @@ def _voxels(raw: Image, path: Path) -> tuple[np.ndarray, tuple[Problem, ...]]:
         count = int(finite.size - finite.sum())
         values = np.where(finite, values, np.float32(0))
         problems += (_warning("header-nan-voxels", path, f"{count} voxels were NaN or infinite and were set to 0."),)
-    if values.min() == values.max():
-        raise VisitError(f"{path.name} is blank: all its voxels have the same value.", "Check the conversion.")
     return values, problems
 
 
@@ -220,6 +272,8 @@ def _affine(raw: Image, path: Path) -> tuple[np.ndarray, tuple[Problem, ...]]:
     if sform is not None and _is_good(sform):
         return _believe_sform(sform, qform, raw, path)
     if qform is not None and _is_good(qform):
+        if sform is not None and _fault(sform) == "sheared":  # useless for places, but it has a left and a right
+            _refuse_mirror(sform, qform, path)
         mended = () if sform is None else (_warning("header-bad-sform", path, _BAD_SFORM),)
         return _orthonormal(qform, raw.shape), mended
     fault = _fault(qform if sform is None else sform)

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from bids_app.errors import VisitError
 from bids_app.images import data, world
-from bids_app.preprocessing.headers import clean
+from bids_app.preprocessing.headers import clean, clean_mask, on_stored_grid
 from bids_app.study.models import Severity
 from tests.conftest import stored_as
 
@@ -397,3 +397,50 @@ def test_real_files_need_no_mending(test_data, name):
     cleaned = clean(test_data / f"{name}.nii.gz")
     assert cleaned.problems == ()
     assert nib.aff2axcodes(cleaned.image.affine) == ("R", "A", "S")
+
+
+# ------------------------------------------------------------------------------- masks, and the way back to the file
+
+
+def test_a_sheared_sform_that_mirrors_the_qform_is_refused(write, affine):
+    mirrored = affine.copy()
+    mirrored[0] *= -1
+    with pytest.raises(VisitError, match="which side is left"):
+        clean(write(sform=sheared(affine, 10.0), qform=mirrored))
+
+
+def test_an_empty_mask_is_a_mask(write, values):
+    mask = clean_mask(write(np.zeros_like(values)))
+    assert mask.get_data_dtype() == np.uint8 and not data(mask).any()
+
+
+@pytest.mark.parametrize("order", ["RAS", "LAS", "LIA"])
+def test_masks_keep_their_place(write, values, affine, tmp_path, order):
+    nib.save(stored_as(nib.Nifti1Image((values > 100).astype(np.float32) * 255, affine), order), tmp_path / "m.nii.gz")
+    mask = clean_mask(tmp_path / "m.nii.gz")
+    assert np.array_equal(data(mask), values > 100)
+    assert np.allclose(mask.affine, affine)
+
+
+@pytest.mark.parametrize("order", ["RAS", "LAS", "LIA"])
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_mask_returns_to_the_voxels_of_the_file(write, values, affine, tmp_path, order, broken):
+    """Also where the file's own sform is not believed: whoever reads the file reads the mask the same way."""
+    raw = stored_as(nib.Nifti1Image(values, affine), order)
+    raw.set_qform(raw.affine, code=1)
+    raw.set_sform(sheared(affine, 10.0) @ np.linalg.inv(affine) @ raw.affine if broken else raw.affine, code=2)
+    nib.save(raw, tmp_path / "t1w.nii.gz")
+    cleaned = clean(tmp_path / "t1w.nii.gz").image
+    mask = nib.Nifti1Image((data(cleaned) > 100).astype(np.uint8), cleaned.affine)
+    nib.save(on_stored_grid(mask, tmp_path / "t1w.nii.gz"), tmp_path / "roi.nii.gz")
+    roi, file = nib.load(tmp_path / "roi.nii.gz"), nib.load(tmp_path / "t1w.nii.gz")
+    assert np.array_equal(data(roi) > 0, data(file) > 100)
+    assert np.allclose(roi.affine, file.affine) and np.allclose(roi.get_qform(), file.get_qform(), atol=1e-5)
+    assert (int(roi.header["sform_code"]), int(roi.header["qform_code"])) == (2, 1)
+
+
+def test_a_mask_returns_to_a_file_whose_intercept_is_no_number(write, affine):
+    path = rewrite_header(write(), scl_slope=1.0, scl_inter=np.nan)
+    cleaned = clean(path).image
+    stored = on_stored_grid(nib.Nifti1Image((data(cleaned) > 100).astype(np.uint8), cleaned.affine), path)
+    assert np.count_nonzero(stored.dataobj) == 3 * 4 * 4
