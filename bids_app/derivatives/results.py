@@ -37,8 +37,8 @@ class Prepared:
     flair_check, problems
         How the alignment went; what was repaired in the headers.
     brain_volume_ml : float
-    skull_stripped : bool
-        Whether the input came without skull.
+    skull_stripped, flair_stripped : bool
+        Whether T1w and FLAIR came without skull.
     """
 
     visit: Visit
@@ -51,6 +51,7 @@ class Prepared:
     flair_transform: Path | None = None
     flair_matrix: Matrix | None = None
     flair_check: Check | None = None
+    flair_stripped: bool = False
     problems: tuple[Problem, ...] = ()
 
 

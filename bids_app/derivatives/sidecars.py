@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bids_app.derivatives import names
 from bids_app.derivatives.description import DISCLAIMER
 from bids_app.derivatives.results import ModelUse, Normalized, Prepared, Provenance, Segmented
-from bids_app.study.models import Scan
+from bids_app.study.models import Reuse, Scan
 
 #: Where standard spaces are defined: the MNI's own page, for all others TemplateFlow.
 ICBM152 = "https://www.bic.mni.mcgill.ca/ServicesAtlases/ICBM152NLin2009"
@@ -32,6 +32,11 @@ def raw(scan: Scan, provenance: Provenance) -> str:
     return f"bids:{names.RAW_DATASET}:{relative}"
 
 
+def reused(reuse: Reuse, path: Path) -> str:
+    """BIDS URI of a file of another pipeline."""
+    return next(uri for uri in reuse.sources if uri.endswith(f"/{path.name}"))
+
+
 def base(description: str, sources: list[str], provenance: Provenance, **extra: Any) -> dict[str, Any]:
     """The keys every sidecar has, then `extra`."""
     return {
@@ -45,16 +50,21 @@ def base(description: str, sources: list[str], provenance: Provenance, **extra: 
 def preprocessed_t1w(prepared: Prepared, provenance: Provenance) -> dict[str, Any]:
     """Sidecar of the native preprocessed T1w."""
     visit = prepared.visit
-    reused = list(visit.reuse.sources) if visit.reuse.t1w else []
-    what = "T1w taken from another pipeline" if reused else "T1w, header repaired, RAS+, bias field corrected"
+    taken = visit.reuse.t1w
+    read = taken or visit.t1w.path
     return base(
-        what,
-        [raw(visit.t1w, provenance), *reused],
+        "T1w taken from another pipeline" if taken else "T1w, header repaired, RAS+, bias field corrected",
+        [reused(visit.reuse, taken) if taken else raw(visit.t1w, provenance)],
         provenance,
         SkullStripped=prepared.skull_stripped,
         SpatialReference="orig",
-        HeaderRepairs=[problem.message for problem in prepared.problems],
+        HeaderRepairs=repairs(prepared, read.name),
     )
+
+
+def repairs(prepared: Prepared, name: str) -> list[str]:
+    """What was mended in the file of that name."""
+    return [problem.message for problem in prepared.problems if name in problem.files]
 
 
 def preprocessed_flair(prepared: Prepared, t1w: PurePosixPath, provenance: Provenance) -> dict[str, Any]:
@@ -64,8 +74,9 @@ def preprocessed_flair(prepared: Prepared, t1w: PurePosixPath, provenance: Prove
         "FLAIR rigidly aligned to the T1w and resampled onto its grid",
         [raw(prepared.visit.flair, provenance), own(t1w)],
         provenance,
-        SkullStripped=False,
+        SkullStripped=prepared.flair_stripped,
         SpatialReference=own(t1w),
+        HeaderRepairs=repairs(prepared, prepared.visit.flair.path.name),
         Registration=check_keys(check),
     )
 
@@ -74,7 +85,7 @@ def brain_mask(prepared: Prepared, t1w: PurePosixPath, provenance: Provenance) -
     """Sidecar of the native brain mask."""
     reuse = prepared.visit.reuse
     if reuse.brain_mask:
-        what, sources = "Brain mask taken from another pipeline", list(reuse.sources)
+        what, sources = "Brain mask taken from another pipeline", [reused(reuse, reuse.brain_mask)]
     elif prepared.skull_stripped:
         what, sources = "Brain mask: the non-zero voxels of a scan that came without skull", [own(t1w)]
     else:

@@ -87,7 +87,7 @@ def _lesions(prepared: Prepared, segmented: Segmented, provenance: Provenance) -
     if prepared.flair and segmented.model and "FLAIR" in segmented.model.channels:
         seen.append(sidecars.own(names.preprocessed_flair(prepared.visit.flair.name)))
     if segmented.model is None:
-        seen.extend(prepared.visit.reuse.sources)
+        seen = [sidecars.reused(prepared.visit.reuse, prepared.visit.reuse.lesion_mask)]
     probability, mask = names.lesion_probability(scan), names.lesion_mask(scan)
 
     def described(kind: str, sources: list[str]) -> dict[str, Any]:
@@ -99,13 +99,10 @@ def _lesions(prepared: Prepared, segmented: Segmented, provenance: Provenance) -
         yield OutputFile(names.lesion_uncertainty(scan), segmented.uncertainty, described("uncertainty", seen))
     parents = [sidecars.own(probability)] if segmented.probability else seen
     yield OutputFile(mask, segmented.mask, described("mask", parents))
-    yield OutputFile(names.lesion_instances(scan), segmented.labels, None)
     # image and lookup table share one sidecar, which therefore describes the columns as well
-    yield OutputFile(
-        names.lesion_instances(scan, ".tsv"),
-        lesion_table(segmented.lesions),
-        described("dseg", [sidecars.own(mask)]) | dictionary("lesion"),
-    )
+    both = described("dseg", [sidecars.own(mask)]) | dictionary("lesion")
+    yield OutputFile(names.lesion_instances(scan), segmented.labels, both)
+    yield OutputFile(names.lesion_instances(scan, ".tsv"), lesion_table(segmented.lesions), None)
 
 
 def _standard_space(

@@ -21,7 +21,7 @@ from bids_app.measures.overlap import dice
 from bids_app.measures.volumes import side_volumes, volume_ml
 from bids_app.preprocessing import brain, headers, transforms
 from bids_app.preprocessing.bias import correct_bias
-from bids_app.preprocessing.checks import Check
+from bids_app.preprocessing.checks import POSE_LIMITS, Check
 from bids_app.preprocessing.coregistration import register_flair
 from bids_app.preprocessing.normalization import Normalization, to_pose
 from bids_app.preprocessing.normalization import normalize as normalize_brain
@@ -60,8 +60,7 @@ def _is_stripped(t1w: Image, wanted: str) -> bool:
 def _brain_mask(t1w: Image, stripped: bool, job: Job) -> Image:
     """The mask of another pipeline, of a scan that came without skull, or of the brain extraction."""
     if path := job.visit.reuse.brain_mask:
-        reused = images.resample(headers.clean(path).image, t1w, order=0)
-        return images.like(t1w, images.data(reused) > 0.5)
+        return brain.checked_volume(images.resample(headers.clean_mask(path), t1w, order=0))
     if stripped:
         return brain.stripped_brain_mask(t1w)
     with tools.exclusive_device(job.settings):
@@ -88,6 +87,7 @@ def _with_flair(prepared: Prepared, t1w: Image, mask: Image, folder: Path) -> Pr
         flair_transform=transforms.write_itk_linear(registration.matrix, folder / "flair_to_t1w.txt"),
         flair_matrix=_frozen(registration.matrix),
         flair_check=registration.check,
+        flair_stripped=brain.is_skull_stripped(flair.image),
         problems=problems,
     )
 
@@ -132,8 +132,8 @@ def segment(job: Job, prepared: Prepared, posed: Posed, folder: Path) -> Segment
     """Find the lesions, or take the mask that was drawn by hand."""
     t1w, matrix = images.load(prepared.t1w), np.array(posed.matrix)
     if job.visit.reuse.lesion_mask:
-        drawn = images.resample(headers.clean(job.visit.reuse.lesion_mask).image, t1w, order=0)
-        lesions = lesions_of_mask(images.like(t1w, images.data(drawn) > 0.5), pose_matrix=matrix)
+        drawn = images.resample(headers.clean_mask(job.visit.reuse.lesion_mask), t1w, order=0)
+        lesions = lesions_of_mask(drawn, pose_matrix=matrix)
         found = _segmented(lesions, None, None, None, matrix, folder)
         return replace(found, problems=_outside_brain(lesions, prepared))
     with tools.exclusive_device(job.settings):
@@ -145,7 +145,8 @@ def segment(job: Job, prepared: Prepared, posed: Posed, folder: Path) -> Segment
     use = _model_use(model, job)
     lesions = find_lesions(probability, use.threshold, use.min_volume_mm3, matrix)
     found = _segmented(lesions, probability, uncertainty, use, matrix, folder)
-    return replace(found, problems=_outside_brain(lesions, prepared))
+    assumed = tuple(Problem("model-assumption", Severity.WARNING, note) for note in model.notes)
+    return replace(found, problems=(*assumed, *_outside_brain(lesions, prepared)))
 
 
 def _outside_brain(lesions: Lesions, prepared: Prepared) -> tuple[Problem, ...]:
@@ -221,12 +222,14 @@ def _normalize_to(
 ) -> Normalized:
     t1w, mask = images.load(prepared.t1w), images.load(prepared.brain_mask)
     lesion, template = images.load(segmented.mask), load_template(space)
-    if visit.reuse.standard_space == space:
-        found = _reused_transforms(visit.reuse, mask, template)
+    reused = _reused_transforms(visit.reuse, mask, template) if visit.reuse.standard_space == space else None
+    if reused and reused.check.usable:
+        found = reused
     else:
         initial = np.array(posed.matrix)
         found = normalize_brain(_masked(t1w, mask), mask, lesion, template, initial, folder)
-
+        if reused:
+            found = replace(found, check=_retried(found.check, reused.check))
     if not found.check.usable:
         return Normalized(space, found.check)
 
@@ -248,11 +251,19 @@ def _normalize_to(
 
 
 def _reused_transforms(reuse: Reuse, mask: Image, template: Template) -> Normalization:
-    """The transforms of another pipeline; how well they fit is measured, but they are not judged."""
+    """The transforms of another pipeline, judged by where they put the brain mask."""
     moved = transforms.apply_itk(mask, reuse.to_standard, template.t1w, "nearest")
     overlap = dice(images.data(moved) > 0, images.data(template.brain_mask) > 0)
-    check = Check("reused", overlap, overlap, "The transforms were made by another pipeline.")
-    return Normalization(reuse.to_standard, reuse.from_standard, check)
+    # gross errors only: brain masks of different pipelines hold more or less of the fluid around the brain
+    status = "reused" if overlap >= POSE_LIMITS.overlap else "failed"
+    sentence = f"The transforms of another pipeline overlap the brains of scan and template by {overlap:.2f}."
+    return Normalization(reuse.to_standard, reuse.from_standard, Check(status, overlap, np.nan, sentence))
+
+
+def _retried(check: Check, reused: Check) -> Check:
+    """The check of our own registration, made because that of another pipeline failed its own."""
+    status = "retried" if check.usable else "failed"
+    return replace(check, status=status, sentence=f"{reused.sentence} Registered anew. {check.sentence}")
 
 
 def locate(segmented: Segmented, normalized: tuple[Normalized, ...]) -> Segmented:

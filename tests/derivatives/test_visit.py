@@ -17,6 +17,7 @@ from bids_app.derivatives.results import Normalized
 from bids_app.derivatives.sessions import rebuild, write_raw_participants
 from bids_app.derivatives.visit import lesion_table, session_row, visit_files, write_files
 from bids_app.preprocessing.checks import Check
+from bids_app.study.models import Reuse
 from tests.derivatives.mock import make_results, make_visit, provenance
 
 
@@ -115,7 +116,9 @@ def test_checksums_are_those_of_the_files(written: Path):
 
 
 def test_a_mask_drawn_by_hand_says_so(tmp_path: Path):
-    visit = make_visit(tmp_path, flair=False)
+    drawn = "sub-01/ses-1/anat/sub-01_ses-1_label-L_mask.nii.gz"
+    reuse = Reuse(lesion_mask=tmp_path / drawn, sources=(f"bids:manual:{drawn}",))
+    visit = replace(make_visit(tmp_path, flair=False), reuse=reuse)
     prepared, posed, segmented, normalized = make_results(tmp_path / "work", visit)
     manual = replace(segmented, model=None, probability=None, uncertainty=None)
     normalized = tuple(replace(space, probability=None) for space in normalized)
@@ -123,6 +126,7 @@ def test_a_mask_drawn_by_hand_says_so(tmp_path: Path):
     assert not [item for item in files if "probseg" in item.path.name]
     sidecar = next(item.sidecar for item in files if item.path == names.lesion_mask(visit.t1w.name))
     assert sidecar["Manual"] is True
+    assert sidecar["Sources"] == [f"bids:manual:{drawn}"]
     assert "Model" not in sidecar
     assert session_row(prepared, posed, manual, normalized, ())["channels"] == "manual"
 

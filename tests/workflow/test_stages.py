@@ -14,6 +14,7 @@ from bids_app.errors import VisitError
 from bids_app.lesion.components import lesions_of_mask
 from bids_app.preprocessing.checks import Check
 from bids_app.preprocessing.transforms import write_itk_linear
+from bids_app.study.models import Reuse
 from bids_app.workflow import stages
 from tests.derivatives.mock import PASSED, make_results, make_visit
 
@@ -91,3 +92,24 @@ def test_the_pose_is_black_outside_the_brain(results):
     assert (masked[5:9] == 1).all()
     assert masked.sum() == mask.sum()
     assert PASSED.usable
+
+
+@pytest.mark.parametrize(("millimetres", "status"), [(1.0, "reused"), (12.0, "failed")])
+def test_reused_transforms_are_believed_only_where_the_brain_arrives(tmp_path: Path, millimetres: float, status: str):
+    values = np.zeros((24, 28, 26), np.uint8)
+    values[6:18, 6:22, 6:20] = 1
+    brain = images.on_affine(values, np.diag([2.0, 2, 2, 1]))
+    there = write_itk_linear(shifted(millimetres), tmp_path / "there.txt")
+    back = write_itk_linear(shifted(-millimetres), tmp_path / "back.txt")
+    found = stages._reused_transforms(
+        Reuse(to_standard=there, from_standard=back), brain, SimpleNamespace(t1w=brain, brain_mask=brain)
+    )
+    assert found.check.status == status and np.isnan(found.check.similarity)
+    assert (found.forward, found.inverse) == (there, back)
+
+
+def test_registering_anew_after_reused_transforms_is_told():
+    reused = Check("failed", 0.4, np.nan, "Theirs overlap by 0.40.")
+    assert stages._retried(PASSED, reused).status == "retried"
+    assert "Theirs overlap by 0.40. Registered anew." in stages._retried(PASSED, reused).sentence
+    assert stages._retried(replace(PASSED, status="failed"), reused).status == "failed"
