@@ -1,8 +1,10 @@
 """Compare SimpleITK (as the App uses it), antspyx and picsl_greedy on real heads; prints Markdown tables.
 
-    python benchmarks/registration.py DATA [--threads 2] [--only flair,pose,deform,known] [--libraries SimpleITK]
+    python -m benchmarks.registration DATA [--threads 2] [--libraries SimpleITK]
+                                           [--only flair,pose,deform,known,lesion,limits]
 
-DATA is the folder of test data (``whole_head/``, ``paired_clinical/``). Times are CPU seconds of the process, so that a
+DATA is the folder of test data (``whole_head/``, ``paired_clinical/``, ``lesion_masks/``). ``lesion`` and ``limits``
+look at the App alone. Times are CPU seconds of the process, so that a
 busy machine does not matter. All libraries see the same images: brains at 2 mm for whatever ends in standard space,
 heads at 2 mm for FLAIR to T1w, the same first guess. antspyx and picsl_greedy are no dependencies: absent, they are
 left out.
@@ -15,27 +17,42 @@ import io
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from nibabel.orientations import io_orientation
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from bids_app.images import Image, data, like, resample, world
-from bids_app.preprocessing import coregistration, linear, normalization
+from bids_app.images import Image, data, like, load, resample, world
+from bids_app.preprocessing import coregistration, deformable, linear, normalization
 from bids_app.preprocessing.bias import correct_bias
-from bids_app.preprocessing.brain import BrainExtractor
-from bids_app.preprocessing.checks import dice
+from bids_app.preprocessing.brain import BrainExtractor, stripped_brain_mask
+from bids_app.preprocessing.checks import (
+    COMPARE_MM,
+    FLAIR_LIMITS,
+    NORMALIZATION_LIMITS,
+    POSE_LIMITS,
+    Check,
+    Limits,
+    Measured,
+    dice,
+)
 from bids_app.preprocessing.headers import clean
 from bids_app.preprocessing.itk import RAS_TO_LPS, from_itk, pull_transform, push_matrix, to_itk
 from bids_app.preprocessing.templates import Template, load_template
 from bids_app.preprocessing.transforms import apply_linear, apply_to_points, resample_itk
 from bids_app.settings import DEFAULT_SPACE
+from demo.dataset import write_dataset
 
 HEADS = {"chris_t1": "whole_head/chris_t1.nii.gz", "studyforrest_sub02": "whole_head/studyforrest_sub02_T1w_1mm.nii.gz"}
 CLINICAL = ("paired_clinical/TCGA-FG-6692_T1.nii.gz", "paired_clinical/TCGA-FG-6692_FLAIR.nii.gz")
+CHRIS_FLAIR = "whole_head/synthsr_FLAIR.nii.gz"  # made from chris_t1
+LESIONS = ("lesion_masks/lesymap/Subject_037.nii.gz", "lesion_masks/lesymap/Subject_038.nii.gz")  # 172 and 308 mL
 TRIALS = 4
 MAX_DEGREES, MAX_MM = 18.0, 20.0
 MM = 2.0
@@ -206,6 +223,7 @@ def greedy_deform(head: Head, template: Template, guess: np.ndarray) -> Warp:
         return _warp(pull_transform(np.linalg.inv(matrix)), _field(done["warp"]), _field(done["back"]))
 
 
+PACKAGES = {"SimpleITK": "SimpleITK", "antspyx": "ants", "greedy": "picsl_greedy"}
 LIBRARIES = (
     Library("SimpleITK", app_rigid, app_deform),
     Library("antspyx, Mattes", ants_rigid, ants_deform("mattes", 32)),
@@ -235,7 +253,7 @@ def simulated_flair(head: Head) -> Image:
         (values - low) / (high - low), [0, 0.15, 0.3, 0.55, 0.9, 1.3, 3], [0, 0.05, 0.3, 1, 0.75, 0.7, 1.2]
     )
     flair += np.random.default_rng(0).normal(0, 0.05, flair.shape)
-    step = round(5 / head.t1w.header.get_zooms()[2])
+    step = 2 * round((5 / head.t1w.header.get_zooms()[2] - 1) / 2) + 1  # odd: an even window would move the slice
     return like(head.t1w, ndimage.uniform_filter1d(flair.astype(np.float32), step, axis=2)).slicer[:, :, ::step]
 
 
@@ -429,7 +447,152 @@ def known(libraries: list[Library], heads: list[Head], folder: Path) -> None:
             row(head.name, library.name, before, error.mean(), np.percentile(error, 95), cpu)
 
 
-EXPERIMENTS = {"flair": flair, "pose": pose, "deform": deform, "known": known}
+def pasted(head: Head, lesion: Image, free: Warp) -> tuple[Head, Image]:
+    """The head with an old lesion, given in MNI, as dark as its fluid; and the lesion on its grid."""
+    inside = (data(resample_itk(lesion, free.inverse, head.t1w, "linear")) > 0.5) & (data(head.mask) > 0)
+    share = ndimage.gaussian_filter(inside.astype(np.float32), 1.0)
+    values = data(head.t1w)
+    fluid = np.percentile(values[data(head.mask) > 0], 3)
+    return Head(head.name, like(head.t1w, values * (1 - share) + fluid * share), head.mask), like(head.t1w, inside)
+
+
+def lesion(libraries: list[Library], heads: list[Head], folder: Path) -> None:
+    """What a pasted lesion changes, in the App's way with the lesion given and not given."""
+    template = load_template(DEFAULT_SPACE)
+    around = {"inside": (-99, 0), "0-5 mm around": (0, 5), "5-15 mm": (5, 15), "over 30 mm": (30, 999)}
+    columns = (*around, "lesion mL in MNI: true", "found", "overlap", "correlation", "correlation of the pose")
+    table("T1w to MNI, lesion pasted: mm from the same head's registration without lesion", "head", "masked", *columns)
+    for head in (head for head in heads if head.name in HEADS):
+        guess = normalization.to_pose(head.brain, head.mask, template).matrix
+        free = app_deform(head, template, guess)
+        for path in LESIONS:
+            sick, mask = pasted(head, load(folder / path), free)
+            posed = normalization.to_pose(sick.brain, head.mask, template).check
+            there = data(resample_itk(mask, free.forward, template.t1w, "nearest")) > 0
+            depth = ndimage.distance_transform_edt(~there) - ndimage.distance_transform_edt(there)
+            for given in (mask, None):
+                scans = normalization._Scans.of(sick.brain, head.mask, given, template)
+                warp, matched = app_way(scans, guess)
+                moved = []
+                for low, high in around.values():
+                    zone = (data(template.brain_mask) > 0) & (depth > low) & (depth <= high)
+                    points = world(template.t1w, np.argwhere(zone)[:: max(1, zone.sum() // 1000)])
+                    shift = carried(warp.forward, points) - carried(free.forward, points)
+                    moved.append(np.linalg.norm(shift, axis=1).mean())
+                found = data(resample_itk(mask, warp.forward, template.t1w, "nearest")).sum() / 1000
+                volumes = (there.sum() / 1000, float(found))
+                row(head.name, given is not None, *moved, *volumes, *astuple(matched), posed.similarity)
+
+
+def app_way(scans: normalization._Scans, guess: np.ndarray) -> tuple[Warp, Measured]:
+    """The first way of `normalization.normalize`, whatever it reaches."""
+    starts = [guess, normalization._scaled(guess, scans)]
+    matrix = linear.register(scans.fixed, scans.moving, starts, "affine", "correlation", moving_mask=scans.healthy)
+    pulls = normalization._pulls(matrix, deformable.register_field(scans.levels(matrix, normalization.SCHEDULE)))
+    return Warp(pulls.forward, pulls.inverse), scans.measure(pulls.forward)
+
+
+def errors_of(centre: np.ndarray) -> dict[str, np.ndarray]:
+    """What a registration may do wrong, as matrices to follow the right one."""
+    shifts = {f"{mm} mm off": linear.translation(np.array([0.0, mm, 0.0])) for mm in (3, 6, 12)}
+    turns = {
+        f"{degrees} degrees off": linear.rotations_about(np.eye(4), centre, (0, degrees))[4] for degrees in (5, 10, 20)
+    }
+    return shifts | turns | {"left for right": np.diag([-1.0, 1, 1, 1])}
+
+
+def limits(libraries: list[Library], heads: list[Head], folder: Path) -> None:
+    """What right and wrong registrations reach: the limits of `checks` lie between."""
+    table("Overlap and local correlation", "step", "scan", "case", "overlap", "correlation", "verdict")
+    patients = [*heads, *demo_heads()]
+    for head in patients:
+        limits_of_standard_space(head)
+    limits_of_flair(heads, folder)
+
+
+def told(step: str, scan: str, case: str, measured: Measured | Check, limits: Limits) -> None:
+    verdict = measured.status if isinstance(measured, Check) else "" if measured.within(limits) else "refused"
+    row(step, scan, case, float(measured.overlap), float(measured.similarity), verdict)
+
+
+def limits_of_standard_space(head: Head) -> None:
+    template = load_template(DEFAULT_SPACE)
+    found = normalization.to_pose(head.brain, head.mask, template)
+    told("pose", head.name, "right", found.check, POSE_LIMITS)
+    scans = normalization._Scans.of(head.brain, head.mask, None, template)
+    warp, reached = app_way(scans, found.matrix)
+    told("normalization", head.name, "right", reached, NORMALIZATION_LIMITS)
+    for case, error in errors_of(scans.fixed.centre).items():
+        told("pose", head.name, case, scans.measure(pull_transform(error @ found.matrix)), POSE_LIMITS)
+        moved = sitk.CompositeTransform([warp.forward, pull_transform(error)])
+        told("normalization", head.name, case, scans.measure(moved), NORMALIZATION_LIMITS)
+    for case, brain in no_brains(head).items():
+        wrong = normalization.to_pose(brain, head.mask, template)
+        told("pose", head.name, case, wrong.check, POSE_LIMITS)
+        scans = normalization._Scans.of(brain, head.mask, None, template)
+        told("normalization", head.name, case, app_way(scans, found.matrix)[1], NORMALIZATION_LIMITS)
+
+
+def no_brains(head: Head) -> dict[str, Image]:
+    """Noise in the shape of a brain, and the brain upside down behind its own mask."""
+    inside = data(head.mask) > 0
+    noise = np.random.default_rng(0).normal(100, 20, inside.shape).astype(np.float32)
+    upright = int(np.argmax(io_orientation(head.t1w.affine)[:, 0] == 2))
+    return {
+        "noise": like(head.t1w, np.where(inside, noise, 0)),
+        "upside down in its mask": like(head.t1w, np.where(inside, np.flip(data(head.t1w), upright), 0)),
+    }
+
+
+def limits_of_flair(heads: list[Head], folder: Path) -> None:
+    """Right pairs, the same off by a known error, and pairs of two people."""
+    real = clean(folder / CLINICAL[1]).image
+    flairs = {head.name: real if head.name == "clinical" else simulated_flair(head) for head in heads}
+    pairs = [*((head, name, flair) for head in heads for name, flair in flairs.items()), *demo_pairs()]
+    pairs += [(heads[0], "chris_t1", clean(folder / CHRIS_FLAIR).image), (heads[2], "clinical", real.slicer[:, :, 8:])]
+    noise = np.random.default_rng(0).normal(100, 20, real.shape).astype(np.float32)
+    pairs.append((heads[0], "noise", like(real, noise)))
+    for head, name, flair in pairs:
+        found = coregistration.register_flair(flair, head.t1w, head.mask)
+        told("FLAIR", head.name, "right" if name == head.name else name, found.check, FLAIR_LIMITS)
+        if name != head.name:
+            continue
+        small = from_itk(linear.downsample(to_itk(head.t1w), COMPARE_MM))
+        brain = data(resample(head.mask, small, order=0)) > 0
+        for case, error in errors_of(linear.centre_of_mass(head.mask)).items():
+            told(
+                "FLAIR",
+                head.name,
+                case,
+                coregistration._measure(flair, small, brain, error @ found.matrix),
+                FLAIR_LIMITS,
+            )
+
+
+def demo_heads() -> list[Head]:
+    """The brains of the demo dataset."""
+    return [head for head, _ in _demo()]
+
+
+def demo_pairs() -> list[tuple[Head, str, Image]]:
+    return [(head, head.name, flair) for head, flair in _demo() if flair is not None]
+
+
+@cache
+def _demo() -> list[tuple[Head, Image | None]]:
+    out = []
+    with tempfile.TemporaryDirectory() as folder:
+        write_dataset(Path(folder))
+        for path in sorted(Path(folder).glob("sub-*/**/*_T1w.nii.gz")):
+            image = clean(path).image
+            mask = stripped_brain_mask(image)
+            other = path.with_name(path.name.replace("T1w", "FLAIR"))
+            flair = clean(other).image if other.exists() else None
+            out.append((Head(path.name.split("_T1w")[0], correct_bias(image, mask), mask), flair))
+    return out
+
+
+EXPERIMENTS = {"flair": flair, "pose": pose, "deform": deform, "known": known, "lesion": lesion, "limits": limits}
 
 
 def main() -> None:
@@ -440,7 +603,8 @@ def main() -> None:
     parser.add_argument("--libraries", default="SimpleITK,antspyx,greedy")
     options = parser.parse_args()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(options.threads)
-    wanted = [library for library in LIBRARIES if library.name.split(",")[0] in options.libraries.split(",")]
+    packages = {name: find_spec(package) for name, package in PACKAGES.items() if name in options.libraries.split(",")}
+    wanted = [library for library in LIBRARIES if packages.get(library.name.split(",")[0])]
     heads = load_heads(options.data)
     for name in options.only.split(","):
         # the two kinds of antspyx differ in the deformation only

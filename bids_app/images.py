@@ -41,6 +41,11 @@ def on_affine(values: np.ndarray, affine: np.ndarray) -> Image:
     return image
 
 
+def masked(image: Image, mask: Image) -> Image:
+    """`image` inside `mask`, zero outside of it; float32, one grid."""
+    return like(image, np.where(data(mask) > 0, data(image), np.float32(0)))
+
+
 def load(path: Path) -> Image:
     """Load a NIfTI file that this App wrote itself (raw files go through `preprocessing.headers`)."""
     return nib.load(path)

@@ -81,7 +81,8 @@ def outputs() -> str:
         "# Outputs",
         f"Written by `python docs/generate.py` from the App itself. {DISCLAIMER}",
         "Names keep the entities of the source scan (`acq`, `rec`, `run`); without sessions, `ses-` falls away. Every"
-        " image and table has a JSON sidecar with its sources, checksums of the model, device and configuration hash.",
+        " image has a JSON sidecar with its sources and the configuration hash; those of the lesion maps also name model,"
+        " checksum, threshold and device. The sidecar of a table describes its columns.",
         "## A visit",
         files_table(visit_rows()),
         "## A subject",

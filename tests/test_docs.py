@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from bids_app.study.choice import RULE
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -22,6 +24,10 @@ def test_generated_pages_are_what_the_app_says(name: str):
 def test_links_between_pages_hold(page: Path):
     targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
     assert not [target for target in targets if not (page.parent / target).exists()]
+
+
+def test_the_usage_page_tells_the_rule_by_which_scans_are_chosen():
+    assert RULE in " ".join((ROOT / "docs" / "usage.md").read_text(encoding="utf-8").split())
 
 
 def test_the_readme_starts_with_the_two_commands():

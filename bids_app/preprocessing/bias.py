@@ -13,6 +13,7 @@ from bids_app.preprocessing.itk import from_itk, to_itk
 ESTIMATION_MM = 4.0
 ITERATIONS = (20, 15, 15)
 CONVERGENCE = 1e-3
+_ADVICE = "Look at the scan and at the brain mask."
 
 
 def correct_bias(image: Image, mask: Image) -> Image:
@@ -36,7 +37,7 @@ def correct_bias(image: Image, mask: Image) -> Image:
     Raises
     ------
     VisitError
-        If nothing inside the mask is positive.
+        If nothing inside the mask is positive, or all of it has one grey value.
 
     References
     ----------
@@ -45,9 +46,10 @@ def correct_bias(image: Image, mask: Image) -> Image:
     # N4 works on logarithms: voxels at or below 0 (air, NaN set to 0) can say nothing about the field
     inside = (data(mask) > 0) & (data(image) > 0)
     if not inside.any():
-        raise VisitError("The brain mask covers no voxel above 0.", "Look at the brain mask.")
-    field = np.exp(_log_field(to_itk(image), to_itk(like(image, inside), np.uint8)))
-    values = data(image) / field
+        raise VisitError("The brain mask covers no voxel above 0.", _ADVICE)
+    if np.ptp(data(image)[inside]) == 0:  # N4 would make up a field
+        raise VisitError("The scan has one grey value inside the brain mask.", _ADVICE)
+    values = data(image) / np.exp(_log_field(to_itk(image), to_itk(like(image, inside), np.uint8)))
     values *= np.median(data(image)[inside]) / np.median(values[inside])
     return like(image, values.astype(np.float32))
 

@@ -22,15 +22,19 @@ from bids_app.preprocessing.transforms import apply_linear
 MARGIN_MM = 10.0
 #: Rotations tried in all combinations from the headers' alignment and from that of the centres.
 LIKELY_DEGREES = (-24.0, -8.0, 8.0, 24.0)
-#: The second try: anything a wrong header can do.
+#: The second try: anything a wrong header can do, and fields of view of which only a part is shared.
 ANY_DEGREES = (-90.0, -45.0, 0.0, 45.0, 90.0, 180.0)
+SHIFTS_MM = (-50.0, -25.0, 25.0, 50.0)
+#: Rotations around what the second try found: its starts are coarse, and one of them may end 5 mm off.
+NEAR_DEGREES = (-8.0, 0.0, 8.0)
 
 
 def register_flair(flair: Image, t1w: Image, t1w_mask: Image) -> Registration:
     """Rigid registration of a FLAIR to a T1w.
 
     The headers are not trusted: rotations around their alignment and around that of the centres of mass are tried. The
-    second try looks at the brain alone and at any rotation.
+    second try looks at the brain alone, from any rotation by 45 or 90 degrees and from places up to 50 mm higher and
+    lower, and ends as the first, with what surrounds the brain.
 
     Parameters
     ----------
@@ -57,7 +61,10 @@ def register_flair(flair: Image, t1w: Image, t1w_mask: Image) -> Registration:
         return linear.register(t1w, flair, _starts(t1w, flair, LIKELY_DEGREES), fixed_mask=around)
 
     def anything() -> np.ndarray:
-        return linear.register(t1w, flair, _starts(t1w, flair, ANY_DEGREES), fixed_mask=brain)
+        starts = _starts(t1w, flair, ANY_DEGREES) + _slid(_starts(t1w, flair, LIKELY_DEGREES))
+        near = linear.register(t1w, flair, starts, fixed_mask=brain)
+        nearer = linear.rotations_about(near, t1w.centre, NEAR_DEGREES)
+        return linear.register(t1w, flair, nearer, fixed_mask=around)
 
     def measure(matrix: np.ndarray) -> Measured:
         return _measure(from_itk(flair.at(COMPARE_MM)), compared, data(brain) > 0, matrix)
@@ -72,9 +79,15 @@ def _starts(t1w: linear.Pyramid, flair: linear.Pyramid, degrees: tuple[float, ..
     return [turned for start in (np.eye(4), shift) for turned in linear.rotations_about(start, t1w.centre, degrees)]
 
 
+def _slid(starts: list[np.ndarray]) -> list[np.ndarray]:
+    """The starts, each moved up and down by `SHIFTS_MM`."""
+    return [linear.translation(np.array([0, 0, shift])) @ start for shift in SHIFTS_MM for start in starts]
+
+
 def _measure(flair: Image, t1w: Image, brain: np.ndarray, matrix: np.ndarray) -> Measured:
     """Share of the brain inside the FLAIR's tissue, and local correlation there."""
     moved = apply_linear(flair, matrix, t1w, order=1)
     tissue = data(moved) > 0.1 * np.percentile(data(flair), 98)
     covered = brain & ndimage.binary_fill_holes(tissue)
-    return Measured(np.count_nonzero(covered) / np.count_nonzero(brain), local_correlation(t1w, moved, covered))
+    share = np.count_nonzero(covered) / max(1, np.count_nonzero(brain))
+    return Measured(share, local_correlation(t1w, moved, covered))

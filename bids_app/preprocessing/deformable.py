@@ -55,6 +55,11 @@ def register_field(levels: Iterable[Level]) -> sitk.Image:
     SimpleITK.Image
         Vectors in mm (LPS), float64, on the grid of the last level, free of folds.
 
+    Raises
+    ------
+    RuntimeError
+        If source and target do not overlap; also from SimpleITK.
+
     References
     ----------
     Thirion, Image matching as a diffusion process, Medical Image Analysis 1998; Vercauteren et al., Diffeomorphic
@@ -124,6 +129,8 @@ def _matched(level: Level, field: sitk.Image) -> sitk.Image:
     both = (target > 0) & (moved > 0)
     if level.excluded is not None:
         both &= _moved(level.excluded, field) < 0.5
+    if not both.any():
+        raise RuntimeError("no tissue of the brain lies within the template")
     shares = np.linspace(0, 1, QUANTILES)
     have, want = np.quantile(moved[both], shares), np.quantile(target[both], shares)
     values = sitk.GetArrayFromImage(level.source)

@@ -25,6 +25,8 @@ Freedom = Literal["rigid", "affine"]
 
 COARSE_MM, MIDDLE_MM, FINE_MM = 8.0, 4.0, 2.0
 STARTS_KEPT = 3  # starts that are optimised at MIDDLE_MM; the best of them goes on to FINE_MM
+#: Steps shrink by this factor where the gradient turns back. ITK's 0.5 stops short, up to 2 degrees from the optimum.
+RELAXATION = 0.8
 SEED = 20251
 HISTOGRAM_BINS = 32
 SAMPLES = 60_000  # voxels that the metric looks at: more did not move the result by 0.05 mm
@@ -140,7 +142,7 @@ class _Problem:
         method.SetMetricSamplingPercentage(share, SEED)
         method.SetOptimizerAsRegularStepGradientDescent(
             learningRate=self.spacing_mm / 2, minStep=self.spacing_mm / 1000, numberOfIterations=iterations,
-            relaxationFactor=0.5, gradientMagnitudeTolerance=1e-6,
+            relaxationFactor=RELAXATION, gradientMagnitudeTolerance=1e-6,
         )  # fmt: skip
         method.SetOptimizerScalesFromPhysicalShift()
         method.Execute(self.fixed, self.moving)

@@ -249,7 +249,7 @@ def _boxed(image: Image, mask: Image) -> Image:
 
     ITK does not count voxels outside of an image: without the margin nothing would keep a brain from growing out of it.
     """
-    box = ndimage.find_objects(data(mask) > 0)[0]
+    box = ndimage.find_objects(data(mask) > 0, max_label=1)[0]
     margins = [int(np.ceil(BOX_MARGIN_MM / size)) for size in mask.header.get_zooms()[:3]]
     values = np.pad(data(image)[box], [(margin, margin) for margin in margins])
     start = np.array([side.start - margin for side, margin in zip(box, margins, strict=True)])

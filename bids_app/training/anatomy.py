@@ -19,8 +19,9 @@ import nibabel as nib
 import numpy as np
 from scipy.ndimage import maximum_filter
 
+from bids_app.preprocessing.brain import extract_brain
+from bids_app.preprocessing.headers import clean
 from bids_app.training.alignment import align_to_template, to_ras_zyx
-from bids_app.training.real_heads import extract_brain
 
 FOLDS = 5
 MAX_LESION_ML = 400.0
@@ -351,12 +352,18 @@ def build_lesions(data: Path) -> list[LesionMask]:
     return found
 
 
+def extracted_brain(path: Path) -> np.ndarray:
+    """Brain mask of a head as the App finds it, ``(z, y, x)`` booleans in the order of ``to_ras_zyx``."""
+    mask, _ = to_ras_zyx(extract_brain(clean(path).image))
+    return mask > 0
+
+
 def build_heads(data: Path) -> list[Head]:
     """All heads below ``data/label_maps``, by name, and those of ``REAL_TEXTURE`` that are there."""
     paths = sorted((data / "label_maps").glob("*.nii.gz"))
     heads = [make_head(path.name.split(".")[0], nib.load(path)) for path in paths]
     there = {name: data / path for name, path in REAL_TEXTURE.items() if (data / path).exists()}
-    return heads + [make_template_head(name, nib.load(p), extract_brain(p)) for name, p in there.items()]
+    return heads + [make_template_head(name, nib.load(p), extracted_brain(p)) for name, p in there.items()]
 
 
 def prepare(data: Path, cache: Path) -> tuple[list[Head], list[LesionMask]]:

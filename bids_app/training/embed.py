@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,7 +52,7 @@ TRAINING_DATA = [
 KNOWN_FAILURES = [
     "Trained on synthetic scans only: never fitted to a real stroke.",
     "An infarct younger than some hours, invisible on T1w, cannot be found.",
-    "Lesions below about 5 mL, and pale ones beside wide sulci or in marked leukoaraiosis, are often missed.",
+    "Small lesions, and pale ones beside wide sulci or in marked leukoaraiosis, are often missed: see the scores.",
     "Expects a brain-extracted, bias-corrected scan in the model pose; a scan with skull or lying otherwise fails.",
 ]
 
@@ -111,8 +112,8 @@ def small_checkpoint(state: dict[str, Tensor], epoch: int) -> dict:
     }
 
 
-def embed_fold(results: Path, fold: int, model: Path) -> int:
-    """Write one fold into the model folder; returns the steps it was trained for."""
+def embed_fold(results: Path, fold: int, model: Path) -> tuple[int, int]:
+    """Write one fold into the model folder; returns the steps it was trained for and its number of parameters."""
     checkpoint = torch.load(checkpoint_in(results / f"fold_{fold}"), map_location="cpu", weights_only=False)
     plan, dataset = (json.loads((results / name).read_text()) for name in ("plans.json", "dataset.json"))
     network = averaged_network(plan, dataset, checkpoint["averaged_weights"])
@@ -121,7 +122,7 @@ def embed_fold(results: Path, fold: int, model: Path) -> int:
     partial = target / "checkpoint_final.pth.partial"
     torch.save(small_checkpoint(network.state_dict(), checkpoint["current_epoch"]), partial)
     partial.replace(target / "checkpoint_final.pth")
-    return int(checkpoint["step"])
+    return int(checkpoint["step"]), sum(weights.numel() for weights in network.parameters())
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -131,7 +132,7 @@ def write_json(path: Path, content: dict) -> None:
     partial.replace(path)
 
 
-def build_card(name: str, version: str, commit: str, note: str, steps: dict[str, int]) -> dict:
+def build_card(name: str, version: str, commit: str, note: str, steps: dict[str, int], parameters: int) -> dict:
     """The model's card; ``evaluate`` fills in threshold and scores."""
     return {
         "name": name,
@@ -139,7 +140,7 @@ def build_card(name: str, version: str, commit: str, note: str, steps: dict[str,
         "channels": ["T1w"],
         "space": "pose: brain-extracted, bias-corrected, rigidly aligned to MNI152NLin2009aSym, 1 mm, RAS",
         "spacing_mm": [2.0, 2.0, 2.0],
-        "parameters": 887112,
+        "parameters": parameters,
         "training_data": TRAINING_DATA,
         "recipe": "bids_app.training.trainer.SyntheticLesionTrainer: nnU-Net's PlainConvUNet, Dice and top-k "
         "cross-entropy (k = 2 %) with deep supervision; an endless series of synthetic scans; AdamW; "
@@ -176,10 +177,14 @@ def embed(results: Path, model: Path, version: str = "0.1.0", commit: str = "", 
     folds = sorted(int(path.name.removeprefix("fold_")) for path in results.glob("fold_*"))
     if not folds:
         raise NoInputError(f"No fold in {results}.", "Train first: python -m bids_app.training.run --help")
-    steps = {f"fold_{fold}": embed_fold(results, fold, model) for fold in folds}
+    for old in model.glob("fold_*"):  # of an earlier training
+        shutil.rmtree(old)
+    embedded = {f"fold_{fold}": embed_fold(results, fold, model) for fold in folds}
+    steps = {name: done for name, (done, _) in embedded.items()}
+    parameters = max(count for _, count in embedded.values())
     for name in ("plans.json", "dataset.json"):
         write_json(model / name, json.loads((results / name).read_text()))
-    write_json(model / "card.json", build_card(model.name, version, commit, note, steps))
+    write_json(model / "card.json", build_card(model.name, version, commit, note, steps, parameters))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -103,10 +103,10 @@ def load_networks(model: Path) -> list[torch.nn.Module]:
 
 
 def predict(networks: Sequence[torch.nn.Module], image: torch.Tensor) -> np.ndarray:
-    """Mean lesion probability over folds of ``(1, z, y, x)``, as float16."""
+    """Lesion probability of ``(1, z, y, x)``, as float16; the logits of the folds are averaged, as the App does it."""
     with torch.no_grad():
-        folds = [torch.softmax(network(image[None]), dim=1)[0, 1] for network in networks]
-    return torch.stack(folds).mean(dim=0).numpy().astype(np.float16)
+        logits = torch.stack([network(image[None])[0] for network in networks]).mean(dim=0)
+    return torch.softmax(logits, dim=0)[1].numpy().astype(np.float16)
 
 
 def synthetic_scan(source: Source, lesion: LesionMask | None, seed: int) -> synthesis.SynthScan:
@@ -248,8 +248,8 @@ def as_markdown(table: dict) -> str:
 def evaluate(model: Path, heads: Sequence[Head], lesions: Sequence[LesionMask], per_group: int = 6) -> dict:
     """Choose the operating point, measure, and write both into the model's card.
 
-    The point is chosen on validation lesions in heads that fold 0 does not train on; the scores are of test lesions
-    in test heads.
+    The point is chosen on validation lesions, in heads that none of the model's folds trains on where there are any;
+    the scores are of test lesions in test heads.
 
     Parameters
     ----------
@@ -267,7 +267,8 @@ def evaluate(model: Path, heads: Sequence[Head], lesions: Sequence[LesionMask], 
     """
     networks = load_networks(model)
     drawn = [head for head in anatomy.in_split(heads, "train") if head.image is None]
-    trained = {head.name for head in anatomy.training_subset(drawn, 0)}
+    folds = [int(path.name.removeprefix("fold_")) for path in model.glob("fold_*")]
+    trained = {head.name for fold in folds for head in anatomy.training_subset(drawn, fold)}
     unseen = [head for head in drawn if head.name not in trained] or drawn
     chosen_on = make_cases(networks, unseen, anatomy.in_split(lesions, "validation"), per_group, seed=1)
     point = choose_operating_point(chosen_on)

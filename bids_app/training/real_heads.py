@@ -1,68 +1,41 @@
 """Real heads in the pose, to see what a model says of them: ``python -m bids_app.training.real_heads T1W OUT``.
 
-This is a plain copy of what the App does to a scan before it looks for lesions, kept apart so that training depends
-on nothing else.
+A scan goes through the same functions as in the App, so that training sees what the App will show its model.
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
-import SimpleITK as sitk
-
-from bids_app.training.alignment import align_to_template, as_sitk, to_ras_zyx
-
-POSE_SHAPE = (189, 233, 197)
-"""``(z, y, x)`` of the 1 mm grid of MNI152NLin2009aSym."""
-POSE_AFFINE = np.array([[1, 0, 0, -98], [0, 1, 0, -134], [0, 0, 1, -72], [0, 0, 0, 1.0]])
-
-
-def extract_brain(path: Path) -> np.ndarray:
-    """Brain mask by deepbet, ``(z, y, x)`` booleans in the order of ``to_ras_zyx``."""
-    from deepbet import run_bet
-
-    with tempfile.TemporaryDirectory() as folder:
-        mask = Path(folder) / "mask.nii.gz"
-        run_bet([str(path)], None, [str(mask)], None, threshold=0.5, n_dilate=0, no_gpu=True)
-        data, _ = to_ras_zyx(nib.load(mask))
-    return data > 0
+from bids_app.errors import VisitError
+from bids_app.images import Image, masked, save
+from bids_app.preprocessing.bias import correct_bias
+from bids_app.preprocessing.brain import extract_brain
+from bids_app.preprocessing.headers import clean
+from bids_app.preprocessing.normalization import to_pose
+from bids_app.preprocessing.templates import load_template
+from bids_app.preprocessing.transforms import apply_linear
+from bids_app.settings import DEFAULT_SPACE
 
 
-def correct_bias(image: np.ndarray, affine: np.ndarray, brain: np.ndarray) -> np.ndarray:
-    """N4 bias-field correction, estimated on every third voxel inside the brain."""
-    whole = as_sitk(image, affine)
-    small = [sitk.Shrink(part, [3] * 3) for part in (whole, as_sitk(brain, affine))]
-    method = sitk.N4BiasFieldCorrectionImageFilter()
-    method.SetMaximumNumberOfIterations([30, 30, 20])
-    method.Execute(small[0] + 1, sitk.Cast(small[1] > 0.5, sitk.sitkUInt8))
-    return image / np.exp(sitk.GetArrayFromImage(method.GetLogBiasFieldAsImage(whole)))
+def pose_head(source: Path) -> Image:
+    """A whole-head T1w as the lesion models see it: brain-extracted, bias-corrected, rigidly on MNI at 1 mm.
 
-
-def to_pose(image: np.ndarray, affine: np.ndarray, brain: np.ndarray) -> np.ndarray:
-    """Brain-extracted T1w on the pose's grid, ``POSE_SHAPE``, positive in the brain and zero outside."""
-    matrix, _ = align_to_template(image * brain, affine)
-    transform = sitk.AffineTransform(3)
-    transform.SetMatrix(matrix[:3, :3].ravel().tolist())
-    transform.SetTranslation(matrix[:3, 3].tolist())
-    grid = as_sitk(np.zeros(POSE_SHAPE), POSE_AFFINE)
-    moved = sitk.Resample(as_sitk(image, affine), grid, transform, sitk.sitkBSpline)
-    mask = sitk.Resample(as_sitk(brain, affine), grid, transform, sitk.sitkNearestNeighbor)
-    # a voxel of exactly zero inside the brain would count as outside for nnU-Net
-    return np.clip(sitk.GetArrayFromImage(moved), 0.01, None) * (sitk.GetArrayFromImage(mask) > 0.5)
-
-
-def prepare_head(source: Path, target: Path) -> None:
-    """Write a whole-head T1w as a brain-extracted, bias-corrected, rigidly aligned one."""
-    image, affine = to_ras_zyx(nib.load(source))
-    brain = extract_brain(source)
-    corrected = correct_bias(image.astype(np.float32), affine, brain)
-    pose = to_pose(corrected, affine, brain).astype(np.float32)
-    nib.save(nib.Nifti1Image(pose.transpose(2, 1, 0), POSE_AFFINE), target)
+    Raises
+    ------
+    VisitError
+        If the scan cannot be read or aligned.
+    """
+    t1w = clean(source).image
+    mask = extract_brain(t1w)
+    corrected, template = correct_bias(t1w, mask), load_template(DEFAULT_SPACE)
+    registration = to_pose(masked(corrected, mask), mask, template)
+    if not registration.check.usable:
+        raise VisitError(f"{source} could not be aligned with MNI: {registration.check.sentence}")
+    posed_mask = apply_linear(mask, registration.matrix, template.t1w, order=0)
+    return masked(apply_linear(corrected, registration.matrix, template.t1w, order=3), posed_mask)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -71,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("t1w", type=Path, help="whole-head T1w")
     parser.add_argument("out", type=Path, help="file to write")
     options = parser.parse_args(arguments)
-    prepare_head(options.t1w, options.out)
+    save(pose_head(options.t1w), options.out)
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def pose(prepared: Prepared, folder: Path) -> Posed:
     """
     t1w, mask = images.load(prepared.t1w), images.load(prepared.brain_mask)
     template = load_template(DEFAULT_SPACE)
-    registration = to_pose(_masked(t1w, mask), mask, template)
+    registration = to_pose(images.masked(t1w, mask), mask, template)
     if not registration.check.usable:
         raise VisitError(
             f"The T1w of {prepared.visit.label} could not be aligned with MNI: {registration.check.sentence}",
@@ -110,7 +110,7 @@ def pose(prepared: Prepared, folder: Path) -> Posed:
         )
     grid, matrix = template.t1w, registration.matrix
     posed_mask = transforms.apply_linear(mask, matrix, grid, order=0)
-    posed_t1w = _masked(transforms.apply_linear(t1w, matrix, grid, order=3), posed_mask)
+    posed_t1w = images.masked(transforms.apply_linear(t1w, matrix, grid, order=3), posed_mask)
     return Posed(
         t1w=images.save(posed_t1w, folder / "pose_t1w.nii.gz"),
         flair=_pose_flair(prepared, matrix, grid, posed_mask, folder),
@@ -125,7 +125,7 @@ def _pose_flair(prepared: Prepared, matrix: np.ndarray, grid: Image, mask: Image
         return None
     both = matrix @ np.array(prepared.flair_matrix)
     flair = transforms.apply_linear(images.load(prepared.flair_native), both, grid, order=3)
-    return images.save(_masked(flair, mask), folder / "pose_flair.nii.gz")
+    return images.save(images.masked(flair, mask), folder / "pose_flair.nii.gz")
 
 
 def segment(job: Job, prepared: Prepared, posed: Posed, folder: Path) -> Segmented:
@@ -227,7 +227,7 @@ def _normalize_to(
         found = reused
     else:
         initial = np.array(posed.matrix)
-        found = normalize_brain(_masked(t1w, mask), mask, lesion, template, initial, folder)
+        found = normalize_brain(images.masked(t1w, mask), mask, lesion, template, initial, folder)
         if reused:
             found = replace(found, check=_retried(found.check, reused.check))
     if not found.check.usable:
@@ -276,10 +276,6 @@ def locate(segmented: Segmented, normalized: tuple[Normalized, ...]) -> Segmente
     places = transforms.apply_itk_to_points(centroids, trusted[0].inverse)
     pairs = zip(segmented.lesions, places.tolist(), strict=True)
     return replace(segmented, lesions=tuple(replace(lesion, mni_mm=tuple(place)) for lesion, place in pairs))
-
-
-def _masked(image: Image, mask: Image) -> Image:
-    return images.like(image, np.where(images.data(mask) > 0, images.data(image), np.float32(0)))
 
 
 def _frozen(matrix: np.ndarray) -> Matrix:

@@ -13,9 +13,12 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from bids_app.errors import NoInputError
 from bids_app.training import embed, plans, run, synthesis
-from bids_app.training.real_heads import POSE_AFFINE, POSE_SHAPE
 from bids_app.training.trainer import Material, Schedule, fit_patch, lesion_probability, preprocess, scan_number
 from tests.training.heads import toy_head, toy_lesion, toy_source
+
+#: The pose's 1 mm grid, (z, y, x).
+POSE_SHAPE = (189, 233, 197)
+POSE_AFFINE = np.array([[1, 0, 0, -98], [0, 1, 0, -134], [0, 0, 1, -72], [0, 0, 0, 1.0]])
 
 TINY = plans.NetworkSize(features=(4, 6, 8), encoder_convs=(1, 1, 1), decoder_convs=(1, 1))
 

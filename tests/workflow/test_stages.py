@@ -88,7 +88,7 @@ def test_the_pose_is_black_outside_the_brain(results):
     image = images.load(prepared.t1w)
     mask = np.zeros(image.shape, np.uint8)
     mask[5:9] = 1
-    masked = images.data(stages._masked(image, images.like(image, mask)))
+    masked = images.data(images.masked(image, images.like(image, mask)))
     assert (masked[5:9] == 1).all()
     assert masked.sum() == mask.sum()
     assert PASSED.usable
