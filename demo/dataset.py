@@ -494,6 +494,6 @@ def write_dataset(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         sys.exit("usage: python -m demo.dataset DIR")
     write_dataset(Path(sys.argv[1]))

@@ -39,6 +39,8 @@ class Prepared:
     brain_volume_ml : float
     skull_stripped, flair_stripped : bool
         Whether T1w and FLAIR came without skull.
+    brain_weights : str or None
+        sha256 of the brain extraction's weights; None if the mask was not made by it.
     """
 
     visit: Visit
@@ -52,6 +54,7 @@ class Prepared:
     flair_matrix: Matrix | None = None
     flair_check: Check | None = None
     flair_stripped: bool = False
+    brain_weights: str | None = None
     problems: tuple[Problem, ...] = ()
 
 

@@ -90,7 +90,8 @@ def brain_mask(prepared: Prepared, t1w: PurePosixPath, provenance: Provenance) -
         what, sources = "Brain mask: the non-zero voxels of a scan that came without skull", [own(t1w)]
     else:
         what, sources = "Brain mask by deepbet", [own(t1w)]
-    return base(what, sources, provenance, Type="Brain", Manual=False, SpatialReference=own(t1w))
+    model = {"Model": {"Name": "deepbet", "SHA256": prepared.brain_weights}} if prepared.brain_weights else {}
+    return base(what, sources, provenance, Type="Brain", Manual=False, **model, SpatialReference=own(t1w))
 
 
 def model_keys(model: ModelUse) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
@@ -60,11 +60,6 @@ class Lesions:
     mask: Image
     labels: Image
     lesions: tuple[Lesion, ...]
-
-    def with_mni(self, centroids_mm: np.ndarray) -> Lesions:
-        """The same lesions with their centroids in MNI space, shape (number of lesions, 3), in mm."""
-        pairs = zip(self.lesions, np.asarray(centroids_mm, dtype=float), strict=True)
-        return replace(self, lesions=tuple(replace(lesion, mni_mm=tuple(xyz.tolist())) for lesion, xyz in pairs))
 
 
 def find_lesions(

@@ -106,7 +106,6 @@ class Measured:
         return self.overlap >= limits.overlap and self.similarity >= limits.similarity
 
 
-REUSED = Check("reused", np.nan, np.nan, "Made by another pipeline and used as it is.")
 
 
 def first_that_passes(

@@ -19,7 +19,7 @@ import SimpleITK as sitk
 
 from bids_app.errors import VisitError
 from bids_app.images import Image, data, like
-from bids_app.preprocessing.itk import RAS_TO_LPS, from_itk, pull_transform, push_matrix, to_itk
+from bids_app.preprocessing.itk import RAS_TO_LPS, from_itk, pull_transform, to_itk
 
 Interpolation = Literal["nearest", "linear", "cubic"]
 
@@ -77,20 +77,6 @@ def write_itk_linear(matrix: np.ndarray, path: Path) -> Path:
         f"Parameters: {numbers}\nFixedParameters: 0 0 0\n"
     )
     return path
-
-
-def read_itk_linear(path: Path) -> np.ndarray:
-    """The pushing RAS matrix of a linear ITK file, whoever wrote it.
-
-    Raises
-    ------
-    VisitError
-        If the file is missing, no ITK transform, or not linear.
-    """
-    try:
-        return push_matrix(_read(path))
-    except ValueError as error:
-        raise VisitError(f"The transform {path.name} is not linear.", "Give a rigid or affine one.") from error
 
 
 def _read(path: Path) -> sitk.Transform:

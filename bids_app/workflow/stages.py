@@ -41,6 +41,7 @@ def prepare(job: Job, folder: Path) -> Prepared:
     t1w = headers.clean(visit.reuse.t1w or visit.t1w.path)
     stripped = _is_stripped(t1w.image, job.settings.skull_stripped)
     mask = _brain_mask(t1w.image, stripped, job)
+    extracted = not (stripped or visit.reuse.brain_mask)
     corrected = t1w.image if visit.reuse.t1w else correct_bias(t1w.image, mask)
     prepared = Prepared(
         visit=visit,
@@ -48,6 +49,7 @@ def prepare(job: Job, folder: Path) -> Prepared:
         brain_mask=images.save(mask, folder / "brain_mask.nii.gz"),
         brain_volume_ml=volume_ml(mask),
         skull_stripped=stripped,
+        brain_weights=brain.weights_sha256() if extracted else None,
         problems=t1w.problems,
     )
     return prepared if visit.flair is None else _with_flair(prepared, corrected, mask, folder)

@@ -136,13 +136,6 @@ def test_drawn_mask_keeps_every_voxel_and_may_have_no_probability(probability):
     assert [lesion.mean_probability for lesion in with_values.lesions] == pytest.approx([0.9, 0.6, 0.7])
 
 
-def test_standard_coordinates_are_added(probability):
-    found = find_lesions(probability, 0.5, 10).with_mni(np.array([[1, 2, 3], [4, 5, 6]]))
-    assert [lesion.mni_mm for lesion in found.lesions] == [(1.0, 2.0, 3.0), (4.0, 5.0, 6.0)]
-    with pytest.raises(ValueError):
-        found.with_mni(np.zeros((1, 3)))
-
-
 def test_real_strokes_of_the_left_hemisphere_are_on_the_left(test_data):
     """The LESYMAP masks are chronic strokes of the left hemisphere, in MNI space."""
     masks = sorted((test_data / "lesion_masks" / "lesymap").glob("*.nii.gz"))[:5]

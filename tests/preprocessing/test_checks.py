@@ -8,7 +8,6 @@ from scipy import ndimage
 
 from bids_app.images import data, like
 from bids_app.preprocessing.checks import (
-    REUSED,
     Check,
     Limits,
     Measured,
@@ -97,10 +96,6 @@ def test_a_measure_that_breaks_off_is_a_failed_way():
 def test_other_errors_are_not_hidden():
     with pytest.raises(TypeError):
         first_that_passes([way(TypeError("a mistake in the code"))], lambda found: found, LIMITS)
-
-
-def test_the_transforms_of_other_pipelines_are_usable():
-    assert REUSED.usable
 
 
 # ------------------------------------------------------------------------------------------------- the measures
