@@ -20,7 +20,7 @@ from bids_app.cli_parser import Request, read_request
 from bids_app.environment import quiet_libraries
 from bids_app.errors import NO_SPACE, AppError, CannotWriteError, ExitCode, NoInputError
 from bids_app.settings import Settings
-from bids_app.study.folders import check_group_input, check_places, check_writable, check_writable_output
+from bids_app.study.folders import check_group_input, check_places, check_writable, check_writable_output, dataset_of
 
 INTERRUPTED = 130  # what a shell reports of a program ended by Ctrl-C
 _NOT_WRITABLE = (*NO_SPACE, errno.EROFS)
@@ -82,8 +82,10 @@ def _participants(settings: Settings, dry_run: bool) -> ExitCode:
     if not dry_run:
         check_writable(settings)
         validate(study, settings)
-    from bids_app.workflow.run import run_participants, visit_status  # takes seconds: after all that may fail early
+    from bids_app.workflow.run import check_run, run_participants, visit_status  # takes seconds: last of the imports
 
+    if dry_run:  # a real run does it by itself
+        check_run(settings)
     status = visit_status(settings, study)
     print(render(study, settings, status), flush=True)
     if not any(visit.t1w or visit.flair for visit in study.visits):
@@ -93,16 +95,19 @@ def _participants(settings: Settings, dry_run: bool) -> ExitCode:
 
 def _case(request: Request) -> ExitCode:
     """Make a dataset of one scan, and run it; for a dry run in a temporary folder."""
+    from bids_app.derivatives.description import refuse_other_pipeline
     from bids_app.study.single import check_case, make_case
 
-    check_case(request.case)
+    case = request.case
+    check_case(case)
     settings = replace(request.settings, skip_bids_validation=True)
+    check_places(replace(settings, bids_dir=dataset_of(case.t1w)))
+    refuse_other_pipeline(settings.out_dir)  # before anything is written there
     if not request.dry_run:
-        check_places(settings)
         check_writable(settings)
-    with tempfile.TemporaryDirectory() if request.dry_run else nullcontext(settings.work_dir) as parent:
-        root = make_case(request.case, Path(parent), settings.out_dir)
-        settings = replace(settings, bids_dir=root, participants=(request.case.subject,))
+    with tempfile.TemporaryDirectory() if request.dry_run else nullcontext(settings.out_dir) as parent:
+        root, sessions = make_case(case, Path(parent)), (case.session,) if case.session else ()
+        settings = replace(settings, bids_dir=root, participants=(case.subject,), sessions=sessions)
         return _participants(settings, request.dry_run)
 
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from bids_app.errors import AppError, ConfigError, UsageError
 from bids_app.settings import DEFAULT_SPACE, NATIVE_SPACE, Settings, available_cpus, read_toml
-from bids_app.study.reuse import parse_derivative
+from bids_app.study.reuse import is_derivative_name, parse_derivative
 from bids_app.study.single import Case
 
 MAX_DEFAULT_THREADS = 8
@@ -273,6 +273,10 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: all(re.fullmatch(r"[0-9A-Za-z+]+(:res-0?1)?", space) for space in value),
         "names of spaces at 1 mm, as MNI152NLin2009aSym",
     ),
+    "derivatives": (
+        lambda value: all(map(is_derivative_name, value)),
+        "names of letters, digits, '_', '.', '+' and '-' other than raw, which is the dataset itself",
+    ),
 }  # fmt: skip
 
 
@@ -289,7 +293,7 @@ def check_values(values: Mapping[str, Any], error: type[AppError], labels: Mappi
     for name, (allowed, wanted) in _RULES.items():
         value = values.get(name)
         if value is not None and not allowed(value):
-            shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+            shown = ", ".join(map(str, value)) if isinstance(value, list | tuple | dict) else value
             raise error(f"{' '.join(labels.get(name, ())) or name} is '{shown}', which is not {wanted}.")
 
 

@@ -16,21 +16,15 @@ from bids_app.errors import ConfigError
 DEFAULT_SPACE = "MNI152NLin2009aSym"
 NATIVE_SPACE = "T1w"
 
-#: The settings that change what is written; all others (devices, threads, paths) leave the results the same.
-RESULT_FIELDS = (
-    "lesion_model",
-    "folds",
-    "threshold",
-    "min_lesion_volume",
-    "skull_stripped",
-    "normalization",
-    "output_spaces",
-)
+#: The settings that change what is written; all others (devices, threads, paths) leave the results the same. Model and
+#: folds count by the checksum of the files they are loaded from, and output spaces by what they come to.
+RESULT_FIELDS = ("threshold", "min_lesion_volume", "skull_stripped")
 
 
 def available_cpus() -> int:
     """CPUs this process may use: the Slurm allocation, else the affinity mask capped by the cgroup's quota."""
-    if slurm := os.environ.get("SLURM_CPUS_PER_TASK"):
+    slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if slurm.isdecimal():
         return max(1, int(slurm))
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cpus, _cgroup_quota() or cpus))
@@ -105,14 +99,25 @@ class Settings:
 
     @property
     def standard_spaces(self) -> tuple[str, ...]:
-        """Output spaces other than the native one; empty when normalization is off."""
-        return tuple(s for s in self.output_spaces if s != NATIVE_SPACE) if self.normalization else ()
+        """Output spaces other than the native one, the default one first; empty when normalization is off.
+
+        The order in which they were asked for changes nothing: the first MNI space is where lesions get coordinates.
+        """
+        spaces = {space for space in self.output_spaces if space != NATIVE_SPACE} if self.normalization else set()
+        return tuple(sorted(spaces, key=lambda space: (space != DEFAULT_SPACE, space)))
 
 
 def configuration_hash(settings: Settings, version: str, model_sha256: str) -> str:
-    """Eight hexadecimal digits over version, model and those settings that change the results."""
+    """Eight hexadecimal digits over version, model and those settings that change the results.
+
+    Parameters
+    ----------
+    model_sha256 : str
+        Over the files that are loaded: the chosen folds, and no others.
+    """
     content = {name: _plain(getattr(settings, name)) for name in RESULT_FIELDS}
     content |= {"version": version, "model_sha256": model_sha256}
+    content["standard_spaces"] = settings.standard_spaces
     content["derivatives"] = sorted(settings.derivatives)
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=4).hexdigest()
 
@@ -176,5 +181,12 @@ def _typed(path: Path, name: str, kind: str, value: Any) -> Any:
     if kind.startswith("tuple"):
         return tuple(str(item) for item in value)
     if kind.startswith("Mapping"):
-        return {key: Path(folder) for key, folder in value.items()}
+        return {key: _folder(path, f"{name}.{key}", folder) for key, folder in value.items()}
     return float(value) if kind.startswith("float") else value
+
+
+def _folder(path: Path, name: str, value: Any) -> Path:
+    """One folder of a table of folders."""
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{path}: the value of {name} is {value!r}, not a folder.", "Correct that line.")
+    return Path(value)

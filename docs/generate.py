@@ -41,7 +41,7 @@ def subject_rows() -> list[tuple[str, str]]:
     return [
         (names.sessions_table("01"), "a row a session: volumes, counts, checks of the registrations"),
         (names.visit_record("01", "1"), "what the visit was made from, with checksums, and how it ended"),
-        (names.raw_participants("01"), "the raw participants, so that the group level needs this folder alone"),
+        (names.raw_participants("01"), "this participant's row of the raw table, and labels and sessions of all, for the group level"),
         (names.log_folder("01") / "<run>", "settings of each run, seconds of each step, crash files"),
     ]
 
@@ -49,9 +49,10 @@ def subject_rows() -> list[tuple[str, str]]:
 def dataset_rows() -> list[tuple[str, str]]:
     """Files of the dataset."""
     return [
-        (names.DESCRIPTION, "name, version, configuration hash, links to the raw dataset"),
+        (names.DESCRIPTION, "name, version, configuration hash, links to the raw dataset and to reused ones"),
         (names.DESC_TABLE, "meaning of the `desc` entities"),
         (names.BIDSIGNORE, "names that BIDS does not know yet"),
+        ("sourcedata/raw", "links to the scans (only of `afterstroke case`, whose scans are in no dataset)"),
         (names.PARTICIPANTS, "group level: the raw participants table, for those that have results"),
         (names.GROUP_SESSIONS, "group level: a row a visit"),
         (names.GROUP_LESIONS, "group level: a row a lesion"),

@@ -33,6 +33,9 @@ class Levels:
         self.calls.append((settings, study))
         return self.act()
 
+    def check_run(self, settings: Settings) -> None:
+        self.checked = settings
+
     def visit_status(self, settings: Settings, study: Study) -> dict[str, str]:
         return self.status
 
@@ -50,7 +53,7 @@ class Levels:
 @pytest.fixture
 def levels(monkeypatch) -> Levels:
     fake = Levels()
-    for name, functions in (("workflow", ("run_participants", "visit_status")), ("group", ("run_group",))):
+    for name, functions in (("workflow", ("check_run", "run_participants", "visit_status")), ("group", ("run_group",))):
         module = types.ModuleType(f"bids_app.{name}.run")
         for function in functions:
             setattr(module, function, getattr(fake, function))
@@ -167,6 +170,11 @@ def fails(result: tuple[int, str, str], code: ExitCode, *told: str) -> None:
         ["raw", "raw", "participant"],
         ["raw", "raw/sub-01/out", "participant"],
         ["raw", "out", "participant", "-w", "raw/work"],
+        ["raw", "out", "participant", "-w", "out/work"],
+        ["raw", "out", "participant", "--bids-database-dir", "raw/db"],
+        ["case", "raw/sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz", "raw/sub-01/out"],
+        ["case", "raw/sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz", "raw/sub-01/out", "--dry-run"],
+        ["case", "raw/sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz", "out", "-w", "out/work"],
         ["raw", "out", "participant", "--threshold", "7"],
         ["raw", "out", "participant", "--derivatives", "x"],
         ["case", "raw"],
@@ -292,7 +300,7 @@ def test_case_goes_the_way_of_all_visits(run, levels, tmp_path):
     [(settings, study)] = levels.calls
     assert levels.labels == ["sub-head1"]
     assert (settings.threshold, settings.bids_dir) == (0.3, study.root)
-    assert study.root.is_relative_to(tmp_path / "work")
+    assert study.root == tmp_path / "out/sourcedata/raw"
     assert study.visits[0].flair.path.resolve() == tmp_path / "flair.nii"
     assert "sub-head1: to do" in out
 
@@ -301,6 +309,21 @@ def test_case_processes_only_itself(run, levels, tmp_path):
     for name in ("a.nii", "b.nii"):
         run("case", write_scan(tmp_path / name), "out")
     assert [visit.label for visit in levels.calls[1][1].visits] == ["sub-b"]
+
+
+def test_case_of_one_session_leaves_the_other_alone(run, raw, levels):
+    for session in ("1", "2"):
+        run("case", f"raw/sub-01/ses-{session}/anat/sub-01_ses-{session}_T1w.nii.gz", "out")
+    assert [visit.label for visit in levels.calls[1][1].visits] == ["sub-01_ses-2"]
+
+
+def test_case_writes_nothing_into_the_output_of_others(run, levels, tmp_path):
+    write_scan(tmp_path / "head.nii.gz")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "dataset_description.json").write_text('{"GeneratedBy": {"Name": "fMRIPrep"}}')
+    before = listing(tmp_path)
+    fails(run("case", "head.nii.gz", "out"), ExitCode.CANNOT_WRITE, "derivatives of fMRIPrep")
+    assert listing(tmp_path) == before
 
 
 def test_dry_run_of_a_case_writes_nothing(run, levels, tmp_path):

@@ -179,6 +179,14 @@ def test_file_that_makes_no_sense_is_a_bad_configuration(tmp_path, content):
         settings("--config-file", str(path))
 
 
+@pytest.mark.parametrize("line", ['raw = "/x"', '"a b" = "/x"', "x = 3"])
+def test_folders_in_a_file_follow_the_rules_of_the_command_line(tmp_path, line):
+    path = tmp_path / "config.toml"
+    path.write_text(f"[derivatives]\n{line}")
+    with pytest.raises(ConfigError, match=r"config\.toml.* derivatives"):
+        settings("--config-file", str(path))
+
+
 def test_file_that_is_not_there():
     with pytest.raises(ConfigError, match="cannot be read"):
         settings("--config-file", "absent.toml")

@@ -196,7 +196,7 @@ def test_a_killed_run_goes_on_where_it_was(dataset: Path):
         "--no-normalization", "--work-dir", work, *OPTIONS,
     )  # fmt: skip
     process = subprocess.Popen(arguments, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    finished_step = wait_for(work, "*/sub-01*/visit/prepare/result_prepare.pklz")
+    finished_step = wait_for(work, "*/sub-01*/prepare/result_prepare.pklz")
     process.kill()  # the run alone: its worker must notice
     process.wait()
     wait_for_end_of_group(process.pid)
@@ -204,7 +204,7 @@ def test_a_killed_run_goes_on_where_it_was(dataset: Path):
     assert not list(out.rglob("*record.json"))
     stamp = finished_step.stat().st_mtime_ns
     again = subprocess.Popen(arguments, start_new_session=True, stdout=subprocess.PIPE, text=True)
-    wait_for(work, "*/sub-01*/visit/segment/_inputs.pklz")
+    wait_for(work, "*/sub-01*/segment/_inputs.pklz")
     assert finished_step.stat().st_mtime_ns == stamp, "a finished step was made again"
     assert "done in" in again.communicate()[0]
     assert again.returncode == 0
@@ -234,15 +234,24 @@ def wait_for(folder: Path, pattern: str, seconds: float = 180) -> Path:
     raise AssertionError(f"no {pattern} in {folder}")
 
 
-def test_a_nipype_plugin_does_the_same(dataset: Path, drawn: Path):
-    plugin, out = dataset / "plugin.yml", dataset / "plugin"
-    plugin.write_text("plugin: MultiProc\nplugin_args:\n  n_procs: 2\n")
-    run = app(
-        dataset / "bids", out, "participant", "--participant-label", "01", "--lesion-model", dataset / "tiny",
-        "--derivatives", f"manual={dataset / 'manual'}", "--no-normalization", "--use-plugin", plugin,
-        "--work-dir", dataset / "work-plugin", *OPTIONS,
+@pytest.fixture(scope="module")
+def with_plugin(dataset: Path) -> list[str]:
+    """Arguments of a run through a nipype plugin that starts processes, as a cluster's jobs are."""
+    (dataset / "plugin.yml").write_text("plugin: MultiProc\nplugin_args:\n  n_procs: 2\n")
+    return command(
+        dataset / "bids", dataset / "plugin", "participant", "--participant-label", "01", "--lesion-model",
+        dataset / "tiny", "--derivatives", f"manual={dataset / 'manual'}", "--no-normalization", "--use-plugin",
+        dataset / "plugin.yml", "--work-dir", dataset / "work-plugin", *OPTIONS,
     )  # fmt: skip
-    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_a_nipype_plugin_does_the_same_and_does_it_again(dataset: Path, drawn: Path, with_plugin: list[str]):
     mask = "sub-01_ses-1_space-T1w_label-L_desc-nnunet_mask.nii.gz"
-    found = nib.load(out / "sub-01" / "ses-1" / "anat" / mask)
-    assert np.array_equal(images.data(found), images.data(nib.load(drawn / mask)))
+    found, known = dataset / "plugin" / "sub-01" / "ses-1" / "anat" / mask, nib.load(drawn / mask)
+    for more in ([], ["--force"]):
+        run = subprocess.run([*with_plugin, *more], capture_output=True, text=True, cwd=ROOT)
+        assert run.returncode == 0, run.stdout + run.stderr
+        assert "sub-01_ses-1: done in" in run.stdout
+        assert np.array_equal(images.data(nib.load(found)), images.data(known))
+        assert not list((dataset / "work-plugin").glob("*/sub-01*"))
+        found.unlink()

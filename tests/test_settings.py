@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,8 @@ def test_toml_goes_out_and_comes_back(tmp_path: Path):
         ("nprocs = true", "nprocs"),
         ("colour = 'red'", "colour"),
         ("nprocs = ", "not valid TOML"),
+        ("[derivatives]\nfp = 3", r"derivatives\.fp"),
+        ("[derivatives]\nfp = ''", r"derivatives\.fp"),
     ],
 )
 def test_a_wrong_configuration_file_is_named(tmp_path: Path, text: str, said: str):
@@ -50,7 +53,7 @@ def test_the_hash_follows_what_changes_results_and_nothing_else():
     assert configuration_hash(Settings(out_dir=Path("/b"), nprocs=8, device="cpu", force=True), "1.0", "abc") == known
     changed = [
         Settings(out_dir=Path("/a"), threshold=0.3),
-        Settings(out_dir=Path("/a"), folds=("0",)),
+        Settings(out_dir=Path("/a"), output_spaces=("T1w", "MNI152NLin2009cAsym")),
         Settings(out_dir=Path("/a"), normalization=False),
         Settings(out_dir=Path("/a"), skull_stripped="yes"),
         Settings(out_dir=Path("/a"), derivatives={"fmriprep": Path("/f")}),
@@ -58,6 +61,23 @@ def test_the_hash_follows_what_changes_results_and_nothing_else():
     hashes = [configuration_hash(settings, "1.0", "abc") for settings in changed]
     hashes += [configuration_hash(start, "1.1", "abc"), configuration_hash(start, "1.0", "abd")]
     assert len({known, *hashes}) == len(hashes) + 1
+
+
+def test_what_comes_to_the_same_has_the_same_hash():
+    spaces = ("T1w", "MNI152NLin6Asym", "MNI152NLin2009aSym")
+    alike = [
+        (Settings(out_dir=Path("/a"), lesion_model="./m"), Settings(out_dir=Path("/a"), lesion_model="/data/m")),
+        # which folds are loaded is in the checksum of the model
+        (Settings(out_dir=Path("/a")), Settings(out_dir=Path("/a"), folds=("0", "1"))),
+        (Settings(out_dir=Path("/a"), output_spaces=spaces), Settings(out_dir=Path("/a"), output_spaces=spaces[::-1])),
+        (
+            Settings(out_dir=Path("/a"), normalization=False),
+            Settings(out_dir=Path("/a"), normalization=False, output_spaces=spaces),
+        ),
+    ]
+    for one, other in alike:
+        assert configuration_hash(one, "1.0", "abc") == configuration_hash(other, "1.0", "abc")
+    assert alike[2][0].standard_spaces == alike[2][1].standard_spaces == ("MNI152NLin2009aSym", "MNI152NLin6Asym")
 
 
 def test_result_fields_are_settings():
@@ -72,6 +92,9 @@ def test_standard_spaces_leave_out_the_native_one():
 def test_cpus_of_a_slurm_job_come_first(monkeypatch):
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
     assert available_cpus() == 3
+    for nonsense in ("abc", "2.5", "-1", ""):
+        monkeypatch.setenv("SLURM_CPUS_PER_TASK", nonsense)
+        assert 1 <= available_cpus() <= os.cpu_count()
     monkeypatch.delenv("SLURM_CPUS_PER_TASK")
     assert available_cpus() >= 1
 

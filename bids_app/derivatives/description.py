@@ -17,6 +17,7 @@ from bids_app.errors import CannotWriteError
 
 BIDS_VERSION = "1.11.1"
 PIPELINE = "afterstroke"
+CONTRIBUTORS = f"{PIPELINE} contributors"
 DISCLAIMER = "Research use only: not a medical device."
 
 DESCRIPTIONS = {
@@ -34,16 +35,18 @@ def write_top_level(out_dir: Path, bids_dir: Path, configuration: str, links: Ma
     configuration : str
         Configuration hash of the run.
     links : mapping of str to Path
-        Names and folders of reused derivative datasets.
+        Names and folders of reused derivative datasets. Those of earlier runs that are still there are kept, because
+        sidecars name them.
 
     Raises
     ------
     CannotWriteError
         If `out_dir` holds the derivatives of another pipeline.
     """
-    _refuse_other_pipeline(out_dir)
+    refuse_other_pipeline(out_dir)
     raw = _read_json(bids_dir / names.DESCRIPTION)
-    write_json(out_dir / names.DESCRIPTION, dataset_description(out_dir, bids_dir, raw, configuration, links))
+    folders = _earlier_links(out_dir) | dict(links) | {names.RAW_DATASET: bids_dir}
+    write_json(out_dir / names.DESCRIPTION, dataset_description(out_dir, bids_dir, raw, configuration, folders))
     write_text(out_dir / names.BIDSIGNORE, "\n".join(names.IGNORED_BY_VALIDATOR) + "\n")
     rows = [(f"desc-{label}", meaning) for label, meaning in DESCRIPTIONS.items()]
     write_table(out_dir / names.DESC_TABLE, pd.DataFrame(rows, columns=["desc_id", "description"]))
@@ -52,27 +55,57 @@ def write_top_level(out_dir: Path, bids_dir: Path, configuration: str, links: Ma
 
 
 def dataset_description(
-    out_dir: Path, bids_dir: Path, raw: Mapping[str, Any], configuration: str, links: Mapping[str, Path]
+    out_dir: Path, bids_dir: Path, raw: Mapping[str, Any], configuration: str, folders: Mapping[str, Path]
 ) -> dict[str, Any]:
-    """Content of dataset_description.json; all links are relative, so that the folders can move together."""
+    """Content of dataset_description.json.
+
+    All links are relative, so that the folders can move together. What the raw dataset says in another type than BIDS
+    wants is left out: it would make this dataset invalid too.
+    """
+    name = _text(raw, "Name") or bids_dir.name
     generated = {"Name": PIPELINE, "Version": app_version(), "ConfigurationHash": configuration}
     if container := _container():
         generated["Container"] = container
-    folders = {names.RAW_DATASET: bids_dir, **links}
     return {
-        "Name": f"{raw.get('Name') or bids_dir.name}: stroke lesions",
+        "Name": f"{name}: stroke lesions",
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
-        "License": raw.get("License") or "n/a",
-        **({"Authors": raw["Authors"]} if raw.get("Authors") else {}),
+        "License": _text(raw, "License") or "n/a",
+        "Authors": _authors(raw, name),
         "GeneratedBy": [generated],
         "SourceDatasets": [_source_dataset(raw, bids_dir)],
-        "DatasetLinks": {name: os.path.relpath(folder, out_dir) for name, folder in folders.items()},
+        "DatasetLinks": {link: os.path.relpath(folder, out_dir) for link, folder in sorted(folders.items())},
     }
 
 
+def _text(raw: Mapping[str, Any], key: str) -> str:
+    """A value that must be text; empty if it is not."""
+    value = raw.get(key)
+    return value.strip() if isinstance(value, str) else ""
+
+
+def _authors(raw: Mapping[str, Any], name: str) -> list[str]:
+    """Authors of the raw dataset, and of this App where those are fewer than the two that the validator expects.
+
+    >>> _authors({"Authors": ["A"]}, "Cohort"), _authors({}, "Cohort")
+    (['A', 'afterstroke contributors'], ['Authors of Cohort', 'afterstroke contributors'])
+    """
+    given = raw.get("Authors")
+    valid = isinstance(given, list) and all(isinstance(author, str) and author.strip() for author in given)
+    authors = given if valid and given else [f"Authors of {name}"]
+    return authors if len(authors) > 1 else [*authors, CONTRIBUTORS]
+
+
+def _earlier_links(out_dir: Path) -> dict[str, Path]:
+    """Datasets that the derivatives of earlier runs name, as far as they are still there."""
+    links = _read_json(out_dir / names.DESCRIPTION).get("DatasetLinks")
+    written = links if isinstance(links, dict) else {}
+    folders = {name: out_dir / link for name, link in written.items() if isinstance(link, str)}
+    return {name: folder for name, folder in folders.items() if folder.is_dir()}
+
+
 def _source_dataset(raw: Mapping[str, Any], bids_dir: Path) -> dict[str, str]:
-    if doi := raw.get("DatasetDOI"):
+    if doi := _text(raw, "DatasetDOI"):
         return {"DOI": doi}
     return {"URL": bids_dir.name}
 
@@ -86,12 +119,26 @@ def _container() -> dict[str, str] | None:
     return None
 
 
-def _refuse_other_pipeline(out_dir: Path) -> None:
+def refuse_other_pipeline(out_dir: Path) -> None:
+    """Make sure that a folder holds the derivatives of this App, or none.
+
+    Raises
+    ------
+    CannotWriteError
+        Naming the pipeline whose derivatives it holds.
+    """
     found = _read_json(out_dir / names.DESCRIPTION)
-    makers = [maker.get("Name", "?") for maker in found.get("GeneratedBy", [])]
+    makers = _makers(found)
     if found and PIPELINE not in makers:
         what = f"derivatives of {', '.join(makers)}" if makers else "another dataset"
         raise CannotWriteError(f"{out_dir} already holds {what}.", "Choose an empty output folder.")
+
+
+def _makers(description: Mapping[str, Any]) -> list[str]:
+    """Names of the pipelines in GeneratedBy, which some write as one object instead of a list of them."""
+    generated = description.get("GeneratedBy")
+    makers = generated if isinstance(generated, list) else [generated]
+    return [str(maker.get("Name", "?")) for maker in makers if isinstance(maker, dict)]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -40,7 +40,8 @@ class Record:
     fingerprint : str
         Over the contents of the inputs.
     outputs : dict of str to str
-        sha256 of every file written, by its path relative to the output folder.
+        sha256 of every file written, by its path relative to the output folder; of a failed visit, what an earlier
+        run wrote and is still there: not to be used, but to be removed when it is out of date.
     summary : dict
         The visit's row of the sessions table.
     """

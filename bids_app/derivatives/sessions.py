@@ -6,6 +6,7 @@ import fcntl
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,22 +53,41 @@ def _row(record: Record) -> dict[str, Any]:
     return record.summary or {"session_id": session_id(record.session), "status": record.status}
 
 
-def write_raw_participants(
-    out_dir: Path,
-    subject: str,
-    dataset: str,
-    visits: Mapping[str, Sequence[str | None]],
-    table: Mapping[str, Any],
-    dictionary: Mapping[str, Any],
-) -> Path:
+@dataclass(frozen=True)
+class RawDataset:
+    """What the group level must know of the raw dataset.
+
+    Attributes
+    ----------
+    name : str
+    visits : mapping of str to sequence of (str or None)
+        Sessions of every participant, by label without prefix; ``[None]`` in a dataset without sessions.
+    columns : tuple of str
+        Columns of participants.tsv; empty if there is none.
+    rows : mapping of str to tuple of str
+        Its rows, by label without prefix.
+    dictionary : mapping
+        Content of participants.json.
+    """
+
+    name: str
+    visits: Mapping[str, Sequence[str | None]]
+    columns: tuple[str, ...] = ()
+    rows: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    dictionary: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_raw_participants(out_dir: Path, subject: str, raw: RawDataset) -> Path:
     """Leave what the group level must know of the raw dataset beside a subject's records.
 
-    Parameters
-    ----------
-    visits : mapping
-        Sessions of every participant of the raw dataset; ``[None]`` in a dataset without sessions.
-    table, dictionary : mapping
-        The raw participants.tsv (``columns`` and ``rows``) and participants.json.
+    Of the participants table that is the subject's own row; of all others their labels and sessions, no more.
     """
-    content = {"dataset": dataset, "visits": visits, "table": table, "dictionary": dictionary}
+    content = {
+        "dataset": raw.name,
+        "visits": raw.visits,
+        "columns": raw.columns,
+        "row": raw.rows.get(subject),
+        "listed": list(raw.rows),
+        "dictionary": raw.dictionary,
+    }
     return write_json(out_dir / names.raw_participants(subject), content)

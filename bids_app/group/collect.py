@@ -27,7 +27,9 @@ class RawStudy:
     columns : tuple of str
         Columns of the raw participants.tsv other than ``participant_id``; empty if there was none.
     rows : mapping
-        Values by column, by participant label.
+        Values by column, by participant label; of those who were asked for in a run.
+    listed : tuple of str
+        Labels of all participants in the raw participants.tsv.
     dictionary : mapping
         The raw participants.json.
     """
@@ -35,6 +37,7 @@ class RawStudy:
     visits: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
     columns: tuple[str, ...] = ()
     rows: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    listed: tuple[str, ...] = ()
     dictionary: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -126,8 +129,8 @@ def restrict(cohort: Cohort, settings: Settings) -> Cohort:
         subject: tuple(session for session in sessions if wanted(subject, session))
         for subject, sessions in cohort.raw.visits.items()
     }
-    rows = {subject: row for subject, row in cohort.raw.rows.items() if wanted(subject, None) or expected.get(subject)}
-    raw = replace(cohort.raw, rows=rows, visits={subject: some for subject, some in expected.items() if some})
+    named = tuple(label for label in cohort.raw.listed if wanted(label, None) or expected.get(label))
+    raw = replace(cohort.raw, listed=named, visits={subject: some for subject, some in expected.items() if some})
     return replace(cohort, records=records, raw=raw)
 
 
@@ -167,36 +170,37 @@ def _unreadable(path: Path, out_dir: Path) -> Problem:
 
 
 def _read_raw(out_dir: Path) -> tuple[RawStudy, tuple[Problem, ...]]:
-    """Merge what the runs noted; of a participant's row, the note beside that participant counts."""
-    visits: dict[str, set[str | None]] = {}
-    rows: dict[str, dict[str, str]] = {}
-    own: dict[str, dict[str, str]] = {}
-    dictionary: dict[str, Any] = {}
-    problems = []
+    """Merge what the runs noted beside each participant."""
+    notes, problems = [], []
     for path in sorted(out_dir.glob(str(names.raw_participants("*")))):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            table = _rows_by_label(content["table"])
-            for label, sessions in content["visits"].items():
-                visits.setdefault(label, set()).update(sessions)
-            dictionary |= content["dictionary"]
+            notes.append(_note(path))
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             file = str(path.relative_to(out_dir))
             problems.append(warning("unreadable-participants", f"{file} cannot be read and is left out.", file))
-            continue
-        subject = path.parent.parent.name.removeprefix("sub-")
-        rows |= table
-        own |= {label: row for label, row in table.items() if label == subject}
-    rows |= own
-    columns = dict.fromkeys(column for row in rows.values() for column in row)
-    ordered = {label: tuple(sorted(sessions, key=lambda s: s or "")) for label, sessions in sorted(visits.items())}
-    return RawStudy(ordered, tuple(columns), rows, dictionary), tuple(problems)
+    visits: dict[str, set[str | None]] = {}
+    for note in notes:
+        for label, sessions in note.visits.items():
+            visits.setdefault(label, set()).update(sessions)
+    merged = RawStudy(
+        visits={label: tuple(sorted(some, key=lambda s: s or "")) for label, some in sorted(visits.items())},
+        columns=tuple(dict.fromkeys(column for note in notes for column in note.columns)),
+        rows={label: row for note in notes for label, row in note.rows.items()},
+        listed=tuple(dict.fromkeys(label for note in notes for label in note.listed)),
+        dictionary={column: text for note in notes for column, text in note.dictionary.items()},
+    )
+    return merged, tuple(problems)
 
 
-def _rows_by_label(table: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Rows of a raw participants table by label without prefix; empty for a table without participant_id."""
-    columns = table["columns"]
-    if "participant_id" not in columns:
-        return {}
-    rows = [dict(zip(columns, map(str, row), strict=False)) for row in table["rows"]]
-    return {row.pop("participant_id").removeprefix("sub-"): row for row in rows}
+def _note(path: Path) -> RawStudy:
+    """What a run noted beside one participant."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    columns = content["columns"]
+    row = dict(zip(columns, map(str, content["row"] or ()), strict=False))
+    return RawStudy(
+        visits={label: tuple(sessions) for label, sessions in content["visits"].items()},
+        columns=tuple(column for column in columns if column != "participant_id"),
+        rows={row.pop("participant_id").removeprefix("sub-"): row} if row else {},
+        listed=tuple(content["listed"]),
+        dictionary=dict(content["dictionary"]),
+    )

@@ -137,7 +137,7 @@ def missing(cohort: Cohort) -> pd.DataFrame:
                 reason = "unreadable record" if label in cohort.unreadable else "not processed"
                 rows.append(_missing_row(subject, session, reason))
     known = {record.subject for record in cohort.records} | set(cohort.raw.visits)
-    rows += [_missing_row(subject, None, "no data") for subject in cohort.raw.rows if subject not in known]
+    rows += [_missing_row(subject, None, "no data") for subject in cohort.raw.listed if subject not in known]
     rows.sort(key=lambda row: (row["participant_id"], row["session_id"]))
     return frame(rows, ["participant_id", "session_id", "reason", "detail"])
 

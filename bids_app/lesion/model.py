@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bids_app.errors import ConfigError
 from bids_app.lesion import nnunet, onnx
+from bids_app.lesion.folder import is_onnx
 from bids_app.lesion.segmentation import Card, LesionModel, Prediction
 from bids_app.networks import registry
 from bids_app.networks.device import CPU, Device
@@ -36,6 +37,6 @@ def load_model(path: Path, folds: tuple[str, ...] = (), device: Device = CPU) ->
     if not path.exists():
         raise ConfigError(f"There is no model {path}.", "Give an embedded model's name, a folder or an ONNX file.")
     registry.verify(path)
-    if onnx.is_onnx(path):
+    if is_onnx(path):
         return onnx.read_model(path, folds, device)
     return nnunet.read_model(path, folds, device)

@@ -6,44 +6,18 @@ A folder holds ``plans.json``, ``dataset.json`` and ``fold_*/checkpoint_final.pt
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bids_app.errors import ConfigError
+from bids_app.lesion.folder import ModelFolder, read_folder
 from bids_app.lesion.plans import build_network, make_recipe, read_configuration
-from bids_app.lesion.segmentation import LesionModel, LesionOutput, channel_name, read_card, read_json
+from bids_app.lesion.segmentation import LesionModel, LesionOutput, channel_name, read_card
 from bids_app.networks.device import Device
 from bids_app.networks.engine import TorchEngine
 from bids_app.networks.weights import folder_sha256, load_checkpoint
-
-CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
-
-
-@dataclass(frozen=True)
-class ModelFolder:
-    """A trained-model folder that was found complete.
-
-    Attributes
-    ----------
-    path : Path
-    plans, dataset : dict
-        Contents of ``plans.json`` and ``dataset.json``.
-    checkpoints : tuple of (str, Path)
-        Fold and checkpoint, in the order they are averaged.
-    """
-
-    path: Path
-    plans: dict[str, Any]
-    dataset: dict[str, Any]
-    checkpoints: tuple[tuple[str, Path], ...]
-
-    @property
-    def files(self) -> list[Path]:
-        """All files the model is made of."""
-        return [self.path / "plans.json", self.path / "dataset.json", *(path for _, path in self.checkpoints)]
 
 
 def read_model(path: Path, folds: tuple[str, ...], device: Device) -> LesionModel:
@@ -91,19 +65,6 @@ def read_model(path: Path, folds: tuple[str, ...], device: Device) -> LesionMode
     )
 
 
-def read_folder(path: Path, folds: tuple[str, ...] = ()) -> ModelFolder:
-    """Find the parts of a trained-model folder; no network is loaded.
-
-    Raises
-    ------
-    ConfigError
-        If a part is missing.
-    """
-    folder = _model_folder(path)
-    plans, dataset = read_json(folder / "plans.json"), read_json(folder / "dataset.json")
-    return ModelFolder(folder, plans, dataset, _checkpoints(folder, folds))
-
-
 def lesion_output(dataset: dict[str, Any], source: Path) -> tuple[LesionOutput, tuple[str, ...]]:
     """Which output is the lesion: a label named lesion or stroke, else the only label, else the first with a note.
 
@@ -137,44 +98,6 @@ def lesion_output(dataset: dict[str, Any], source: Path) -> tuple[LesionOutput, 
         return LesionOutput(names.index(chosen), len(names), independent=True), notes
     order = sorted(value[0] for value in values.values())
     return LesionOutput(1 + order.index(values[chosen][0]), 1 + len(order)), notes
-
-
-def _model_folder(path: Path) -> Path:
-    """The trained-model folder at `path`, or the only one just below it."""
-    if (path / "plans.json").exists() or any(path.glob("fold_*")):
-        return path
-    inside = sorted(plans.parent for plans in path.glob("*/plans.json") if any(plans.parent.glob("fold_*")))
-    if len(inside) == 1:
-        return inside[0]
-    if inside:
-        names = ", ".join(folder.name for folder in inside)
-        raise ConfigError(f"{path} holds several models: {names}.", "Give the path of one of them.")
-    raise ConfigError(
-        f"{path} is no trained-model folder of nnU-Net v2.", "It must hold plans.json, dataset.json and fold_* folders."
-    )
-
-
-def _checkpoints(folder: Path, folds: tuple[str, ...]) -> tuple[tuple[str, Path], ...]:
-    """Checkpoint of every chosen fold."""
-    there = {path.name.removeprefix("fold_") for path in folder.glob("fold_*") if path.is_dir()}
-    numbered = sorted((fold for fold in there if fold.isdigit()), key=int)
-    chosen = [fold.removeprefix("fold_") for fold in folds] or numbered or sorted(there)
-    if not chosen:
-        raise ConfigError(f"The model {folder} has no fold_* folder.", "Copy the whole model.")
-    if missing := [fold for fold in chosen if fold not in there]:
-        known = ", ".join(numbered + sorted(there - set(numbered)))
-        raise ConfigError(f"The model {folder} has no fold {', '.join(missing)}.", f"It has: {known or 'none'}.")
-    return tuple((fold, _checkpoint(folder / f"fold_{fold}")) for fold in dict.fromkeys(chosen))
-
-
-def _checkpoint(fold: Path) -> Path:
-    """The final checkpoint of a fold, else its best one."""
-    for name in CHECKPOINTS:
-        if (fold / name).is_file():
-            return fold / name
-    raise ConfigError(
-        f"{fold} holds neither {' nor '.join(CHECKPOINTS)}.", "Finish its training, or leave it out with --folds."
-    )
 
 
 def _configuration_name(folder: ModelFolder, checkpoint: dict[str, Any]) -> str:

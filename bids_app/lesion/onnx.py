@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from bids_app.errors import ConfigError
+from bids_app.lesion.folder import network_file, read_json
 from bids_app.lesion.preparation import Recipe
-from bids_app.lesion.segmentation import LesionModel, LesionOutput, channel_name, read_card, read_json
+from bids_app.lesion.segmentation import LesionModel, LesionOutput, channel_name, read_card
 from bids_app.networks.device import Device
 from bids_app.networks.engine import OnnxEngine
 from bids_app.networks.resampling import resize
@@ -26,13 +27,6 @@ DEFAULT_PATCH = (128, 128, 128)
 
 #: Channels of a network without a manifest, by their number.
 DEFAULT_CHANNELS = {1: ("T1w",), 2: ("T1w", "FLAIR")}
-
-
-def is_onnx(path: Path) -> bool:
-    """Whether `path` is an ONNX file or a folder that holds ONNX files and no nnU-Net plans."""
-    if path.is_file():
-        return path.suffix == ".onnx"
-    return not (path / "plans.json").exists() and any(path.glob("*.onnx"))
 
 
 def read_model(path: Path, folds: tuple[str, ...], device: Device) -> LesionModel:
@@ -51,9 +45,7 @@ def read_model(path: Path, folds: tuple[str, ...], device: Device) -> LesionMode
     ConfigError
         If the file cannot be run, or its channels are unknown.
     """
-    if folds:
-        raise ConfigError(f"The ONNX model {path} has no folds.", "Leave --folds out.")
-    file = _network_file(path)
+    file = network_file(path, folds)
     engine = OnnxEngine(file, device)
     if engine.patch_size is not None and len(engine.patch_size) != 3:
         raise ConfigError(f"{file} is not a 3-d network.", "Use a network with inputs (batch, channels, x, y, z).")
@@ -73,17 +65,6 @@ def read_model(path: Path, folds: tuple[str, ...], device: Device) -> LesionMode
         output=LesionOutput(index=0 if engine.outputs == 1 else 1, outputs=engine.outputs),
         notes=notes,
     )
-
-
-def _network_file(path: Path) -> Path:
-    """The one ONNX file at `path`."""
-    if path.is_file():
-        return path
-    files = sorted(path.glob("*.onnx"))
-    if len(files) != 1:
-        names = ", ".join(file.name for file in files)
-        raise ConfigError(f"{path} holds several ONNX networks: {names}.", "Give the path of one file.")
-    return files[0]
 
 
 def _channels(file: Path, count: int) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 
 from bids_app.errors import ConfigError, VisitError
 from bids_app.images import Image
+from bids_app.lesion.folder import CARD, read_json
 from bids_app.lesion.preparation import Recipe, prepare, to_box, to_scan
 from bids_app.networks.engine import Engine
 from bids_app.networks.sliding_window import predict_logits
@@ -181,7 +181,7 @@ def read_card(folder: Path, default_name: str) -> Card:
     ConfigError
         If the card is no JSON object or its values are out of range.
     """
-    path = folder / "card.json"
+    path = folder / CARD
     content = read_json(path) if path.is_file() else {}
     try:
         card = Card(
@@ -199,25 +199,6 @@ def read_card(folder: Path, default_name: str) -> Card:
             "The threshold lies in (0, 1], the volume is not negative.",
         )
     return card
-
-
-def read_json(path: Path) -> dict:
-    """Content of a JSON object of a model folder.
-
-    Raises
-    ------
-    ConfigError
-        If the file is missing, no JSON, or no object.
-    """
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"The model lacks {path}.", "Check the model folder.") from error
-    except ValueError as error:
-        raise ConfigError(f"{path} is not valid JSON: {error}.", "Copy the model again.") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} is not a JSON object.", "Copy the model again.")
-    return content
 
 
 def channel_name(name: str, source: Path) -> str:

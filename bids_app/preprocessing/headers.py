@@ -45,6 +45,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from bids_app.errors import VisitError
 from bids_app.images import Image, on_affine, resample, to_ras
+from bids_app.study.content import has_content
 from bids_app.study.models import Problem, Severity
 
 FORM_TOLERANCE_MM = 0.5  # largest distance between sform and qform at a corner of the image
@@ -209,18 +211,12 @@ def _mend_intercept(content: bytearray, kind: type[Image], path: Path) -> tuple[
 
 def _check_file(path: Path) -> None:
     """Refuse what is no file, or one without content."""
-    if (path.is_symlink() and not path.exists()) or (path.is_file() and _is_annex_pointer(path)):
+    if os.path.lexists(path) and not has_content(path):
         raise VisitError(f"{path.name} is only a link: its content is not downloaded.", f"Run: datalad get {path}")
     if not path.is_file():
         raise VisitError(f"{path} does not exist.", "Check the path.")
     if path.stat().st_size == 0:
         raise VisitError(f"{path.name} is empty: it has no byte.", "Copy or convert it again.")
-
-
-def _is_annex_pointer(path: Path) -> bool:
-    """Whether the file is the small text that git-annex leaves in place of a file that is not here."""
-    with path.open("rb") as file:
-        return file.read(32).lstrip(b"/.").startswith(b"annex/objects/")
 
 
 # -------------------------------------------------------------------------------------------------- voxels

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from bids_app.derivatives.names import DESCRIPTION
 from bids_app.errors import CannotWriteError, NoInputError, UsageError
 from bids_app.settings import Settings
 
@@ -15,12 +16,16 @@ def check_places(settings: Settings) -> None:
     Raises
     ------
     UsageError
-        If the output folder is the dataset or inside one of its participants, or the work folder or the exported masks
-        are inside the dataset (its ``derivatives`` excepted), or the work folder is the output folder.
+        If the output folder is the dataset or inside one of its participants, or the work folder, the database of
+        pybids or the exported masks are inside the dataset (its ``derivatives`` excepted), or the work folder is in the
+        output folder.
     """
     out, work = settings.out_dir.resolve(), settings.work_dir.resolve()
-    if work == out:
-        raise UsageError(f"The work folder is the output folder {out}.", "Choose another one with -w.")
+    if work.is_relative_to(out):
+        raise UsageError(
+            f"The work folder {work} is in the output folder {out}, which would be no valid BIDS dataset then.",
+            "Choose another one with -w.",
+        )
     if settings.bids_dir is None:
         return
     raw = settings.bids_dir.resolve()
@@ -33,13 +38,19 @@ def check_places(settings: Settings) -> None:
             f"The output folder {out} is inside a participant of the dataset {raw}.",
             f"Choose {raw / 'derivatives/afterstroke'}.",
         )
-    if _inside_raw(work, raw):
-        raise UsageError(f"The work folder {work} is inside the dataset {raw}.", "Choose another one with -w.")
-    if settings.export_lesion_roi and _inside_raw(settings.export_lesion_roi.resolve(), raw):
-        raise UsageError(
-            f"--export-lesion-roi {settings.export_lesion_roi} is inside the dataset {raw}.",
-            "The raw dataset is never written: choose another folder and copy the masks from there.",
-        )
+    never = "The raw dataset is never written: choose another folder"
+    for folder, what, hint in (
+        (work, "The work folder", "Choose another one with -w."),
+        (settings.bids_database_dir, "--bids-database-dir", f"{never}."),
+        (settings.export_lesion_roi, "--export-lesion-roi", f"{never} and copy the masks from there."),
+    ):
+        if folder and _inside_raw(folder.resolve(), raw):
+            raise UsageError(f"{what} {folder} is inside the dataset {raw}.", hint)
+
+
+def dataset_of(file: Path) -> Path | None:
+    """The innermost BIDS dataset that a file lies in; None if it is in none."""
+    return next((folder for folder in file.absolute().parents if (folder / DESCRIPTION).is_file()), None)
 
 
 def check_writable(settings: Settings) -> None:

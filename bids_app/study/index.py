@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -19,9 +19,10 @@ from bids_app.derivatives.names import DESCRIPTION, ScanName, visit_folder, visi
 from bids_app.errors import CannotWriteError, ConfigError, DatasetError, NoInputError
 from bids_app.settings import Settings
 from bids_app.study.choice import choose
+from bids_app.study.content import has_content
 from bids_app.study.filters import Filter, ScanFilters, read_filters
 from bids_app.study.models import Problem, Reuse, Scan, Severity, Study, Visit
-from bids_app.study.reuse import IMAGE_EXTENSIONS, check_derivatives, find_reuse, reuse_problems
+from bids_app.study.reuse import IMAGE_EXTENSIONS, check_derivatives, find_reuse
 from bids_app.wording import listed
 
 SUFFIXES = ("T1w", "FLAIR")
@@ -76,9 +77,14 @@ def index(settings: Settings) -> Study:
     if not participants:
         raise NoInputError(f"{root} holds no participant.", "A BIDS dataset has a folder sub-<label> for each.")
     keys = _requested_visits(root, _requested_participants(participants, settings), settings, filters)
+    left_out = _without_anatomy(root, keys, settings)
+    keys = [key for key in keys if key not in left_out]
     files = _list_scans(root, keys, settings.bids_database_dir)
-    visits = tuple(_visit(key, [root / file for file in files.get(key.anat, ())], settings, filters) for key in keys)
-    return Study(root=root, name=name, participants=participants, visits=visits)
+    visits = []
+    for key in keys:
+        scans = [root / file for file in files.get(key.anat, ())]
+        visits.append(_visit(key, scans, _imaged_sessions(root, key.subject), settings, filters))
+    return Study(root, name, participants, tuple(visits), tuple(key.label for key in left_out))
 
 
 def _dataset_root(bids_dir: Path | None) -> Path:
@@ -158,6 +164,19 @@ def _visits_of(root: Path, subject: str) -> list[_Key]:
     return sessions if sessions and not (folder / "anat").is_dir() else [_Key(subject, None), *sessions]
 
 
+def _without_anatomy(root: Path, keys: Sequence[_Key], settings: Settings) -> list[_Key]:
+    """Visits without an anat folder, which is no mistake; but it is one in what was asked for by its label."""
+    empty = [key for key in keys if not (root / key.anat).is_dir()]
+    imaged = {key.subject for key in keys if key not in empty}
+    asked = [key for key in empty if key.subject in settings.participants and key.subject not in imaged]
+    return [key for key in empty if key not in asked and key.session not in settings.sessions]
+
+
+def _imaged_sessions(root: Path, subject: str) -> int:
+    """How many sessions of a participant, asked for or not, have an anat folder."""
+    return sum((root / key.anat).is_dir() for key in _visits_of(root, subject))
+
+
 def _list_scans(root: Path, keys: Sequence[_Key], database: Path | None) -> dict[PurePosixPath, list[PurePosixPath]]:
     """T1w and FLAIR files by their folder, relative to the dataset, from pybids or its database."""
     with warnings.catch_warnings():
@@ -169,7 +188,7 @@ def _list_scans(root: Path, keys: Sequence[_Key], database: Path | None) -> dict
         relative = PurePosixPath(path).relative_to(layout.root)
         files.setdefault(relative.parent, []).append(relative)
     if database is not None:
-        _refuse_old_database(root, [key for key in keys if key.anat not in files], database)
+        _refuse_old_database(root, keys, files, database)
     return files
 
 
@@ -210,10 +229,20 @@ def _database_layout(root: Path, database: Path):
     return layout
 
 
-def _refuse_old_database(root: Path, without_scans: Iterable[_Key], database: Path) -> None:
-    """Fail if visits that the database does not know have scans by now."""
-    if newer := [key.label for key in without_scans if any((root / key.anat).glob("*_T1w.nii*"))]:
+def _refuse_old_database(
+    root: Path, keys: Iterable[_Key], files: Mapping[PurePosixPath, Sequence[PurePosixPath]], database: Path
+) -> None:
+    """Fail if a requested visit has a scan by now that the database does not know."""
+    newer = [key.label for key in keys if _scans_on_disk(root, key) - {file.name for file in files.get(key.anat, ())}]
+    if newer:
         raise ConfigError(f"The database in {database} is older than {listed(newer)}.", _REMAKE)
+
+
+def _scans_on_disk(root: Path, key: _Key) -> set[str]:
+    """Names of the T1w and FLAIR in a visit's folder, downloaded or not."""
+    folder = root / key.anat
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return {name for name in names if re.fullmatch(rf"{re.escape(key.label)}_([^.]*_)?(T1w|FLAIR)\.nii(\.gz)?", name)}
 
 
 def _create_database(root: Path, database: Path) -> None:
@@ -233,16 +262,18 @@ def _create_database(root: Path, database: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _visit(key: _Key, files: Sequence[Path], settings: Settings, filters: ScanFilters) -> Visit:
+def _visit(key: _Key, files: Sequence[Path], sessions: int, settings: Settings, filters: ScanFilters) -> Visit:
     """A visit, its scans chosen, with everything that should be said of it."""
     own = [path for path in files if path.name.startswith(f"{key.label}_") and os.path.lexists(path)]
     t1w, t1w_problems = choose(_scans(own, "T1w", filters.t1w))
     flair, flair_problems = choose(_scans(own, "FLAIR", filters.flair), partner=t1w)
-    spaces = settings.standard_spaces
-    reuse = find_reuse(key.subject, key.session, t1w.name, settings.derivatives, spaces) if t1w else Reuse()
+    reuse, reuse_problems = Reuse(), ()
+    if t1w:
+        spaces = settings.standard_spaces
+        reuse, reuse_problems = find_reuse(key.subject, key.session, t1w.name, settings.derivatives, spaces, sessions)
     visit = Visit(key.subject, key.session, t1w, flair, reuse)
     missing = _missing_scans(visit, own)
-    problems = t1w_problems + flair_problems + missing + _not_downloaded(visit) + reuse_problems(visit)
+    problems = t1w_problems + flair_problems + missing + _not_downloaded(visit) + reuse_problems
     return replace(visit, problems=problems)
 
 
@@ -275,22 +306,10 @@ def _not_downloaded(visit: Visit) -> tuple[Problem, ...]:
     reuse = visit.reuse
     files = [scan.path for scan in (visit.t1w, visit.flair) if scan]
     files += [reuse.t1w, reuse.brain_mask, reuse.to_standard, reuse.from_standard, reuse.lesion_mask]
-    absent = [path for path in files if path and not _has_content(path)]
+    absent = [path for path in files if path and not has_content(path)]
     return tuple(
         Problem(
             "not-downloaded", Severity.ERROR, f"{path.name} is not downloaded. Run: datalad get {path}", (path.name,)
         )
         for path in absent
     )
-
-
-def _has_content(path: Path) -> bool:
-    """False for a dangling link, and for the pointer that git-annex leaves in place of an unlocked file."""
-    try:
-        if path.stat().st_size > 1000:
-            return True
-        return not path.read_bytes().startswith(b"/annex/objects/")
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True  # unreadable for another reason, which processing tells

@@ -134,9 +134,12 @@ class Study:
         Labels of all participants of the dataset, asked for or not.
     visits : tuple of Visit
         By subject and session.
+    without_anatomy : tuple of str
+        Labels of visits left out because they have no anat folder, as a session of fMRI alone.
     """
 
     root: Path
     name: str
     participants: tuple[str, ...]
     visits: tuple[Visit, ...]
+    without_anatomy: tuple[str, ...] = ()

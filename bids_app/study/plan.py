@@ -11,7 +11,7 @@ from bids_app.derivatives import names
 from bids_app.settings import NATIVE_SPACE, Settings
 from bids_app.study.choice import RULE
 from bids_app.study.models import Scan, Severity, Study, Visit
-from bids_app.wording import counted
+from bids_app.wording import counted, listed
 
 TO_DO = "to do"
 DONE = "done"
@@ -67,7 +67,9 @@ def expected_images(visit: Visit, settings: Settings) -> tuple[PurePosixPath, ..
     if visit.flair:
         images.append(names.preprocessed_flair(visit.flair.name))
     for space in (NATIVE_SPACE, *settings.standard_spaces):
-        images += [names.lesion_mask(t1w, space), names.lesion_probability(t1w, space)]
+        images.append(names.lesion_mask(t1w, space))
+        if visit.reuse.lesion_mask is None:  # a mask drawn by hand has no probability
+            images.append(names.lesion_probability(t1w, space))
     for space in settings.standard_spaces:
         images += [names.preprocessed_t1w(t1w, space), names.brain_mask(t1w, space)]
     return tuple(images)
@@ -91,6 +93,8 @@ def _header(study: Study, settings: Settings) -> Iterator[str]:
         facts["scan choice"] = RULE
     if idle := _without_visits(study, settings):
         facts["no visit of"] = f"{', '.join(idle)} (sessions or filter file)"
+    if study.without_anatomy:
+        facts["left out"] = f"{listed(study.without_anatomy)} (no anat folder)"
     width = max(map(len, facts))
     return (f"  {name:<{width}}  {value}" for name, value in facts.items())
 
@@ -123,6 +127,8 @@ def _scan(scan: Scan | None) -> str:
 
 
 def _summary(study: Study, settings: Settings, states: Mapping[str, str]) -> str:
+    if not states:
+        return "No visit to process."
     by_state = Counter(states.values())
     order = sorted(by_state, key=lambda state: (state in (DONE, UNUSABLE), state))
     parts = [f"{by_state[state]} {state}{_codes(study) if state == UNUSABLE else ''}" for state in order]

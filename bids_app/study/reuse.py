@@ -3,11 +3,14 @@
 Files are found by the names their makers give them, in ``sub-*/[ses-*/]anat`` of each folder:
 
 * ``*_desc-preproc_T1w`` and ``*_desc-brain_mask`` without ``space-`` (the native T1w and its mask);
-* ``*_from-T1w_to-<space>_mode-image_xfm.h5`` and back, for the first requested standard space that is there;
+* ``*_from-T1w_to-<space>_mode-image_xfm.h5`` and back, for the first requested standard space that has both;
 * lesion masks drawn by hand, without ``space-`` or with ``space-T1w`` or ``space-orig``: ``*_label-lesion_roi``,
   ``*_label-L_*mask``, ``*_desc-lesion*_mask``, ``*_lesion_mask``.
 
 T1w, mask and transforms belong together, so they come from one folder: the first that has any of them.
+
+Files of the subject as a whole (``sub-01/anat`` of a subject with sessions) serve a session only where the subject has
+no other: fMRIPrep makes them from the T1w of all sessions, and no lesion is the same in two of them.
 """
 
 from __future__ import annotations
@@ -20,10 +23,11 @@ from pathlib import Path
 
 from bids_app.derivatives.names import RAW_DATASET, ScanName, sidecar, visit_folder
 from bids_app.errors import NoInputError, UsageError
-from bids_app.study.models import Problem, Reuse, Severity, Visit
+from bids_app.study.models import Problem, Reuse, Severity
 
 IMAGE_EXTENSIONS = (".nii.gz", ".nii")
 _NATIVE_SPACES = (None, "T1w", "orig")
+_NAME = "[0-9A-Za-z_.+-]+"
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def parse_derivative(text: str) -> tuple[str, Path]:
         If it is not of that form, or its name is taken.
     """
     name, equals, folder = text.partition("=")
-    if not (equals and folder and re.fullmatch(r"[0-9A-Za-z_.+-]+", name)):
+    if not (equals and folder and re.fullmatch(_NAME, name)):
         raise UsageError(f"--derivatives {text} is not of the form NAME=PATH.", "Example: fmriprep=/data/fmriprep.")
     if name == RAW_DATASET:
         raise UsageError(
@@ -90,8 +94,13 @@ def check_derivatives(derivatives: Mapping[str, Path]) -> None:
 
 
 def find_reuse(
-    subject: str, session: str | None, t1w: ScanName, derivatives: Mapping[str, Path], spaces: Sequence[str] = ()
-) -> Reuse:
+    subject: str,
+    session: str | None,
+    t1w: ScanName,
+    derivatives: Mapping[str, Path],
+    spaces: Sequence[str] = (),
+    sessions: int = 1,
+) -> tuple[Reuse, tuple[Problem, ...]]:
     """What the folders of `derivatives` hold for a visit.
 
     Parameters
@@ -102,38 +111,76 @@ def find_reuse(
         Folders by name, in the order of preference.
     spaces : sequence of str
         Standard spaces, in the order of preference.
+    sessions : int
+        Sessions of the subject that have scans, asked for or not.
 
     Returns
     -------
-    Reuse
+    reuse : Reuse
         `sources` holds ``bids:NAME:path`` for every file.
+    problems : tuple of Problem
+        ``not-reused`` for files of the subject as a whole, ``no-inverse`` for a transform without the way back.
     """
-    found = Reuse()
+    found, problems = Reuse(), []
     for name, root in derivatives.items():
         files = [file for file in _anat_files(root, subject, session) if _made_from(file, t1w)]
-        if not (found.t1w or found.brain_mask or found.to_standard or found.from_standard):
-            found = _add(found, name, root, _anatomy(files, t1w, spaces))
+        if session and sessions > 1:
+            shared = [file for file in files if _of_all_sessions(file)]
+            problems += _not_reused(shared, t1w, spaces, sessions)
+            files = [file for file in files if file not in shared]
+        if not (found.t1w or found.brain_mask or found.to_standard):
+            anatomy = _anatomy(files, t1w, spaces)
+            problems += () if anatomy.to_standard else _one_way(files, t1w, spaces)
+            found = _add(found, name, root, anatomy)
         if not found.lesion_mask:
             found = _add(found, name, root, Reuse(lesion_mask=_best(_lesion_masks(files), t1w)))
-    return found
+    return found, tuple(problems)
 
 
-def reuse_problems(visit: Visit) -> tuple[Problem, ...]:
-    """What to know of the files a visit reuses: some serve all sessions of a subject."""
-    reused = (visit.reuse.t1w, visit.reuse.brain_mask, visit.reuse.to_standard, visit.reuse.lesion_mask)
-    shared = [path.name for path in reused if path and visit.session and f"_ses-{visit.session}_" not in path.name]
-    if not shared:
+def is_derivative_name(name: str) -> bool:
+    """Whether a folder may be called so in BIDS URIs; ``raw`` is the dataset itself."""
+    return bool(re.fullmatch(_NAME, name)) and name != RAW_DATASET
+
+
+def _of_all_sessions(file: DerivedFile) -> bool:
+    """Whether neither the name nor the folder of a file says of which session it is."""
+    return "ses" not in file.entities and not file.path.parent.parent.name.startswith("ses-")
+
+
+def _not_reused(
+    shared: Sequence[DerivedFile], t1w: ScanName, spaces: Sequence[str], sessions: int
+) -> tuple[Problem, ...]:
+    """What would have been reused, had the subject one session only."""
+    anatomy = _anatomy(shared, t1w, spaces)
+    files = [path.name for path in (*_paths(anatomy).values(), _best(_lesion_masks(shared), t1w)) if path]
+    if not files:
         return ()
     message = (
-        f"Made for sub-{visit.subject} as a whole, not for this session, and used all the same: {', '.join(shared)}."
+        f"Not reused, because sub-{t1w.subject} has {sessions} sessions and these files are of no single one (T1w are "
+        f"never averaged across sessions): {', '.join(files)}."
     )
-    return (Problem("reused-across-sessions", Severity.WARNING, message, tuple(shared)),)
+    return (Problem("not-reused", Severity.WARNING, message, tuple(files)),)
+
+
+def _one_way(files: Sequence[DerivedFile], t1w: ScanName, spaces: Sequence[str]) -> tuple[Problem, ...]:
+    """Transforms to or from a requested space of which the other direction is not there."""
+    pairs = (_both_ways(files, t1w, space) for space in spaces)
+    lonely = [path.name for pair in pairs for path in pair if path]
+    if not lonely:
+        return ()
+    message = f"The T1w is registered anew, as there is no transform in the other direction of {', '.join(lonely)}."
+    return (Problem("no-inverse", Severity.INFO, message, tuple(lonely)),)
+
+
+def _paths(reuse: Reuse) -> dict[str, Path]:
+    """The files that are there, by their field."""
+    fields = ("t1w", "brain_mask", "to_standard", "from_standard", "lesion_mask")
+    return {field: path for field in fields if (path := getattr(reuse, field))}
 
 
 def _add(found: Reuse, name: str, root: Path, more: Reuse) -> Reuse:
     """`found` with the files of `more`, which lie below `root`, and their URIs."""
-    fields = ("t1w", "brain_mask", "to_standard", "from_standard", "lesion_mask")
-    new = {field: path for field in fields if (path := getattr(more, field))}
+    new = _paths(more)
     uris = tuple(f"bids:{name}:{path.relative_to(root).as_posix()}" for path in new.values())
     space = more.standard_space or found.standard_space
     return replace(found, **new, standard_space=space, sources=found.sources + uris)
@@ -167,8 +214,8 @@ def _anatomy(files: Sequence[DerivedFile], t1w: ScanName, spaces: Sequence[str])
     native = [file for file in files if "space" not in file.entities and file.extension in IMAGE_EXTENSIONS]
     preprocessed = [file for file in native if file.entities.get("desc") == "preproc" and file.tail == "T1w"]
     masks = [file for file in native if file.entities.get("desc") == "brain" and file.tail == "mask"]
-    pairs = ((space, _transform(files, t1w, "T1w", space), _transform(files, t1w, space, "T1w")) for space in spaces)
-    space, forward, back = next((pair for pair in pairs if pair[1]), (None, None, None))
+    pairs = ((space, *_both_ways(files, t1w, space)) for space in spaces)
+    space, forward, back = next((pair for pair in pairs if all(pair)), (None, None, None))
     return Reuse(
         t1w=_best(preprocessed, t1w),
         brain_mask=_best(masks, t1w),
@@ -176,6 +223,11 @@ def _anatomy(files: Sequence[DerivedFile], t1w: ScanName, spaces: Sequence[str])
         from_standard=back,
         standard_space=space,
     )
+
+
+def _both_ways(files: Sequence[DerivedFile], t1w: ScanName, space: str) -> tuple[Path | None, Path | None]:
+    """Transforms to a standard space and back; maps made there need both."""
+    return _transform(files, t1w, "T1w", space), _transform(files, t1w, space, "T1w")
 
 
 def _transform(files: Sequence[DerivedFile], t1w: ScanName, source: str, target: str) -> Path | None:

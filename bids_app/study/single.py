@@ -1,16 +1,21 @@
-"""One scan that is in no dataset, made into a dataset of links, so that it goes the way of all others."""
+"""One scan that is in no dataset, made into a dataset of links, so that it goes the way of all others.
+
+The links are kept in ``sourcedata/raw`` of the output folder, where BIDS wants what derivatives were made from: the
+``bids:raw:`` addresses in the sidecars then lead to the scans however often the work folder is emptied, and for cases
+from any number of folders. (A link to the folder of one scan would be true for that case only, and the scan does not
+have there the name that the sidecars give it.)
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
+import uuid
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 
-from bids_app.derivatives.names import DESCRIPTION, ScanName, visit_folder, visit_label
+from bids_app.derivatives.names import DESCRIPTION, RAW_DATASET, ScanName, visit_folder, visit_label
 from bids_app.errors import NoInputError, UsageError
 from bids_app.study.reuse import IMAGE_EXTENSIONS
 
@@ -71,28 +76,38 @@ def check_case(case: Case) -> None:
         raise UsageError(f"'{case.label}' is no participant label.", "Use letters and digits only.")
 
 
-def make_case(case: Case, parent: Path, out_dir: Path) -> Path:
-    """Add one case to the dataset of the cases that go to `out_dir`, and return the dataset's folder below `parent`.
+def make_case(case: Case, out_dir: Path) -> Path:
+    """Add one case to the dataset of the cases of an output folder, and return that dataset's folder.
 
     Raises
     ------
     UsageError
-        If another file went to that output folder under the same label.
+        If another file went to that output folder under the same label, or the scan is one of those links.
     """
-    root = parent / f"case-{blake2b(os.fsencode(out_dir.resolve()), digest_size=4).hexdigest()}"
+    root = out_dir / "sourcedata" / RAW_DATASET
+    for path in filter(None, (case.t1w, case.flair)):
+        if path.absolute().is_relative_to(root.absolute()):
+            raise UsageError(f"{path} was put there by an earlier run.", "Give the file that it was made from.")
     anat = root / visit_folder(case.subject, case.session) / "anat"
     anat.mkdir(parents=True, exist_ok=True)
-    (root / DESCRIPTION).write_text(json.dumps(_DATASET), encoding="utf-8")
+    _describe(root)
     stem = anat / visit_label(case.subject, case.session)
     for earlier in anat.glob("*_T1w.*"):
         if earlier.is_symlink() and earlier.readlink() != case.t1w.absolute():
             raise UsageError(
-                f"{out_dir} already holds sub-{case.subject}, made from {earlier.readlink()}.",
+                f"{out_dir} already holds {stem.name}, made from {earlier.readlink()}.",
                 "Name this case with --participant-label, or choose another output folder.",
             )
     _replace(f"{stem}_T1w", case.t1w)
     _replace(f"{stem}_FLAIR", case.flair)
     return root
+
+
+def _describe(root: Path) -> None:
+    """Write the description whole: the runs of other cases may be reading it."""
+    temporary = root / f".{uuid.uuid4().hex}.{DESCRIPTION}"
+    temporary.write_text(json.dumps(_DATASET), encoding="utf-8")
+    temporary.replace(root / DESCRIPTION)
 
 
 def _replace(stem: str, source: Path | None) -> None:

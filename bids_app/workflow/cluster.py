@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import yaml
 
 from bids_app.derivatives.record import read_record
+from bids_app.environment import thread_variables
 from bids_app.errors import ConfigError, ExitCode
 from bids_app.settings import Settings
 from bids_app.workflow.job import Job
@@ -24,7 +27,7 @@ def read_plugin(path: Path) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        If the file cannot be read or names no plugin.
+        If the file cannot be read, names no plugin, or one that cannot be used here.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -32,43 +35,74 @@ def read_plugin(path: Path) -> dict[str, Any]:
         raise ConfigError(f"The plugin file {path} cannot be read: {error}.", "Correct the file.") from error
     if not isinstance(content, dict) or not isinstance(content.get("plugin"), str):
         raise ConfigError(f"The plugin file {path} names no plugin.", "It needs a line such as 'plugin: SLURM'.")
-    return {"plugin": content["plugin"], "plugin_args": content.get("plugin_args") or {}}
+    arguments = content.get("plugin_args") or {}
+    if not isinstance(arguments, dict):
+        raise ConfigError(f"plugin_args of the plugin file {path} are no mapping.", "Write them as 'name: value'.")
+    _check_plugin(path, content["plugin"])
+    return {"plugin": content["plugin"], "plugin_args": arguments}
+
+
+def _check_plugin(path: Path, name: str) -> None:
+    """Fail if nipype has no plugin of this name, or one that does not wait for the jobs it submits."""
+    from nipype.pipeline import plugins
+    from nipype.pipeline.plugins.base import GraphPluginBase
+
+    known = {item.removesuffix("Plugin"): getattr(plugins, item) for item in dir(plugins) if item.endswith("Plugin")}
+    usable = ", ".join(sorted(item for item, plugin in known.items() if not issubclass(plugin, GraphPluginBase)))
+    if name not in known:
+        raise ConfigError(f"The plugin file {path} names {name}, which is no plugin of nipype.", f"Known: {usable}.")
+    if issubclass(known[name], GraphPluginBase):
+        raise ConfigError(
+            f"The plugin {name} of {path} does not wait for its jobs, so how they end is never known.",
+            f"Use one of: {usable}.",
+        )
 
 
 def process_with_plugin(jobs: Sequence[Job], settings: Settings) -> Iterator[Outcome]:
     """Process the visits with the plugin of `settings`; outcomes come when all have ended."""
+    plugin = read_plugin(settings.plugin_file)
+    started = time.time()
+    failure: Exception | None = None
+    try:
+        _joined_workflow(jobs, settings).run(**plugin)
+    except Exception as error:  # nipype raises when any node failed; which visits did is read from their records
+        failure = error
+    for job in jobs:
+        yield _outcome(job, failure, time.time() - started)
+
+
+def _joined_workflow(jobs: Sequence[Job], settings: Settings) -> Any:
+    """One graph of all visits, and the process made ready to run it."""
     import nipype.pipeline.engine as pe
     from nipype import config
 
     from bids_app.workflow import worker
-    from bids_app.workflow.deliver import deliver_failure
     from bids_app.workflow.graph import visit_workflow
 
-    plugin = read_plugin(settings.plugin_file)
+    # the processes that the plugin starts, and the jobs it submits, inherit these
+    os.environ.update(thread_variables(settings.omp_nthreads))
     for job in jobs:
         worker.prepare(job)
     config.set("execution", "poll_sleep_duration", str(POLL_SECONDS))
     config.set("execution", "stop_on_first_crash", str(settings.stop_on_first_crash).lower())
-    # made after nipype is configured: a workflow keeps the configuration it was born with
-    everything = pe.Workflow(name="afterstroke", base_dir=str(_base_folder(jobs)))
-    for job in jobs:
-        everything.add_nodes([visit_workflow(job, job.work_folder, name=job.work_folder.name.replace("-", ""))])
-    started = time.time()
-    failure: Exception | None = None
-    try:
-        everything.run(**plugin)
-    except Exception as error:  # nipype raises when any node failed; which visits did is read from their records
-        failure = error
-    for job in jobs:
-        record = read_record(settings.out_dir, job.visit.subject, job.visit.session)
-        if record and record.status == "done" and record.run_id == job.run_id:
-            yield Outcome(job.visit.label, time.time() - started, record.summary)
-            continue
-        message, code = worker.explain(job, failure or RuntimeError("the visit was not run"))
+    # made after nipype is configured: a workflow keeps the configuration it was born with. Its name and folder are
+    # such that every visit's steps lie in the visit's own work folder
+    folder = jobs[0].work_folder.parent
+    everything = pe.Workflow(name=folder.name, base_dir=str(folder.parent))
+    everything.add_nodes([visit_workflow(job) for job in jobs])
+    return everything
+
+
+def _outcome(job: Job, failure: Exception | None, seconds: float) -> Outcome:
+    """How a visit ended, from the record that its last step wrote in this run."""
+    from bids_app.workflow import worker
+    from bids_app.workflow.deliver import deliver_failure
+
+    record = read_record(job.settings.out_dir, job.visit.subject, job.visit.session)
+    if record and record.status == "done" and record.run_id == job.run_id:
+        shutil.rmtree(job.work_folder, ignore_errors=True)
+        return Outcome(job.visit.label, seconds, record.summary)
+    message, code = worker.explain(job, failure or RuntimeError("the visit was not run"))
+    if code is ExitCode.VISIT_FAILED:
         deliver_failure(job, message)
-        yield Outcome(job.visit.label, time.time() - started, {}, message, code or ExitCode.VISIT_FAILED)
-
-
-def _base_folder(jobs: Sequence[Job]) -> Path:
-    """Work folder of the joined graph; inside it, visits are named by label and fingerprint, as alone."""
-    return jobs[0].work_folder.parent
+    return Outcome(job.visit.label, seconds, {}, message, code)

@@ -10,7 +10,6 @@ from bids_app.derivatives.record import Record, read_record, remove_stale, write
 from bids_app.derivatives.results import Normalized, Posed, Prepared, Segmented
 from bids_app.derivatives.sessions import rebuild
 from bids_app.derivatives.visit import session_row, visit_files, write_files
-from bids_app.preprocessing.checks import Check
 from bids_app.study.models import Problem, Severity
 from bids_app.workflow.export import export_lesion_roi
 from bids_app.workflow.job import Job
@@ -21,7 +20,7 @@ def deliver(
 ) -> Record:
     """Write everything a finished visit leaves; the record comes last, as the mark of completion."""
     out_dir, visit = job.settings.out_dir, job.visit
-    doubts = _registration_problems(normalized, posed.check)
+    doubts = _registration_problems(prepared, posed, normalized)
     problems = (*visit.problems, *prepared.problems, *segmented.problems, *doubts)
     previous = read_record(out_dir, visit.subject, visit.session)
     outputs = write_files(out_dir, visit_files(prepared, segmented, normalized, job.provenance))
@@ -36,20 +35,31 @@ def deliver(
 
 
 def deliver_failure(job: Job, error: str) -> Record:
-    """Leave the record and table row of a visit that failed; the outputs of an earlier run are left alone."""
-    record = _record(job, "failed", job.visit.problems, error=error)
-    write_record(job.settings.out_dir, record)
-    rebuild(job.settings.out_dir, job.visit.subject)
+    """Leave the record and table row of a visit that failed.
+
+    The outputs of an earlier run are left alone, and stay in the record, so that the next run that succeeds removes
+    those it does not write.
+    """
+    out_dir, visit = job.settings.out_dir, job.visit
+    previous = read_record(out_dir, visit.subject, visit.session)
+    outputs = previous.outputs if previous else {}
+    record = _record(job, "failed", visit.problems, error=error, outputs=outputs)
+    write_record(out_dir, record)
+    rebuild(out_dir, visit.subject)
     return record
 
 
-def _registration_problems(normalized: tuple[Normalized, ...], pose: Check) -> tuple[Problem, ...]:
+def _registration_problems(
+    prepared: Prepared, posed: Posed, normalized: tuple[Normalized, ...]
+) -> tuple[Problem, ...]:
     """What the registrations' checks say that a user should hear."""
-    checks = [("pose", pose), *((space.space.lower(), space.check) for space in normalized)]
+    checks = [("pose", posed.check), *((space.space.lower(), space.check) for space in normalized)]
+    doubts = [(name, check) for name, check in checks if check.status in ("retried", "failed")]
+    flair = prepared.flair_check
+    if flair and flair.status == "retried":  # one that failed is a problem of `prepared` already
+        doubts.insert(0, ("flair", flair))
     return tuple(
-        Problem(f"{name}-registration-{check.status}", Severity.WARNING, check.sentence)
-        for name, check in checks
-        if check.status in ("retried", "failed")
+        Problem(f"{name}-registration-{check.status}", Severity.WARNING, check.sentence) for name, check in doubts
     )
 
 

@@ -60,7 +60,9 @@ class Job:
 
         Named after configuration and inputs, so that a step is never resumed from what another run began.
         """
-        return self.settings.work_dir / self.provenance.configuration_hash / f"{self.visit.label}_{self.fingerprint}"
+        # a label may hold a plus, which nipype takes in no name; no label holds an underscore
+        label = self.visit.label.replace("+", "_")
+        return self.settings.work_dir / self.provenance.configuration_hash / f"{label}_{self.fingerprint}"
 
     @property
     def log_folder(self) -> Path:
@@ -109,6 +111,20 @@ def status_of_visit(settings: Settings, visit: Visit, configuration: str) -> Sta
     except VisitError:
         return Status.TO_DO
     return status_of(settings.out_dir, record, configuration, digest)
+
+
+def forget_finished(job: Job) -> None:
+    """Remove what a finished run of the same visit left in the work folder: to do it again is to do all of it again.
+
+    What an unfinished run left stays, to be resumed.
+    """
+    record = read_record(job.settings.out_dir, job.visit.subject, job.visit.session)
+    made_alike = record and (record.configuration_hash, record.fingerprint) == (
+        job.provenance.configuration_hash,
+        job.fingerprint,
+    )
+    if made_alike and record.status == "done":
+        shutil.rmtree(job.work_folder, ignore_errors=True)
 
 
 def leave_error(job: Job, error: Exception) -> None:

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 from bids_app.environment import thread_variables
-from bids_app.errors import ExitCode
+from bids_app.errors import ExitCode, UnavailableError
 from bids_app.settings import Settings
 from bids_app.workflow import worker
 from bids_app.workflow.deliver import deliver_failure
 from bids_app.workflow.job import MEMORY_GB, Job
 from bids_app.workflow.worker import Outcome, Tools
 
+_MEMORY_HINT = "Give more memory, or fewer visits side by side (--nprocs, --mem)."
+
 
 class WorkerPool:
     """Workers for the visits of one run.
 
     A worker that dies (killed for memory, or a library crashed) takes its visit with it and no other: the visits that
-    were not finished are then processed one at a time, each in a worker of its own, so that the guilty one is known.
+    were in work at that moment, at most one a worker, are processed again one at a time, each in a worker of its own,
+    so that the guilty one is known. The others then go on side by side.
 
     Attributes
     ----------
@@ -40,31 +46,76 @@ class WorkerPool:
         self._executor = self._spawn(self.size)
 
     def __enter__(self) -> WorkerPool:
-        self.tools = self._start(self._executor)
+        try:
+            self.tools = self._start()
+        except BaseException:
+            self._end_now()
+            raise
         return self
 
-    def __exit__(self, *_) -> None:
-        self._executor.shutdown(wait=True, cancel_futures=True)
+    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+        if kind in (None, GeneratorExit):  # visits in work are let finish
+            self._executor.shutdown(wait=True, cancel_futures=True)
+        else:
+            self._end_now()
 
     def process(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         """Outcomes of the visits, as they end."""
-        waiting = {self._executor.submit(worker.process, job): job for job in jobs}
-        for future in as_completed(list(waiting)):
-            if isinstance(future.exception(), BrokenProcessPool):
-                yield from self._one_by_one(list(waiting.values()))
-                return
-            waiting.pop(future)
-            yield future.result()
+        waiting, running = deque(jobs), {}
+        while waiting or running:
+            # no more than one visit a worker, so that it is known which were in work when a worker dies
+            while waiting and len(running) < self.size and not _any_broken(running):
+                self._submit(waiting.popleft(), running)
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                if not _is_broken(future):
+                    running.pop(future)
+                    yield future.result()
+            if _any_broken(running):
+                yield from self._isolate(running)
+                running = {}
 
-    def _one_by_one(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
-        for job in jobs:
-            with self._spawn(1) as executor:
-                self._start(executor)
-                yield _outcome(executor.submit(worker.process, job), job)
+    def _submit(self, job: Job, running: dict[Future, Job]) -> None:
+        try:
+            future = self._hand_over(worker.process, job)
+        except BrokenProcessPool as error:  # an idle worker has died meanwhile
+            future = Future()
+            future.set_exception(error)
+        running[future] = job
 
-    def _start(self, executor: ProcessPoolExecutor) -> Tools:
+    def _isolate(self, running: dict[Future, Job]) -> Iterator[Outcome]:
+        """Process the visits that were in work when a worker died, each alone; then there are new workers."""
+        # all workers have ended before any visit is begun again: two must not write in the same folder
+        self._executor.shutdown(wait=True)
+        for future, job in running.items():
+            if not _is_broken(future):
+                yield future.result()
+                continue
+            self._executor = self._spawn(1)
+            yield _outcome(self._hand_over(worker.process, job), job)
+            self._executor.shutdown(wait=True)
+        self._executor = self._spawn(self.size)
+
+    def _start(self) -> Tools:
         """Let one worker find out, before any visit, whether the visits can be processed at all."""
-        return executor.submit(worker.start, self.settings, self.model_folder).result()
+        try:
+            return self._hand_over(worker.start, self.settings, self.model_folder).result()
+        except BrokenProcessPool as error:
+            message = "The first worker was killed while it started, most likely because memory ran out."
+            raise UnavailableError(message, _MEMORY_HINT) from error
+
+    def _hand_over(self, function: Callable, *arguments: Any) -> Future:
+        """Submit work. A worker that this starts inherits the mask: Ctrl-C is for the run, which ends its workers."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return self._executor.submit(function, *arguments)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+    def _end_now(self) -> None:
+        """End all workers, whatever they are doing: what they were at is resumed by the next run."""
+        for process in multiprocessing.active_children():
+            process.terminate()
+        self._executor.shutdown(wait=True, cancel_futures=True)
 
     def _spawn(self, size: int) -> ProcessPoolExecutor:
         # the variables must be set before a worker imports numpy or torch
@@ -73,14 +124,21 @@ class WorkerPool:
         return ProcessPoolExecutor(size, mp_context=context, initializer=worker.die_with_parent)
 
 
+def _is_broken(future: Future) -> bool:
+    return future.done() and isinstance(future.exception(), BrokenProcessPool)
+
+
+def _any_broken(running: dict[Future, Job]) -> bool:
+    return any(map(_is_broken, running))
+
+
 def _outcome(future: Future, job: Job) -> Outcome:
     """The outcome of a visit that had a worker of its own."""
     try:
         return future.result()
     except BrokenProcessPool:
         message = (
-            f"The worker of {job.visit.label} was killed, most likely because memory ran out. "
-            "Give more memory, or fewer visits side by side (--nprocs, --mem)."
+            f"The worker of {job.visit.label} was killed, most likely because memory ran out. {_MEMORY_HINT}"
         )
         deliver_failure(job, message)
         return Outcome(job.visit.label, 0.0, {}, message, ExitCode.VISIT_FAILED)

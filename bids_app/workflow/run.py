@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from bids_app import app_version
+from bids_app.derivatives import names
 from bids_app.derivatives.description import write_top_level
 from bids_app.derivatives.record import Status
 from bids_app.derivatives.results import Provenance
-from bids_app.derivatives.sessions import write_raw_participants
+from bids_app.derivatives.sessions import RawDataset, write_raw_participants
 from bids_app.errors import AppError, ExitCode, VisitError
+from bids_app.lesion.folder import model_files
+from bids_app.networks.device import choose_device
 from bids_app.networks.registry import find_model, verify
 from bids_app.networks.weights import folder_sha256
 from bids_app.preprocessing.templates import check_spaces
 from bids_app.settings import Settings, configuration_hash
 from bids_app.study.models import Severity, Study, Visit
 from bids_app.workflow.deliver import deliver_failure
+from bids_app.workflow.export import export_lesion_roi
 from bids_app.workflow.job import Job, input_checksums, status_of_visit
 from bids_app.workflow.pool import WorkerPool
 from bids_app.workflow.worker import Outcome
 
 Say = Callable[[str], None]
-
-MODEL_SUFFIXES = (".json", ".pth", ".onnx")
 
 
 def _say(line: str) -> None:
@@ -43,13 +48,43 @@ def visit_status(settings: Settings, study: Study) -> dict[str, Status]:
 def provenance_of(settings: Settings, study: Study) -> Provenance:
     """What all sidecars of this run share."""
     version = app_version()
-    model = folder_sha256(_model_files(find_model(settings.lesion_model)))
-    return Provenance(configuration_hash(settings, version, model), version, study.root)
+    files = model_files(find_model(settings.lesion_model), settings.folds)
+    stamps = tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+    return Provenance(configuration_hash(settings, version, _model_sha256(stamps)), version, study.root)
 
 
-def _model_files(path: Path) -> list[Path]:
-    """The files that make a model what it is."""
-    return [path] if path.is_file() else [file for file in path.rglob("*") if file.suffix in MODEL_SUFFIXES]
+@cache
+def _model_sha256(stamps: tuple[tuple[Path, int, int], ...]) -> str:
+    """Checksum of a model, read once a run; the stamps make it another model when a file is replaced."""
+    return folder_sha256(path for path, *_ in stamps)
+
+
+def check_run(settings: Settings) -> None:
+    """Refuse, before any work and without writing, what could not be processed.
+
+    Raises
+    ------
+    ConfigError
+        If the lesion model is incomplete, was changed or has no such fold, or the plugin file is wrong.
+    UnavailableError
+        If a template is missing, or a GPU that was asked for.
+    """
+    check_spaces(settings.standard_spaces)
+    model = find_model(settings.lesion_model)
+    model_files(model, settings.folds)
+    verify(model)
+    if settings.plugin_file:
+        from bids_app.workflow.cluster import read_plugin
+
+        read_plugin(settings.plugin_file)  # the device is that of another machine
+    elif settings.device.startswith("cuda"):
+        _check_device(settings.device)
+
+
+def _check_device(request: str) -> None:
+    """Look for the GPU in a process of its own: this one must hold no part of it while the workers use it."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        process.submit(choose_device, request).result()
 
 
 def run_participants(
@@ -67,20 +102,32 @@ def run_participants(
     AppError
         If nothing can be processed: no device, no template, no model, OUT cannot be written.
     """
-    check_spaces(settings.standard_spaces)
-    model_folder = find_model(settings.lesion_model)
-    verify(model_folder)
+    check_run(settings)
     provenance = provenance_of(settings, study)
     write_top_level(settings.out_dir, study.root, provenance.configuration_hash, settings.derivatives)
-    for subject in sorted({visit.subject for visit in study.visits}):
-        _leave_raw_participants(settings.out_dir, subject, study)
+    _leave_raw_participants(settings.out_dir, study)
     status = visit_status(settings, study) if status is None else status
     todo = [visit for visit in study.visits if settings.force or status[visit.label] != Status.DONE]
-    if done := len(study.visits) - len(todo):
-        say(f"{done} of {len(study.visits)} visits are done already and unchanged.")
-    run_id = new_run_id()
-    jobs = [Job(visit, settings, provenance, _checksums(visit), model_folder, run_id) for visit in todo]
-    return _report(_outcomes(jobs, settings, say), len(jobs), settings, say)
+    done = [] if settings.force else [visit for visit in study.visits if status[visit.label] == Status.DONE]
+    if done:
+        say(f"{len(done)} of {len(study.visits)} visits are done already and unchanged.")
+    exported = _export_done(done, settings, say)
+    run_id, model = new_run_id(), find_model(settings.lesion_model)
+    jobs = [Job(visit, settings, provenance, _checksums(visit), model, run_id) for visit in todo]
+    return max(exported, _report(_outcomes(jobs, settings, say), len(jobs), settings, say))
+
+
+def _export_done(visits: Sequence[Visit], settings: Settings, say: Say) -> ExitCode:
+    """Export the lesions of visits that are done already; those that are to do are exported when they are done."""
+    failed = False
+    for visit in visits if settings.export_lesion_roi else ():
+        mask = settings.out_dir / names.lesion_mask(visit.t1w.name)
+        try:
+            export_lesion_roi(visit, mask, settings.export_lesion_roi)
+        except VisitError as error:
+            failed = True
+            say(f"{visit.label}: the lesion was not exported. {error}")
+    return ExitCode.VISIT_FAILED if failed else ExitCode.OK
 
 
 def new_run_id() -> str:
@@ -97,23 +144,29 @@ def _checksums(visit: Visit) -> Mapping[str, str]:
 
 
 def _outcomes(jobs: list[Job], settings: Settings, say: Say) -> Iterator[Outcome]:
-    """Process the usable visits side by side; a visit with an error of its own fails without being tried."""
-    usable = [job for job in jobs if job.visit.usable]
+    """Process the usable visits, then fail those with an error of their own without trying them.
+
+    In this order, because the first failure may be the end of the run (``--stop-on-first-crash``).
+    """
+    if usable := [job for job in jobs if job.visit.usable]:
+        yield from _processed(usable, settings, say)
     for job in jobs:
         if not job.visit.usable:
             message = " ".join(p.message for p in job.visit.problems if p.severity is Severity.ERROR)
             deliver_failure(job, message)
             yield Outcome(job.visit.label, 0.0, {}, message, ExitCode.VISIT_FAILED)
-    if not usable:
-        return
+
+
+def _processed(jobs: list[Job], settings: Settings, say: Say) -> Iterator[Outcome]:
+    """Process visits with the plugin that was asked for, else in workers of this machine."""
     if settings.plugin_file:
         from bids_app.workflow.cluster import process_with_plugin
 
-        yield from process_with_plugin(usable, settings)
+        yield from process_with_plugin(jobs, settings)
         return
-    with WorkerPool(settings, min(settings.workers, len(usable)), usable[0].model_folder) as pool:
+    with WorkerPool(settings, min(settings.workers, len(jobs)), jobs[0].model_folder) as pool:
         say(f"Device: {pool.tools.description}. Visits side by side: {pool.size}.")
-        yield from pool.process(usable)
+        yield from pool.process(jobs)
 
 
 def _report(outcomes: Iterator[Outcome], total: int, settings: Settings, say: Say) -> ExitCode:
@@ -158,25 +211,38 @@ def describe(outcome: Outcome) -> str:
     return f"done in {outcome.seconds:.0f} s, {lesions}{doubts}"
 
 
-def _leave_raw_participants(out_dir: Path, subject: str, study: Study) -> None:
+def _leave_raw_participants(out_dir: Path, study: Study) -> None:
     """Keep what the group level must know of the raw dataset, so that it needs the output folder alone."""
-    expected = {label: _sessions_on_disk(study.root / f"sub-{label}") for label in study.participants}
-    table = _participants_table(study.root / "participants.tsv")
-    dictionary = _json(study.root / "participants.json")
-    write_raw_participants(out_dir, subject, study.name, expected, table, dictionary)
+    raw = _raw_dataset(study)
+    for subject in sorted({visit.subject for visit in study.visits}):
+        write_raw_participants(out_dir, subject, raw)
+
+
+def _raw_dataset(study: Study) -> RawDataset:
+    header, rows = _participants_table(study.root / "participants.tsv")
+    key = header.index("participant_id") if "participant_id" in header else None
+    return RawDataset(
+        name=study.name,
+        visits={label: _sessions_on_disk(study.root / f"sub-{label}") for label in study.participants},
+        columns=header,
+        rows={} if key is None else {row[key].removeprefix("sub-"): row for row in rows if len(row) > key},
+        dictionary=_json(study.root / "participants.json"),
+    )
 
 
 def _sessions_on_disk(folder: Path) -> list[str | None]:
-    return sorted(path.name.removeprefix("ses-") for path in folder.glob("ses-*") if path.is_dir()) or [None]
+    """Sessions with anatomy; ``[None]``, the subject as a whole, where there is no such session."""
+    return sorted(path.parent.name.removeprefix("ses-") for path in folder.glob("ses-*/anat") if path.is_dir()) or [None]
 
 
-def _participants_table(path: Path) -> dict[str, Any]:
+def _participants_table(path: Path) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Header and rows of the raw table; nothing where there is none that can be read."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):
-        return {"columns": [], "rows": []}
-    header, *rows = [line.split("\t") for line in lines if line.strip()] or [[]]
-    return {"columns": header, "rows": rows}
+        return (), []
+    header, *rows = [tuple(line.split("\t")) for line in lines if line.strip()] or [()]
+    return header, rows
 
 
 def _json(path: Path) -> dict[str, Any]:

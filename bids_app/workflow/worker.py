@@ -19,7 +19,7 @@ from bids_app.derivatives.record import Record
 from bids_app.derivatives.write import write_json, write_text
 from bids_app.errors import AppError, ExitCode
 from bids_app.settings import Settings, to_toml
-from bids_app.workflow.job import Job, left_error
+from bids_app.workflow.job import Job, forget_finished, left_error
 
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
@@ -98,7 +98,7 @@ def process(job: Job) -> Outcome:
     started = time.monotonic()
     try:
         prepare(job)
-        nodes = visit_workflow(job, job.work_folder).run(plugin="Linear").nodes
+        nodes = visit_workflow(job).run(plugin="Linear").nodes
         record: Record = next(node for node in nodes if node.name == "deliver").result.outputs.out
         seconds = {node.name: round(node.result.runtime.duration, 2) for node in nodes}
         write_json(job.log_folder / f"{job.visit.label}_seconds.json", seconds)
@@ -130,6 +130,7 @@ def explain(job: Job, error: BaseException) -> tuple[str, ExitCode]:
 
 def prepare(job: Job) -> None:
     """Make the folders of a visit and set up nipype for it."""
+    forget_finished(job)
     job.error_file.unlink(missing_ok=True)
     job.work_folder.mkdir(parents=True, exist_ok=True)
     write_text(job.log_folder / "settings.toml", to_toml(job.settings))
@@ -137,14 +138,14 @@ def prepare(job: Job) -> None:
 
 
 def _configure_nipype(job: Job) -> None:
-    """Quiet, content-hashed, crash files beside the outputs; nipype's configuration is one per process."""
+    """Quiet, content-hashed; nipype's configuration is one per process."""
     from nipype import config
 
     config.update_config(
         {
             "execution": {
-                "crashdump_dir": str(job.log_folder),
                 "crashfile_format": "txt",
+                "create_report": "false",
                 "hash_method": "content",
                 "stop_on_first_crash": "true",
                 "remove_unnecessary_outputs": "false",

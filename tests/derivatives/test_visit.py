@@ -14,7 +14,7 @@ from bids_app.derivatives.columns import dictionary
 from bids_app.derivatives.description import write_top_level
 from bids_app.derivatives.record import Record, sha256, write_record
 from bids_app.derivatives.results import Normalized
-from bids_app.derivatives.sessions import rebuild, write_raw_participants
+from bids_app.derivatives.sessions import RawDataset, rebuild, write_raw_participants
 from bids_app.derivatives.visit import lesion_table, session_row, visit_files, write_files
 from bids_app.preprocessing.checks import Check
 from bids_app.study.models import Reuse
@@ -34,7 +34,7 @@ def written(tmp_path: Path) -> Path:
     row = session_row(prepared, posed, segmented, normalized, ())
     write_record(out, Record("01", "1", "done", "0.1.0", "a1b2c3d4", "f", {}, outputs=outputs, summary=row))
     rebuild(out, "01")
-    write_raw_participants(out, "01", "Cohort", {"01": ["1"]}, {"columns": [], "rows": []}, {})
+    write_raw_participants(out, "01", RawDataset("Cohort", {"01": ["1"]}))
     return out
 
 

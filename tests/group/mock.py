@@ -11,7 +11,7 @@ import pandas as pd
 from bids_app import images
 from bids_app.derivatives import names
 from bids_app.derivatives.record import Record, write_record
-from bids_app.derivatives.sessions import write_raw_participants
+from bids_app.derivatives.sessions import RawDataset, write_raw_participants
 from bids_app.derivatives.visit import session_id
 from bids_app.derivatives.write import write_image, write_json, write_table
 
@@ -83,8 +83,8 @@ def add_raw(
     dictionary: dict | None = None,
 ) -> Path:
     """What a run noted of the raw dataset beside a subject's records."""
-    table = {"columns": list(columns), "rows": [list(row) for row in rows]}
-    return write_raw_participants(out, subject, "Mock", visits, table, dictionary or {})
+    by_label = {row[columns.index("participant_id")].removeprefix("sub-"): row for row in rows}
+    return write_raw_participants(out, subject, RawDataset("Mock", visits, columns, by_label, dictionary or {}))
 
 
 def run_lines(out: Path, **settings) -> list[str]:

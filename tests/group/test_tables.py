@@ -56,7 +56,13 @@ def test_participants_without_a_raw_table(tmp_path):
     assert text(tmp_path, names.PARTICIPANTS) == "participant_id sessions_done\nsub-01 1\n"
 
 
-def test_of_several_notes_the_participant_s_own_row_counts(tmp_path):
+def test_a_note_holds_no_row_of_another_participant(out):
+    note = (out / names.raw_participants("01")).read_text()
+    assert "61" in note
+    assert not any(value in note for value in ("40", "50"))
+
+
+def test_notes_of_different_times_are_merged(tmp_path):
     add_done(tmp_path, "01")
     add_done(tmp_path, "02")
     add_raw(tmp_path, "01", {"01": [None]}, ("participant_id", "age"), (("sub-01", "61"), ("sub-02", "1")))
@@ -180,10 +186,10 @@ def test_nothing_but_unreadable_records_is_no_input(tmp_path):
 
 
 def test_damaged_notes_on_the_raw_dataset_are_named_and_left_out(out):
-    (out / names.raw_participants("01")).write_text('{"visits": []}')
+    (out / names.raw_participants("03")).write_text('{"visits": []}')
     lines = run_lines(out)
-    assert lines[0] == "WARNING sub-01/log/raw_participants.json cannot be read and is left out."
-    assert "sub-01 61 A 2" in text(out, names.PARTICIPANTS)  # the other participants' notes hold this row too
+    assert lines[0] == "WARNING sub-03/log/raw_participants.json cannot be read and is left out."
+    assert "sub-01 61 A 2" in text(out, names.PARTICIPANTS)
 
 
 def test_a_lost_lesion_table_is_named_and_left_out(out):

@@ -5,6 +5,7 @@ import sys
 
 MODULES = (
     "bids_app.lesion.components",
+    "bids_app.lesion.folder",
     "bids_app.measures.volumes",
     "bids_app.measures.overlap",
     "bids_app.networks.device",

@@ -9,7 +9,7 @@ import pytest
 
 from bids_app.errors import CannotWriteError, NoInputError, UsageError
 from bids_app.settings import Settings
-from bids_app.study.folders import check_group_input, check_places, check_writable
+from bids_app.study.folders import check_group_input, check_places, check_writable, dataset_of
 from tests.skeletons import listing
 
 
@@ -22,7 +22,11 @@ def places(root: Path, out: str, work: str = "work", **more) -> Settings:
 @pytest.mark.parametrize("out", ["out", "raw/derivatives/afterstroke", "raw/derivatives", "raw2/sub-01"])
 def test_good_places(tmp_path, out):
     check_places(places(tmp_path, out))
-    check_places(places(tmp_path, out, work="raw/derivatives/work"))
+    check_places(places(tmp_path, out, bids_database_dir=tmp_path / "raw/derivatives/db"))
+
+
+def test_work_beside_the_output(tmp_path):
+    check_places(places(tmp_path, "raw/derivatives/afterstroke", work="raw/derivatives/work"))
 
 
 @pytest.mark.parametrize("out", ["raw", "raw/sub-01", "raw/sub-01/anat", "raw/../raw", "link", "link/sub-02/x"])
@@ -32,10 +36,26 @@ def test_output_in_the_raw_data_is_refused(tmp_path, out):
         check_places(places(tmp_path, out))
 
 
-@pytest.mark.parametrize("work", ["raw", "raw/work", "raw/sub-01", "out"])
+@pytest.mark.parametrize("work", ["raw", "raw/work", "raw/sub-01", "out", "out/work", "out/.work"])
 def test_work_in_the_raw_data_or_the_output_is_refused(tmp_path, work):
     with pytest.raises(UsageError, match="work folder"):
         check_places(places(tmp_path, "out", work))
+
+
+@pytest.mark.parametrize("database", ["raw", "raw/db", "raw/sub-01/db"])
+def test_database_in_the_raw_data_is_refused(tmp_path, database):
+    with pytest.raises(UsageError, match="--bids-database-dir"):
+        check_places(places(tmp_path, "out", bids_database_dir=tmp_path / database))
+
+
+def test_dataset_of_a_file(tmp_path):
+    for folder in ("raw/sub-01/anat", "raw/derivatives/prep/sub-01/anat"):
+        (tmp_path / folder).mkdir(parents=True)
+    assert dataset_of(tmp_path / "raw/sub-01/anat/a.nii") is None
+    for folder in ("raw", "raw/derivatives/prep"):
+        (tmp_path / folder / "dataset_description.json").write_text("{}")
+    assert dataset_of(tmp_path / "raw/sub-01/anat/a.nii") == tmp_path / "raw"
+    assert dataset_of(tmp_path / "raw/derivatives/prep/sub-01/anat/a.nii") == tmp_path / "raw/derivatives/prep"
 
 
 def test_exported_masks_in_the_raw_data_are_refused(tmp_path):

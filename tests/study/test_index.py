@@ -133,12 +133,32 @@ def test_session_in_the_filter_file_chooses_the_visits(tmp_path):
 
 def test_visit_without_t1w_is_listed_and_not_usable(tmp_path):
     root = make_skeleton(tmp_path / "raw", ["sub-01_FLAIR", "sub-02_part-phase_T1w", "sub-03_T1w"])
-    (root / "sub-04").mkdir()
+    (root / "sub-04" / "anat").mkdir(parents=True)
     study = indexed(root)
     assert [visit.usable for visit in study.visits] == [False, False, True, False]
     assert [codes(visit) for visit in study.visits] == [["no-t1w"], ["no-t1w"], [], ["no-t1w"]]
     assert study.visits[0].problems[0].severity is Severity.ERROR
     assert "sub-02_part-phase_T1w.nii.gz" in study.visits[1].problems[0].message
+
+
+def test_visit_without_anat_folder_is_left_out(tmp_path):
+    root = make_skeleton(tmp_path / "raw", ["sub-01_ses-1_T1w", "sub-02_T1w"])
+    make_empty(root, "sub-01/ses-2/func/sub-01_ses-2_bold.nii.gz", "sub-03/func/sub-03_bold.nii.gz")
+    for chosen in ({}, {"participants": ("01", "02")}):
+        study = indexed(root, **chosen)
+        assert labels(study) == ["sub-01_ses-1", "sub-02"]
+        assert all(visit.usable for visit in study.visits)
+    assert indexed(root).without_anatomy == ("sub-01_ses-2", "sub-03")
+    assert indexed(make_empty(make_skeleton(tmp_path / "f", []), "sub-1/func/sub-1_bold.nii.gz")).visits == ()
+
+
+@pytest.mark.parametrize("asked", [{"sessions": ("2",)}, {"participants": ("03",)}])
+def test_visit_without_anat_folder_that_was_asked_for_is_an_error(tmp_path, asked):
+    root = make_skeleton(tmp_path / "raw", ["sub-01_ses-1_T1w"])
+    make_empty(root, "sub-01/ses-2/func/sub-01_ses-2_bold.nii.gz", "sub-03/ses-1/func/sub-03_ses-1_bold.nii.gz")
+    study = indexed(root, **asked)
+    assert [codes(visit) for visit in study.visits] == [["no-t1w"]]
+    assert study.without_anatomy == ()
 
 
 def test_datalad_files_that_are_not_downloaded(tmp_path):
@@ -194,10 +214,21 @@ def test_reused_files_are_found_and_checked(tmp_path):
     prep = make_empty(tmp_path / "prep", "sub-01/anat/sub-01_desc-brain_mask.nii.gz")
     make_dangling(prep / "sub-02/ses-1/anat/sub-02_ses-1_desc-brain_mask.nii.gz")
     study = indexed(root, derivatives={"fmriprep": prep})
-    assert study.visits[0].reuse.sources == ("bids:fmriprep:sub-01/anat/sub-01_desc-brain_mask.nii.gz",)
-    assert [codes(visit) for visit in study.visits] == [["reused-across-sessions"]] * 2 + [["not-downloaded"]]
+    assert [visit.reuse.sources for visit in study.visits[:2]] == [(), ()]
+    assert study.visits[2].reuse.sources == ("bids:fmriprep:sub-02/ses-1/anat/sub-02_ses-1_desc-brain_mask.nii.gz",)
+    assert [codes(visit) for visit in study.visits] == [["not-reused"]] * 2 + [["not-downloaded"]]
+    alone = indexed(root, derivatives={"fmriprep": prep}, participants=("01",), sessions=("1",))
+    assert [codes(visit) for visit in alone.visits] == [["not-reused"]]  # the other session is there all the same
     with pytest.raises(NoInputError, match="absent does not exist"):
         indexed(root, derivatives={"fmriprep": tmp_path / "absent"})
+
+
+def test_sessions_without_anatomy_do_not_count_for_reuse(tmp_path):
+    root = make_skeleton(tmp_path / "raw", ["sub-01_ses-1_T1w"])
+    make_empty(root, "sub-01/ses-2/func/sub-01_ses-2_bold.nii.gz")
+    prep = make_empty(tmp_path / "prep", "sub-01/anat/sub-01_desc-brain_mask.nii.gz")
+    [visit] = indexed(root, derivatives={"fmriprep": prep}).visits
+    assert (len(visit.reuse.sources), visit.problems) == (1, ())
 
 
 def test_dataset_is_never_written(tmp_path):
@@ -243,8 +274,22 @@ def test_database_that_does_not_fit(tmp_path):
     make_skeleton(root, ["sub-09_T1w"])
     with pytest.raises(ConfigError, match="older than sub-09"):
         indexed(root, bids_database_dir=database)
+    assert labels(indexed(root, bids_database_dir=database, participants=("01",))) == ["sub-01"]
     (database / "layout_index.sqlite").write_text("no database" * 1000)
     with pytest.raises(ConfigError, match="cannot be used"):
+        indexed(root, bids_database_dir=database)
+
+
+@pytest.mark.parametrize("scan", ["sub-02_FLAIR", "sub-02_run-2_T1w"])
+def test_database_without_a_new_scan_of_a_known_visit(tmp_path, scan):
+    root, database = make_skeleton(tmp_path / "raw", ["sub-02_T1w"]), tmp_path / "db"
+    indexed(root, bids_database_dir=database)
+    make_empty(
+        root, "sub-02/anat/sub-02_T1w.json", "sub-02/anat/sub-02_T2w.nii.gz", "sub-02/anat/sub-02_x.y_T1w.nii.gz"
+    )
+    indexed(root, bids_database_dir=database)
+    make_skeleton(root, [scan])
+    with pytest.raises(ConfigError, match="older than sub-02"):
         indexed(root, bids_database_dir=database)
 
 

@@ -97,6 +97,13 @@ def test_expected_images(study: Study, settings: Settings):
     assert expected_images(study.visits[1], settings) == ()
 
 
+def test_mask_drawn_by_hand_has_no_probability(study: Study, settings: Settings):
+    visit = study.visits[2]
+    drawn = replace(visit, reuse=replace(visit.reuse, lesion_mask=Path("lesion.nii.gz")))
+    less = set(expected_images(visit, settings)) - set(expected_images(drawn, settings))
+    assert [path.name.partition("_label")[2] for path in less] == ["-L_desc-nnunet_probseg.nii.gz"] * 2
+
+
 def test_expected_images_are_among_those_of_the_golden_list(tmp_path: Path, settings: Settings):
     golden = Path(__file__).parents[1] / "golden" / "visit_t1w_flair.txt"
     lines = set(golden.read_text(encoding="utf-8").split())
@@ -107,5 +114,18 @@ def test_expected_images_are_among_those_of_the_golden_list(tmp_path: Path, sett
 
 def test_nothing_but_plain_text(study: Study, settings: Settings):
     text = render(study, settings, {})
-    assert text.isascii() or "\x1b" not in text
+    assert "\x1b" not in text
     assert not text.endswith("\n")
+
+
+def test_visits_without_anatomy_are_named_and_not_counted(tmp_path: Path, settings: Settings):
+    root = make_empty(make_skeleton(tmp_path / "some", ["sub-01_ses-1_T1w"]), "sub-01/ses-2/func/a_bold.nii.gz")
+    some = replace(settings, bids_dir=root)
+    text = render(index(some), some, {})
+    assert re.search(r"left out +sub-01_ses-2 \(no anat folder\)", text)
+    assert text.splitlines()[-1].startswith("1 visit: 1 to do. ")
+    assert "left out" not in render(index(settings), settings, {})
+
+
+def test_plan_of_nothing(study: Study, settings: Settings):
+    assert render(replace(study, visits=()), settings, {}).endswith("\nNo visit to process.")

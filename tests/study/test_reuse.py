@@ -9,7 +9,7 @@ import pytest
 
 from bids_app.derivatives.names import ScanName
 from bids_app.errors import NoInputError, UsageError
-from bids_app.study.models import Reuse
+from bids_app.study.models import Reuse, Severity
 from bids_app.study.reuse import check_derivatives, find_reuse, parse_derivative
 from tests.skeletons import make_empty
 
@@ -18,7 +18,7 @@ SPACE = "MNI152NLin2009cAsym"
 
 def reuse(root: Path, t1w: str = "sub-01_T1w", spaces=(SPACE,)) -> Reuse:
     name = ScanName.parse(t1w)
-    return find_reuse(name.subject, name.session, name, {"prep": root}, spaces)
+    return find_reuse(name.subject, name.session, name, {"prep": root}, spaces)[0]
 
 
 def test_anatomy_of_fmriprep(tmp_path):
@@ -47,11 +47,30 @@ def test_anatomy_of_fmriprep(tmp_path):
     assert len(found.sources) == 4
 
 
+def transforms(*pairs: tuple[str, str]) -> list[str]:
+    return [f"sub-01/anat/sub-01_from-{source}_to-{target}_mode-image_xfm.h5" for source, target in pairs]
+
+
 def test_transform_of_another_space_is_no_use(tmp_path):
-    make_empty(tmp_path, "sub-01/anat/sub-01_from-T1w_to-MNI152NLin6Asym_mode-image_xfm.h5")
+    make_empty(tmp_path, *transforms(("T1w", "MNI152NLin6Asym"), ("MNI152NLin6Asym", "T1w")))
     assert reuse(tmp_path) == Reuse()
     found = reuse(tmp_path, spaces=(SPACE, "MNI152NLin6Asym"))
-    assert (found.standard_space, found.from_standard) == ("MNI152NLin6Asym", None)
+    assert (found.standard_space, found.from_standard.name[:28]) == ("MNI152NLin6Asym", "sub-01_from-MNI152NLin6Asym_")
+
+
+@pytest.mark.parametrize("pair", [("T1w", SPACE), (SPACE, "T1w")])
+def test_transforms_are_reused_in_both_directions_or_not_at_all(tmp_path, pair):
+    lonely = transforms(pair)
+    make_empty(tmp_path, *lonely, "sub-01/anat/sub-01_desc-brain_mask.nii.gz")
+    name = ScanName.parse("sub-01_T1w")
+    found, problems = find_reuse("01", None, name, {"prep": tmp_path}, (SPACE, "MNI152NLin6Asym"))
+    assert (found.to_standard, found.from_standard, found.standard_space) == (None, None, None)
+    assert found.brain_mask is not None
+    assert [(problem.code, problem.severity) for problem in problems] == [("no-inverse", Severity.INFO)]
+    assert problems[0].files == (Path(lonely[0]).name,)
+    make_empty(tmp_path, *transforms(("T1w", "MNI152NLin6Asym"), ("MNI152NLin6Asym", "T1w")))
+    found, problems = find_reuse("01", None, name, {"prep": tmp_path}, (SPACE, "MNI152NLin6Asym"))
+    assert (found.standard_space, problems) == ("MNI152NLin6Asym", ())
 
 
 def test_images_in_a_standard_space_are_no_native_ones(tmp_path):
@@ -98,10 +117,38 @@ def test_mask_that_a_machine_made_is_not_drawn_by_hand(tmp_path):
     assert reuse(tmp_path).lesion_mask is not None
 
 
-def test_files_of_the_subject_serve_every_session(tmp_path):
-    make_empty(tmp_path, "sub-01/anat/sub-01_desc-brain_mask.nii.gz", "sub-01/ses-1/func/sub-01_ses-1_bold.nii.gz")
-    for session in ("1", "2"):
-        assert reuse(tmp_path, f"sub-01_ses-{session}_T1w").brain_mask is not None
+OF_SUBJECT = ("sub-01_desc-preproc_T1w.nii.gz", "sub-01_desc-brain_mask.nii.gz", "sub-01_label-lesion_roi.nii.gz")
+
+
+def test_files_of_the_subject_serve_its_only_session(tmp_path):
+    make_empty(tmp_path, *(f"sub-01/anat/{name}" for name in OF_SUBJECT), "sub-01/ses-1/func/sub-01_ses-1_bold.nii.gz")
+    name = ScanName.parse("sub-01_ses-1_T1w")
+    found, problems = find_reuse("01", "1", name, {"prep": tmp_path}, sessions=1)
+    assert (found.t1w.name, found.brain_mask.name, found.lesion_mask.name) == OF_SUBJECT
+    assert problems == ()
+
+
+def test_files_of_the_subject_serve_no_session_of_several(tmp_path):
+    make_empty(tmp_path, *(f"sub-01/anat/{name}" for name in OF_SUBJECT))
+    found, problems = find_reuse("01", "1", ScanName.parse("sub-01_ses-1_T1w"), {"prep": tmp_path}, sessions=2)
+    assert found == Reuse()
+    assert [(problem.code, problem.severity) for problem in problems] == [("not-reused", Severity.WARNING)]
+    assert problems[0].files == OF_SUBJECT
+    assert "2 sessions" in problems[0].message
+    assert "never averaged across sessions" in problems[0].message
+
+
+@pytest.mark.parametrize("path", ["sub-01/anat/sub-01_ses-1_lesion_mask.nii.gz", "sub-01/ses-1/anat/lesion_mask.nii"])
+def test_files_that_name_their_session_serve_it(tmp_path, path):
+    make_empty(tmp_path, path)
+    found, problems = find_reuse("01", "1", ScanName.parse("sub-01_ses-1_T1w"), {"prep": tmp_path}, sessions=2)
+    assert (found.lesion_mask, problems) == (tmp_path / path, ())
+
+
+def test_scans_beside_sessions_use_the_files_of_the_subject(tmp_path):
+    make_empty(tmp_path, *(f"sub-01/anat/{name}" for name in OF_SUBJECT))
+    found, problems = find_reuse("01", None, ScanName.parse("sub-01_T1w"), {"prep": tmp_path}, sessions=2)
+    assert (found.t1w is not None, problems) == (True, ())
 
 
 def test_files_of_the_subject_do_not_serve_where_sessions_have_their_own(tmp_path):
@@ -140,14 +187,14 @@ def test_anatomy_comes_from_one_folder_and_lesions_from_any(tmp_path):
         "sub-01/anat/sub-01_label-lesion_roi.nii.gz",
     )
     name = ScanName.parse("sub-01_T1w")
-    found = find_reuse("01", None, name, {"a": first, "b": second})
+    found, _ = find_reuse("01", None, name, {"a": first, "b": second})
     assert (found.brain_mask.parents[2], found.t1w) == (first, None)
     assert found.lesion_mask.parents[2] == second
     assert found.sources == (
         "bids:a:sub-01/anat/sub-01_desc-brain_mask.nii.gz",
         "bids:b:sub-01/anat/sub-01_label-lesion_roi.nii.gz",
     )
-    assert find_reuse("01", None, name, {"b": second, "a": first}).t1w is not None
+    assert find_reuse("01", None, name, {"b": second, "a": first})[0].t1w is not None
 
 
 def test_name_and_path(tmp_path):

@@ -17,7 +17,7 @@ from tests.skeletons import listing, write_scan
 
 def indexed(case: Case, tmp_path: Path) -> list[Visit]:
     out = tmp_path / "out"
-    return list(index(Settings(out_dir=out, bids_dir=make_case(case, tmp_path / "work", out))).visits)
+    return list(index(Settings(out_dir=out, bids_dir=make_case(case, out))).visits)
 
 
 @pytest.mark.parametrize(
@@ -60,11 +60,11 @@ def test_two_files_of_one_name_do_not_mix(tmp_path):
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
     first, second = (Case(write_scan(tmp_path / folder / "T1.nii")) for folder in ("one", "two"))
-    make_case(first, tmp_path / "work", tmp_path / "out")
+    make_case(first, tmp_path / "out")
     with pytest.raises(UsageError, match="already holds sub-T1"):
-        make_case(second, tmp_path / "work", tmp_path / "out")
-    make_case(second, tmp_path / "work", tmp_path / "elsewhere")
-    make_case(first, tmp_path / "work", tmp_path / "out")
+        make_case(second, tmp_path / "out")
+    make_case(second, tmp_path / "elsewhere")
+    make_case(first, tmp_path / "out")
 
 
 def test_file_system_without_links(tmp_path, monkeypatch):
@@ -90,9 +90,31 @@ def test_what_is_no_scan(tmp_path):
     check_case(Case(scan, scan, "ab"))
 
 
+def test_link_of_an_earlier_run_is_no_scan_to_start_from(tmp_path):
+    root = make_case(Case(write_scan(tmp_path / "a.nii")), tmp_path / "out")
+    link = root / "sub-a/anat/sub-a_T1w.nii"
+    with pytest.raises(UsageError, match="earlier run"):
+        make_case(Case(link), tmp_path / "out")
+    assert link.resolve() == tmp_path / "a.nii"
+
+
 def test_description_is_the_same_for_all_cases(tmp_path):
-    roots = [
-        make_case(Case(write_scan(tmp_path / name)), tmp_path / "work", tmp_path / "out") for name in ("a.nii", "b.nii")
-    ]
+    roots = [make_case(Case(write_scan(tmp_path / name)), tmp_path / "out") for name in ("a.nii", "b.nii")]
     assert roots[0] == roots[1]
     assert single._DATASET["DatasetType"] == "raw"
+
+
+def test_description_is_never_half_written(tmp_path, monkeypatch):
+    root = make_case(Case(write_scan(tmp_path / "a.nii")), tmp_path / "out")
+    description = root / "dataset_description.json"
+    whole, write, seen = description.read_text(), Path.write_text, []
+
+    def slow_write(path: Path, text: str, **options):
+        write(path, text[:5], **options)
+        seen.append(description.read_text())
+        return write(path, text, **options)
+
+    monkeypatch.setattr(Path, "write_text", slow_write)
+    make_case(Case(write_scan(tmp_path / "b.nii")), tmp_path / "out")
+    assert seen == [whole]
+    assert sorted(path.name for path in root.iterdir()) == [description.name, "sub-a", "sub-b"]

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +15,7 @@ import pytest
 from bids_app.derivatives.names import ScanName
 from bids_app.derivatives.record import read_record
 from bids_app.derivatives.results import Provenance
-from bids_app.errors import ConfigError, ExitCode
+from bids_app.errors import ConfigError, ExitCode, UnavailableError
 from bids_app.settings import Settings
 from bids_app.study.models import Scan, Visit
 from bids_app.workflow import pool, worker
@@ -19,14 +24,20 @@ from bids_app.workflow.worker import Outcome, Tools
 
 
 def start(settings: Settings, model_folder: Path) -> Tools:
+    if model_folder.name == "killer":
+        os._exit(9)
     if not model_folder.name.startswith("model"):
         raise ConfigError(f"{model_folder} is no model.")
     return Tools("cpu", "CPU")
 
 
 def process(job: Job) -> Outcome:
-    if job.visit.subject == "bad":
+    if job.visit.subject.startswith("bad"):
         os._exit(9)  # as a worker that is killed for memory
+    if job.visit.subject.startswith("slow"):
+        job.settings.work_dir.mkdir(exist_ok=True)
+        (job.settings.work_dir / "begun").touch()
+        time.sleep(60)
     return Outcome(job.visit.label, 0.0, {"pid": os.getpid(), "threads": os.environ["OMP_NUM_THREADS"]})
 
 
@@ -63,6 +74,74 @@ def test_a_dying_worker_takes_its_own_visit_alone(settings: Settings):
     assert outcomes["sub-bad"].code is ExitCode.VISIT_FAILED
     assert "memory" in outcomes["sub-bad"].error
     assert read_record(settings.out_dir, "bad", None).status == "failed"
+
+
+def test_only_visits_in_work_are_isolated_when_a_worker_dies(settings: Settings):
+    with pool.WorkerPool(settings, 1, Path("model")) as workers:
+        outcomes = {outcome.label: outcome for outcome in workers.process(jobs(settings, "1", "bad", "2", "3", "4"))}
+    assert len(outcomes) == 5
+    after = {outcomes[label].summary["pid"] for label in ("sub-2", "sub-3", "sub-4")}
+    assert len(after) == 1, "a worker of its own for every visit that was not even begun"
+
+
+def test_several_dying_workers_end_no_run(settings: Settings):
+    with pool.WorkerPool(settings, 2, Path("model")) as workers:
+        outcomes = list(workers.process(jobs(settings, "bad1", "1", "bad2", "2", "bad3")))
+    assert sorted(outcome.label for outcome in outcomes if outcome.done) == ["sub-1", "sub-2"]
+    assert sorted(outcome.label for outcome in outcomes if not outcome.done) == ["sub-bad1", "sub-bad2", "sub-bad3"]
+
+
+def test_an_idle_worker_that_dies_costs_nothing(settings: Settings):
+    with pool.WorkerPool(settings, 1, Path("model")) as workers:
+        (idle,) = multiprocessing.active_children()
+        idle.kill()
+        idle.join()
+        time.sleep(0.5)
+        assert all(outcome.done for outcome in workers.process(jobs(settings, "1", "2")))
+
+
+def test_a_worker_that_dies_while_it_starts_is_told_in_a_sentence(settings: Settings):
+    with pytest.raises(UnavailableError, match="killed while it started"), pool.WorkerPool(settings, 1, Path("killer")):
+        pass
+
+
+RUN = """
+import sys
+from pathlib import Path
+from tests.workflow import test_pool as here
+here.worker.start, here.worker.process = here.start, here.process
+settings = here.Settings(out_dir=Path("out"), work_dir=Path(sys.argv[1]), nprocs=2)
+if __name__ == "__main__":
+    try:
+        with here.pool.WorkerPool(settings, 2, Path("model")) as workers:
+            for outcome in workers.process(here.jobs(settings, "slow", "1")):
+                Path(sys.argv[1], "idle").touch()  # one worker has nothing to do any more
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
+@pytest.mark.parametrize("when", ["begun", "idle"])
+def test_ctrl_c_ends_the_workers_without_a_traceback(tmp_path: Path, when: str):
+    script = tmp_path / "run_pool.py"
+    script.write_text(RUN)
+    root = Path(__file__).parents[2]
+    run = subprocess.Popen(
+        [sys.executable, script, tmp_path], cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    until = time.monotonic() + 60
+    while not (tmp_path / when).exists():
+        assert time.monotonic() < until and run.poll() is None, run.communicate()[0]
+        time.sleep(0.05)
+    # a terminal tells all at once; here the workers have time to say something of it
+    for child in Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split():
+        os.kill(int(child), signal.SIGINT)
+    time.sleep(0.3)
+    os.kill(run.pid, signal.SIGINT)
+    said, _ = run.communicate(timeout=20)
+    assert (run.returncode, said) == (130, "")
 
 
 def test_a_model_that_cannot_be_run_is_found_before_any_visit(settings: Settings):

@@ -12,7 +12,7 @@ import pytest
 from bids_app.derivatives import names
 from bids_app.derivatives.names import ScanName
 from bids_app.derivatives.record import Record, read_record, write_record
-from bids_app.errors import AppError, ExitCode
+from bids_app.errors import AppError, ExitCode, UnavailableError, VisitError
 from bids_app.settings import Settings
 from bids_app.study.models import Problem, Scan, Severity, Study, Visit
 from bids_app.workflow import run
@@ -54,6 +54,14 @@ def finish(job: Job) -> None:
     write_record(job.settings.out_dir, record)
 
 
+def make_model(folder: Path) -> Path:
+    """The files of a model with two folds, without any network in them."""
+    for name in ("plans.json", "dataset.json", "fold_0/checkpoint_final.pth", "fold_1/checkpoint_final.pth"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("{}")
+    return folder
+
+
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
     root = tmp_path / "bids"
@@ -70,9 +78,7 @@ def study(tmp_path: Path) -> Study:
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch) -> Settings:
-    model = tmp_path / "model"
-    model.mkdir()
-    (model / "plans.json").write_text("{}")
+    model = make_model(tmp_path / "model")
     monkeypatch.setattr(run, "WorkerPool", FakePool)
     monkeypatch.setattr(FakePool, "fails", {})
     monkeypatch.setattr(FakePool, "seen", [])
@@ -139,12 +145,104 @@ def test_an_unusable_visit_is_recorded_and_not_tried(settings: Settings, study: 
 
 
 def test_what_the_group_level_needs_is_left_behind(settings: Settings, study: Study):
-    (study.root / "sub-04" / "ses-b").mkdir(parents=True)
+    (study.root / "sub-04" / "ses-a" / "func").mkdir(parents=True)
+    (study.root / "sub-04" / "ses-b" / "anat").mkdir(parents=True)
     run.run_participants(settings, replace(study, participants=("01", "02", "03", "04")), say=str)
-    left = json.loads((settings.out_dir / names.raw_participants("02")).read_text())
-    assert left["visits"] == {"01": [None], "02": [None], "03": [None], "04": ["b"]}
-    assert left["table"] == {"columns": ["participant_id", "age"], "rows": [["sub-01", "60"]]}
-    assert left["dataset"] == "Cohort"
+    left = {label: json.loads((settings.out_dir / names.raw_participants(label)).read_text()) for label in ("01", "02")}
+    assert left["02"]["visits"] == {"01": [None], "02": [None], "03": [None], "04": ["b"]}
+    assert left["02"]["columns"] == ["participant_id", "age"]
+    assert (left["02"]["row"], left["02"]["listed"]) == (None, ["01"])
+    assert left["01"]["row"] == ["sub-01", "60"]
+    assert left["01"]["dataset"] == "Cohort"
+
+
+def test_the_raw_dataset_is_looked_at_once_a_run(settings: Settings, study: Study, monkeypatch):
+    looked = []
+    monkeypatch.setattr(run, "_sessions_on_disk", lambda folder: looked.append(folder.name) or [None])
+    run.run_participants(settings, study, say=str)
+    assert looked == ["sub-01", "sub-02", "sub-03"]
+
+
+def test_usable_visits_come_before_those_that_cannot_be_processed(settings: Settings, study: Study):
+    bad = replace(study.visits[0], t1w=None, problems=(Problem("no-t1w", Severity.ERROR, "sub-01 has no T1w."),))
+    study = replace(study, visits=(bad, *study.visits[1:]))
+    assert run.run_participants(replace(settings, stop_on_first_crash=True), study, say=str) is ExitCode.VISIT_FAILED
+    assert FakePool.seen == ["sub-02", "sub-03"]
+
+
+def test_the_configuration_is_that_of_the_model_however_its_path_is_written(
+    settings: Settings, study: Study, tmp_path: Path, monkeypatch
+):
+    def configuration(**changes) -> str:
+        return run.provenance_of(replace(settings, **changes), study).configuration_hash
+
+    known = configuration()
+    monkeypatch.chdir(tmp_path)
+    assert configuration(lesion_model="./model") == known
+    assert configuration(lesion_model=str(make_model(tmp_path / "elsewhere" / "other"))) == known
+    assert configuration(folds=("1", "0")) == known
+    assert configuration(folds=("0",)) not in (known, configuration(folds=("1",)))
+    (tmp_path / "model" / "fold_0" / "progress.json").write_text("{}")
+    assert configuration() == known
+    (tmp_path / "model" / "fold_1" / "checkpoint_final.pth").write_text("another network")
+    assert configuration() != known
+
+
+def test_the_model_is_read_once_a_run(settings: Settings, study: Study, monkeypatch):
+    read = []
+    checksum = run.folder_sha256
+    monkeypatch.setattr(run, "folder_sha256", lambda paths: read.append(1) or checksum(paths))
+    run.run_participants(settings, study, run.visit_status(settings, study), say=str)
+    assert read == [1]
+
+
+@pytest.mark.parametrize("what", ["empty", "no-fold", "fold", "space", "plugin", "graph-plugin", "no-plugin"])
+def test_what_cannot_start_is_refused_before_anything_is_written(
+    settings: Settings, study: Study, tmp_path: Path, monkeypatch, what: str
+):
+    monkeypatch.setenv("TEMPLATEFLOW_HOME", str(tmp_path / "templates"))
+    (tmp_path / "empty").mkdir()
+    incomplete = make_model(tmp_path / "incomplete")
+    (incomplete / "fold_1" / "checkpoint_final.pth").unlink()
+    plugin = tmp_path / "plugin.yml"
+    plugin.write_text({"plugin": "plugin: Nonsense", "graph-plugin": "plugin: SLURMGraph"}.get(what, "plugins: 1"))
+    changes, said, code = {
+        "empty": ({"lesion_model": str(tmp_path / "empty")}, "no trained-model folder", ExitCode.BAD_CONFIG),
+        "no-fold": ({"lesion_model": str(incomplete)}, "fold_1 holds neither", ExitCode.BAD_CONFIG),
+        "fold": ({"folds": ("7",)}, "has no fold 7", ExitCode.BAD_CONFIG),
+        "space": ({"output_spaces": ("T1w", "MNI152Lin")}, "MNI152Lin is not on this", ExitCode.UNAVAILABLE),
+        "plugin": ({"plugin_file": plugin}, "names Nonsense, which is no plugin", ExitCode.BAD_CONFIG),
+        "graph-plugin": ({"plugin_file": plugin}, "does not wait for its jobs", ExitCode.BAD_CONFIG),
+        "no-plugin": ({"plugin_file": plugin}, "names no plugin", ExitCode.BAD_CONFIG),
+    }[what]
+    with pytest.raises(AppError, match=said) as caught:
+        run.run_participants(replace(settings, **changes), study, say=str)
+    assert caught.value.exit_code is code
+    assert not settings.out_dir.exists()
+
+
+def test_a_gpu_that_is_not_there_is_refused(settings: Settings):
+    with pytest.raises(UnavailableError, match="cuda:99"):
+        run.check_run(replace(settings, device="cuda:99"))
+
+
+def test_lesions_of_visits_that_are_done_are_exported_too(settings: Settings, study: Study, tmp_path, monkeypatch):
+    exported, said = [], []
+
+    def export(visit: Visit, mask: Path, folder: Path) -> None:
+        if visit.subject == "03":
+            raise VisitError("sub-03 cannot be read.")
+        exported.append((mask, folder))
+
+    monkeypatch.setattr(run, "export_lesion_roi", export)
+    run.run_participants(settings, replace(study, visits=study.visits[:2]), say=str)
+    with_export = replace(settings, export_lesion_roi=tmp_path / "roi")
+    assert run.run_participants(with_export, replace(study, visits=study.visits[:2]), say=str) is ExitCode.OK
+    masks = [settings.out_dir / names.lesion_mask(visit.t1w.name) for visit in study.visits[:2]]
+    assert exported == [(mask, tmp_path / "roi") for mask in masks]
+    run.run_participants(settings, study, say=str)
+    assert run.run_participants(with_export, study, say=said.append) is ExitCode.VISIT_FAILED
+    assert "sub-03: the lesion was not exported. sub-03 cannot be read." in said
 
 
 def test_out_of_another_pipeline_is_refused(settings: Settings, study: Study):

@@ -1,0 +1,61 @@
+"""What the last step leaves in the output folder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bids_app.derivatives import names
+from bids_app.derivatives.record import read_record
+from bids_app.group.collect import collect
+from bids_app.settings import Settings
+from bids_app.workflow.deliver import deliver, deliver_failure
+from bids_app.workflow.job import Job
+from tests.derivatives.mock import PASSED, make_results, make_visit, provenance
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    settings = Settings(out_dir=tmp_path / "out", work_dir=tmp_path / "work")
+    visit = make_visit(tmp_path / "bids")
+    return Job(visit, settings, provenance(tmp_path / "bids"), {"t1w": "abc"}, tmp_path / "model", "run1")
+
+
+def test_what_an_older_run_wrote_is_removed_after_a_failure_in_between(job: Job, tmp_path: Path):
+    out = job.settings.out_dir
+    prepared, posed, segmented, normalized = make_results(tmp_path / "made", job.visit)
+    standard = out / names.lesion_mask(job.visit.t1w.name, normalized[0].space)
+    deliver(job, prepared, posed, segmented, normalized)
+    assert standard.is_file()
+    failed = deliver_failure(job, "The network is down.")
+    deliver_failure(job, "It is still down.")
+    assert read_record(out, "01", "1").outputs == failed.outputs
+    assert standard.is_file()
+    assert collect(out).done == (), "outputs of a failed visit are not for the group level"
+    deliver(job, prepared, posed, segmented, ())
+    assert not standard.exists()
+    assert (out / names.lesion_mask(job.visit.t1w.name)).is_file()
+
+
+@pytest.mark.parametrize(
+    ("which", "code"),
+    [
+        ("flair", "flair-registration-retried"),
+        ("pose", "pose-registration-retried"),
+        ("mni", "mni152nlin2009asym-registration-retried"),
+    ],
+)
+def test_a_registration_that_was_retried_is_told(job: Job, tmp_path: Path, which: str, code: str):
+    prepared, posed, segmented, (space,) = make_results(tmp_path / "made", job.visit)
+    retried = replace(PASSED, status="retried")
+    record = deliver(
+        job,
+        replace(prepared, flair_check=retried if which == "flair" else PASSED),
+        replace(posed, check=retried if which == "pose" else PASSED),
+        segmented,
+        (replace(space, check=retried if which == "mni" else PASSED),),
+    )
+    assert [problem["code"] for problem in record.problems] == [code]
+    assert record.summary["problems"] == code

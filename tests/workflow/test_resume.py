@@ -1,0 +1,157 @@
+"""Doing a visit again, in a worker and with a plugin: nipype, record and outputs are real, the steps are stubs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bids_app.derivatives import names
+from bids_app.derivatives.record import Record, read_record, write_record
+from bids_app.environment import thread_variables
+from bids_app.errors import ExitCode
+from bids_app.settings import Settings
+from bids_app.study.models import Visit
+from bids_app.workflow import cluster, stages, worker
+from bids_app.workflow.cluster import process_with_plugin
+from bids_app.workflow.job import Job
+from bids_app.workflow.worker import Outcome
+from tests.derivatives.mock import make_results, make_visit, provenance
+
+
+@pytest.fixture
+def calls(monkeypatch) -> list[str]:
+    """Steps that were really done; they make small images in no time."""
+    done: list[str] = []
+
+    def prepare(job: Job, folder: Path):
+        done.append(f"prepare {job.visit.subject}")
+        return make_results(folder, job.visit)[0]
+
+    def later(step: str, index: int):
+        def do(*arguments):
+            done.append(step)
+            visit = next(item for item in arguments if hasattr(item, "visit")).visit
+            return make_results(arguments[-1], visit)[index]
+
+        return do
+
+    monkeypatch.setattr(stages, "prepare", prepare)
+    monkeypatch.setattr(stages, "pose", later("pose", 1))
+    monkeypatch.setattr(stages, "segment", later("segment", 2))
+    monkeypatch.setattr(stages, "normalize", later("normalize", 3))
+    monkeypatch.setattr(stages, "locate", lambda segmented, normalized: segmented)
+    monkeypatch.setattr("bids_app.workflow.tools.limit_threads", lambda threads: None)
+    return done
+
+
+@pytest.fixture(params=["worker", "plugin"])
+def way(request) -> str:
+    """How visits are processed."""
+    return request.param
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return make_job(tmp_path, "01")
+
+
+def make_job(folder: Path, subject: str) -> Job:
+    plugin = folder / "plugin.yml"
+    plugin.write_text("plugin: Linear\n")
+    settings = Settings(out_dir=folder / "out", work_dir=folder / "work", plugin_file=plugin)
+    visit: Visit = make_visit(folder / "bids", subject, flair=False)
+    return Job(visit, settings, provenance(folder / "bids"), {"t1w": "abc"}, folder / "model", "run1")
+
+
+def process(way: str, job: Job) -> Outcome:
+    return worker.process(job) if way == "worker" else next(process_with_plugin([job], job.settings))
+
+
+def mask_of(job: Job) -> Path:
+    return job.settings.out_dir / names.lesion_mask(job.visit.t1w.name)
+
+
+def leave_unfinished(monkeypatch, way: str, job: Job) -> None:
+    """As if the run was killed after the record was written and before the work folder was removed."""
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", lambda *_, **__: None)
+        assert process(way, job).done
+    assert (job.work_folder / "deliver" / "result_deliver.pklz").is_file()
+
+
+def test_a_finished_visit_leaves_nothing_in_the_work_folder(way: str, job: Job, calls: list[str]):
+    outcome = process(way, job)
+    assert outcome.done, outcome.error
+    assert calls == ["prepare 01", "pose", "segment", "normalize"]
+    assert not job.work_folder.exists()
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_a_visit_can_be_done_again(way: str, job: Job, calls: list[str], monkeypatch, left: bool):
+    leave_unfinished(monkeypatch, way, job) if left else process(way, job)
+    mask_of(job).unlink()  # damaged; for the visit itself it is the same as --force
+    calls.clear()
+    again = replace(job, run_id="run2")
+    outcome = process(way, again)
+    assert outcome.done, outcome.error
+    assert calls == ["prepare 01", "pose", "segment", "normalize"]
+    assert mask_of(job).is_file()
+    assert read_record(job.settings.out_dir, "01", "1").run_id == "run2"
+
+
+def test_a_failed_record_over_a_finished_work_folder_is_mended(way: str, job: Job, calls: list[str], monkeypatch):
+    leave_unfinished(monkeypatch, way, job)
+    done = read_record(job.settings.out_dir, "01", "1")
+    write_record(job.settings.out_dir, replace(done, status="failed", summary={}))
+    mask_of(job).unlink()
+    outcome = process(way, replace(job, run_id="run2"))
+    assert outcome.done, outcome.error
+    assert mask_of(job).is_file()
+
+
+def test_an_interrupted_visit_goes_on_where_it_was(way: str, job: Job, calls: list[str], monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "segment", lambda *_: 1 / 0)
+        assert "ZeroDivisionError" in process(way, job).error
+    outcome = process(way, replace(job, run_id="run2"))
+    assert outcome.done, outcome.error
+    assert calls == ["prepare 01", "pose", "segment", "normalize"]
+
+
+def test_an_outdated_visit_goes_on_where_it_was(way: str, job: Job, calls: list[str], monkeypatch):
+    older = Record("01", "1", "done", "1", "older", "f", {})
+    write_record(job.settings.out_dir, older)
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "segment", lambda *_: 1 / 0)
+        process(way, job)
+    write_record(job.settings.out_dir, older)
+    assert process(way, replace(job, run_id="run2")).done
+    assert calls.count("prepare 01") == 1
+
+
+def test_every_visit_of_a_plugin_has_its_own_end_and_crash_folder(tmp_path: Path, calls: list[str], monkeypatch):
+    first, second = make_job(tmp_path, "01"), make_job(tmp_path, "a+b")
+    step = stages.prepare
+
+    def fails_for_one(job: Job, folder: Path):
+        if job.visit.subject == "01":
+            raise ValueError("a broken scan")
+        return step(job, folder)
+
+    monkeypatch.setattr(stages, "prepare", fails_for_one)
+    bad, good = process_with_plugin([first, second], first.settings)
+    assert good.done, good.error
+    assert (bad.error, bad.code) == ("ValueError: a broken scan", ExitCode.VISIT_FAILED)
+    assert list(first.log_folder.glob("crash-*prepare*.txt"))
+    assert not list(second.log_folder.glob("crash-*"))
+
+
+def test_processes_of_a_plugin_keep_to_their_threads(job: Job, calls: list[str], monkeypatch):
+    for name in thread_variables(1):
+        monkeypatch.setenv(name, "7")
+    settings = replace(job.settings, nprocs=4, omp_nthreads=2)
+    cluster._joined_workflow([replace(job, settings=settings)], settings)
+    assert {os.environ[name] for name in thread_variables(2)} == {"2"}
