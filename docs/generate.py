@@ -41,7 +41,7 @@ def subject_rows() -> list[tuple[str, str]]:
     return [
         (names.sessions_table("01"), "a row a session: volumes, counts, checks of the registrations"),
         (names.visit_record("01", "1"), "what the visit was made from, with checksums, and how it ended"),
-        (names.raw_participants("01"), "this participant's row of the raw table, and labels and sessions of all, for the group level"),
+        (names.raw_participants("01"), "this participant's row of the raw table; labels and sessions of all"),
         (names.log_folder("01") / "<run>", "settings of each run, seconds of each step, crash files"),
     ]
 
@@ -82,8 +82,8 @@ def outputs() -> str:
         "# Outputs",
         f"Written by `python docs/generate.py` from the App itself. {DISCLAIMER}",
         "Names keep the entities of the source scan (`acq`, `rec`, `run`); without sessions, `ses-` falls away. Every"
-        " image has a JSON sidecar with its sources and the configuration hash; those of the lesion maps also name model,"
-        " checksum, threshold and device. The sidecar of a table describes its columns.",
+        " image has a JSON sidecar with its sources and the configuration hash; those of the lesion maps also name"
+        " model, checksum, threshold and device. The sidecar of a table describes its columns.",
         "## A visit",
         files_table(visit_rows()),
         "## A subject",

@@ -232,7 +232,8 @@ def _raw_dataset(study: Study) -> RawDataset:
 
 def _sessions_on_disk(folder: Path) -> list[str | None]:
     """Sessions with anatomy; ``[None]``, the subject as a whole, where there is no such session."""
-    return sorted(path.parent.name.removeprefix("ses-") for path in folder.glob("ses-*/anat") if path.is_dir()) or [None]
+    found = (path.parent.name for path in folder.glob("ses-*/anat") if path.is_dir())
+    return sorted(name.removeprefix("ses-") for name in found) or [None]
 
 
 def _participants_table(path: Path) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
