@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 #: What is wrong inside one image fails that visit when it is read, and no other.
 _OF_ONE_IMAGE = ("EMPTY_FILE", "SYMLINK_BROKEN", "FILE_READ", "NIFTI_HEADER_UNREADABLE")
+#: No error of the dataset, but of looking at some visits of it: the scans of an inherited sidecar may be elsewhere.
+_OF_THE_SELECTION = "SIDECAR_WITHOUT_DATAFILE"
 _SHOWN = 3
 
 
@@ -109,7 +111,8 @@ def _run(command: Sequence[str], folder: Path) -> list[Issue]:
         logger.warning("The BIDS validator does not run (%r): the dataset is not validated.", error)
         return []
     texts = report.get("codeMessages", {})
-    return [_issue(item, texts) for item in report.get("issues", []) if item.get("severity") == "error"]
+    errors = (_issue(item, texts) for item in report.get("issues", []) if item.get("severity") == "error")
+    return [issue for issue in errors if issue.code != _OF_THE_SELECTION]
 
 
 def _issue(item: dict, texts: dict) -> Issue:

@@ -64,6 +64,14 @@ def test_errors_elsewhere_are_a_warning(tmp_path, caplog):
 
 
 @needs_validator
+def test_sidecar_inherited_by_visits_that_were_not_asked_for_is_no_error(tmp_path, caplog):
+    root = make_skeleton(tmp_path / "raw", ["sub-01_T1w", "sub-02_T1w", "sub-02_FLAIR"])
+    (root / "FLAIR.json").write_text("{}")
+    validated(root, participants=("01",))
+    assert not caplog.records
+
+
+@needs_validator
 def test_broken_image_fails_its_visit_only(tmp_path, caplog):
     root = make_skeleton(tmp_path / "raw", TWO_SESSIONS)
     (anat(root, "sub-01_ses-1") / "sub-01_ses-1_T1w.nii.gz").write_bytes(b"")
