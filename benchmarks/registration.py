@@ -28,7 +28,7 @@ from nibabel.orientations import io_orientation
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from bids_app.images import Image, data, like, load, resample, world
+from bids_app.images import Image, data, like, load, masked, resample, world
 from bids_app.preprocessing import coregistration, deformable, linear, normalization
 from bids_app.preprocessing.bias import correct_bias
 from bids_app.preprocessing.brain import BrainExtractor, stripped_brain_mask
@@ -68,7 +68,7 @@ class Head:
 
     @property
     def brain(self) -> Image:
-        return like(self.t1w, np.where(data(self.mask) > 0, data(self.t1w), 0))
+        return masked(self.t1w, self.mask)
 
     @property
     def points(self) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from bids_app.images import Image, data, like, on_affine, resample, voxel_volume_mm3
+from bids_app.images import Image, data, like, masked, on_affine, resample, voxel_volume_mm3
 from bids_app.preprocessing import deformable, linear
 from bids_app.preprocessing.checks import (
     COMPARE_MM,
@@ -25,7 +25,7 @@ from bids_app.preprocessing.checks import (
 )
 from bids_app.preprocessing.itk import from_itk, pull_transform, to_itk
 from bids_app.preprocessing.templates import Template
-from bids_app.preprocessing.transforms import resample_itk
+from bids_app.preprocessing.transforms import apply_linear, resample_itk
 
 #: Rotations tried for the pose: what patients do in a scanner, then what wrong headers do.
 LIKELY_DEGREES = (-24.0, -8.0, 8.0, 24.0)
@@ -88,6 +88,20 @@ def to_pose(brain: Image, mask: Image, template: Template) -> Registration:
 
     matrix, check = first_that_passes((lambda: way(LIKELY_DEGREES), lambda: way(ANY_DEGREES)), measure, POSE_LIMITS)
     return Registration(np.eye(4) if matrix is None else matrix, check)
+
+
+def brain_in_pose(t1w: Image, mask: Image, matrix: np.ndarray, template: Template) -> tuple[Image, Image]:
+    """A T1w as lesion models see it, zero outside the brain, and its brain mask there.
+
+    Parameters
+    ----------
+    t1w, mask : Image
+        Bias-corrected T1w and its brain mask, on one grid.
+    matrix : array of shape (4, 4)
+        From `to_pose`.
+    """
+    posed_mask = apply_linear(mask, matrix, template.t1w, order=0)
+    return masked(apply_linear(t1w, matrix, template.t1w, order=3), posed_mask), posed_mask
 
 
 def normalize(
@@ -171,7 +185,7 @@ class _Scans:
         fixed = linear.Pyramid(_boxed(template.t1w, template.brain_mask))
         compared = from_itk(fixed.at(COMPARE_MM))
         return cls(
-            moving=linear.Pyramid(_boxed(like(brain, np.where(data(mask) > 0, data(brain), 0)), mask)),
+            moving=linear.Pyramid(_boxed(masked(brain, mask), mask)),
             fixed=fixed,
             mask=_boxed(mask, mask),
             healthy=None if lesion is None or not data(lesion).any() else _healthy(_boxed(lesion, mask)),

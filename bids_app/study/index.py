@@ -80,11 +80,14 @@ def index(settings: Settings) -> Study:
     left_out = _without_anatomy(root, keys, settings)
     keys = [key for key in keys if key not in left_out]
     files = _list_scans(root, keys, settings.bids_database_dir)
-    visits = []
-    for key in keys:
-        scans = [root / file for file in files.get(key.anat, ())]
-        visits.append(_visit(key, scans, _imaged_sessions(root, key.subject), settings, filters))
-    return Study(root, name, participants, tuple(visits), tuple(key.label for key in left_out))
+    # only reuse asks for them, and large datasets are slow to list
+    reusing = {key.subject for key in keys} if settings.derivatives else set()
+    sessions = {subject: _imaged_sessions(root, subject) for subject in reusing}
+    visits = tuple(
+        _visit(key, [root / file for file in files.get(key.anat, ())], sessions.get(key.subject, 1), settings, filters)
+        for key in keys
+    )
+    return Study(root, name, participants, visits, tuple(key.label for key in left_out))
 
 
 def _dataset_root(bids_dir: Path | None) -> Path:

@@ -14,9 +14,8 @@ from bids_app.images import Image, masked, save
 from bids_app.preprocessing.bias import correct_bias
 from bids_app.preprocessing.brain import extract_brain
 from bids_app.preprocessing.headers import clean
-from bids_app.preprocessing.normalization import to_pose
+from bids_app.preprocessing.normalization import brain_in_pose, to_pose
 from bids_app.preprocessing.templates import load_template
-from bids_app.preprocessing.transforms import apply_linear
 from bids_app.settings import DEFAULT_SPACE
 
 
@@ -34,8 +33,8 @@ def pose_head(source: Path) -> Image:
     registration = to_pose(masked(corrected, mask), mask, template)
     if not registration.check.usable:
         raise VisitError(f"{source} could not be aligned with MNI: {registration.check.sentence}")
-    posed_mask = apply_linear(mask, registration.matrix, template.t1w, order=0)
-    return masked(apply_linear(corrected, registration.matrix, template.t1w, order=3), posed_mask)
+    posed, _ = brain_in_pose(corrected, mask, registration.matrix, template)
+    return posed
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

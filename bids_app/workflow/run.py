@@ -26,6 +26,7 @@ from bids_app.networks.weights import folder_sha256
 from bids_app.preprocessing.templates import check_spaces
 from bids_app.settings import Settings, configuration_hash
 from bids_app.study.models import Severity, Study, Visit
+from bids_app.wording import counted
 from bids_app.workflow.deliver import deliver_failure
 from bids_app.workflow.export import export_lesion_roi
 from bids_app.workflow.job import Job, input_checksums, status_of_visit
@@ -206,7 +207,7 @@ def describe(outcome: Outcome) -> str:
         return f"FAILED after {outcome.seconds:.0f} s. {outcome.error}"
     row = outcome.summary
     count, volume = row["lesion_count"], row["lesion_volume_ml"]
-    lesions = f"{count} lesion{'s' if count > 1 else ''}, {volume:.2f} mL" if count else "no lesion"
+    lesions = f"{counted(count, 'lesion')}, {volume:.2f} mL" if count else "no lesion"
     doubts = f" (look at: {row['problems']})" if row.get("problems") else ""
     return f"done in {outcome.seconds:.0f} s, {lesions}{doubts}"
 

@@ -23,7 +23,7 @@ from bids_app.preprocessing import brain, headers, transforms
 from bids_app.preprocessing.bias import correct_bias
 from bids_app.preprocessing.checks import POSE_LIMITS, Check
 from bids_app.preprocessing.coregistration import register_flair
-from bids_app.preprocessing.normalization import Normalization, to_pose
+from bids_app.preprocessing.normalization import Normalization, brain_in_pose, to_pose
 from bids_app.preprocessing.normalization import normalize as normalize_brain
 from bids_app.preprocessing.templates import Template, load_template
 from bids_app.settings import DEFAULT_SPACE
@@ -49,7 +49,7 @@ def prepare(job: Job, folder: Path) -> Prepared:
         brain_mask=images.save(mask, folder / "brain_mask.nii.gz"),
         brain_volume_ml=volume_ml(mask),
         skull_stripped=stripped,
-        brain_weights=brain.weights_sha256() if extracted else None,
+        brain_weights=tools.brain_weights() if extracted else None,
         problems=t1w.problems,
     )
     return prepared if visit.flair is None else _with_flair(prepared, corrected, mask, folder)
@@ -111,8 +111,7 @@ def pose(prepared: Prepared, folder: Path) -> Posed:
             "Look at the brain mask; give a better one with --derivatives, or leave the visit out.",
         )
     grid, matrix = template.t1w, registration.matrix
-    posed_mask = transforms.apply_linear(mask, matrix, grid, order=0)
-    posed_t1w = images.masked(transforms.apply_linear(t1w, matrix, grid, order=3), posed_mask)
+    posed_t1w, posed_mask = brain_in_pose(t1w, mask, matrix, template)
     return Posed(
         t1w=images.save(posed_t1w, folder / "pose_t1w.nii.gz"),
         flair=_pose_flair(prepared, matrix, grid, posed_mask, folder),

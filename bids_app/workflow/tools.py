@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bids_app.lesion.model import LesionModel, load_model
 from bids_app.networks.device import Device, choose_device, set_threads
-from bids_app.preprocessing.brain import BrainExtractor
+from bids_app.preprocessing.brain import BrainExtractor, weights_sha256
 from bids_app.settings import Settings
 
 
@@ -24,6 +24,12 @@ def device(request: str) -> Device:
 def brain_extractor(request: str) -> BrainExtractor:
     """The brain extraction network on the device."""
     return BrainExtractor(device(request).name)
+
+
+@cache
+def brain_weights() -> str:
+    """Checksum of the brain extraction's weights."""
+    return weights_sha256()
 
 
 @cache
