@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,17 +25,26 @@ class ModelFolder:
         Contents of ``plans.json`` and ``dataset.json``.
     checkpoints : tuple of (str, Path)
         Fold and checkpoint, in the order they are averaged.
+    branches : tuple of (str, ModelFolder)
+        Contrast and model of each branch of a late fusion whose own checkpoints hold the fusion alone.
     """
 
     path: Path
     plans: dict[str, Any]
     dataset: dict[str, Any]
     checkpoints: tuple[tuple[str, Path], ...]
+    branches: tuple[tuple[str, ModelFolder], ...] = ()
 
     @property
     def files(self) -> list[Path]:
-        """All files the model is made of."""
-        return [self.path / "plans.json", self.path / "dataset.json", *(path for _, path in self.checkpoints)]
+        """All files the model is made of, those of its branches included."""
+        own = [self.path / "plans.json", self.path / "dataset.json", *(path for _, path in self.checkpoints)]
+        return own + [file for _, branch in self.branches for file in branch.files]
+
+    @property
+    def cards(self) -> list[Path]:
+        """The cards there are, of the model and of its branches."""
+        return [file for _, branch in self.branches for file in branch.cards] + _existing(self.path / CARD)
 
 
 def model_files(path: Path, folds: tuple[str, ...] = ()) -> list[Path]:
@@ -56,7 +66,51 @@ def model_files(path: Path, folds: tuple[str, ...] = ()) -> list[Path]:
         file = network_file(path, folds)
         return [file, *_existing(file.with_suffix(".json"), file.parent / CARD)]
     folder = read_folder(path, folds)
-    return [*folder.files, *_existing(folder.path / CARD)]
+    return [*folder.files, *folder.cards]
+
+
+def served_contrasts(path: Path, folds: tuple[str, ...] = ()) -> tuple[frozenset[str], ...]:
+    """The contrasts (``T1w``, ``FLAIR``) that a model runs on: all its own, or those of one of its branches.
+
+    Read from names alone. What is neither a T1w nor a FLAIR is refused when the model is loaded.
+
+    Parameters
+    ----------
+    path, folds
+        As for `load_models`.
+
+    Returns
+    -------
+    tuple of frozenset of str
+        The model's own first. Empty for a model that names no channels (an ONNX file without a manifest).
+
+    Raises
+    ------
+    ConfigError
+        As `model_files`.
+    """
+    if is_onnx(path):
+        file = network_file(path, folds)
+        manifest = file.with_suffix(".json")
+        inputs = read_json(manifest).get("inputs") if manifest.is_file() else None
+        inputs = inputs if isinstance(inputs, list) else []
+        return _named_contrasts(file.parent, [item.get("name", "") for item in inputs if isinstance(item, dict)])
+    folder = read_folder(path, folds)
+    return tuple(found for _, part in (("", folder), *folder.branches) for found in _contrasts_of(part))
+
+
+def _contrasts_of(folder: ModelFolder) -> tuple[frozenset[str], ...]:
+    listed = folder.dataset.get("channel_names") or folder.dataset.get("modality") or {}
+    return _named_contrasts(folder.path, listed.values() if isinstance(listed, dict) else ())
+
+
+def _named_contrasts(folder: Path, listed: Iterable[object]) -> tuple[frozenset[str], ...]:
+    """The contrasts that a card names, else those of the listed channels; nothing where neither names any."""
+    card = folder / CARD
+    channels = (read_json(card).get("channels") if card.is_file() else None) or listed
+    # every way in which datasets write FLAIR holds the word
+    found = frozenset("FLAIR" if "flair" in str(name).lower() else "T1w" for name in channels)
+    return (found,) if found else ()
 
 
 def _existing(*paths: Path) -> list[Path]:
@@ -95,11 +149,32 @@ def read_folder(path: Path, folds: tuple[str, ...] = ()) -> ModelFolder:
     Raises
     ------
     ConfigError
-        If a part is missing.
+        If a part is missing, or a branch does not have the folds of the fusion.
     """
     folder = _model_folder(path)
     plans, dataset = read_json(folder / "plans.json"), read_json(folder / "dataset.json")
-    return ModelFolder(folder, plans, dataset, _checkpoints(folder, folds))
+    checkpoints = _checkpoints(folder, folds)
+    return ModelFolder(folder, plans, dataset, checkpoints, _branches(folder, [fold for fold, _ in checkpoints]))
+
+
+def _branches(folder: Path, folds: list[str]) -> tuple[tuple[str, ModelFolder], ...]:
+    """The branches that the card of a late fusion names, as in ``{"T1w": "../t1w", "FLAIR": "../flair"}``."""
+    card = folder / CARD
+    named = read_json(card).get("branches", {}) if card.is_file() else {}
+    if not isinstance(named, dict):
+        raise ConfigError(f"{card} has branches that are no object.", "Name a folder for each contrast.")
+    found = []
+    for contrast, place in named.items():
+        branch = (folder / str(place)).resolve()
+        if _is_fusion(branch):
+            raise ConfigError(f"{card} names {branch} as a branch, which is a fusion itself.", "Correct the card.")
+        found.append((str(contrast), read_folder(branch, tuple(folds))))
+    return tuple(found)
+
+
+def _is_fusion(folder: Path) -> bool:
+    card = folder / CARD
+    return card.is_file() and bool(read_json(card).get("branches"))
 
 
 def read_json(path: Path) -> dict:

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 from bids_app.errors import ConfigError
 from bids_app.lesion import nnunet, onnx
-from bids_app.lesion.folder import is_onnx
+from bids_app.lesion.folder import is_onnx, read_folder
 from bids_app.lesion.segmentation import Card, LesionModel, Prediction
 from bids_app.networks import registry
 from bids_app.networks.device import CPU, Device
 
-__all__ = ["Card", "LesionModel", "Prediction", "load_model"]
+__all__ = ["Card", "LesionModel", "LesionModels", "Prediction", "load_model", "load_models"]
 
 
-def load_model(path: Path, folds: tuple[str, ...] = (), device: Device = CPU) -> LesionModel:
+@dataclass(frozen=True)
+class LesionModels:
+    """A lesion model, and what stands in for it where a contrast is missing.
+
+    Attributes
+    ----------
+    models : tuple of LesionModel
+        The model itself first; after it the branches of a late fusion.
+    """
+
+    models: tuple[LesionModel, ...]
+
+    def for_contrasts(self, available: Collection[str]) -> LesionModel | None:
+        """The first model whose channels are all among the available contrasts; None if there is none."""
+        return next((model for model in self.models if set(model.channels) <= set(available)), None)
+
+
+def load_models(path: Path, folds: tuple[str, ...] = (), device: Device = CPU) -> LesionModels:
     """Load a lesion model with all its folds onto a device.
 
     Parameters
@@ -36,7 +55,14 @@ def load_model(path: Path, folds: tuple[str, ...] = (), device: Device = CPU) ->
     """
     if not path.exists():
         raise ConfigError(f"There is no model {path}.", "Give an embedded model's name, a folder or an ONNX file.")
-    registry.verify(path)
     if is_onnx(path):
-        return onnx.read_model(path, folds, device)
-    return nnunet.read_model(path, folds, device)
+        return LesionModels((onnx.read_model(path, folds, device),))
+    registry.verify(path)
+    for _, branch in read_folder(path, folds).branches:
+        registry.verify(branch.path)
+    return LesionModels(nnunet.read_models(path, folds, device))
+
+
+def load_model(path: Path, folds: tuple[str, ...] = (), device: Device = CPU) -> LesionModel:
+    """The model itself, without what stands in for it; see `load_models`."""
+    return load_models(path, folds, device).models[0]

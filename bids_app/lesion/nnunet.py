@@ -6,6 +6,7 @@ A folder holds ``plans.json``, ``dataset.json`` and ``fold_*/checkpoint_final.pt
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from bids_app.networks.engine import TorchEngine
 from bids_app.networks.weights import folder_sha256, load_checkpoint
 
 
-def read_model(path: Path, folds: tuple[str, ...], device: Device) -> LesionModel:
+def read_models(path: Path, folds: tuple[str, ...], device: Device) -> tuple[LesionModel, ...]:
     """Load a trained-model folder with the networks of the chosen folds.
 
     Parameters
@@ -30,23 +31,35 @@ def read_model(path: Path, folds: tuple[str, ...], device: Device) -> LesionMode
     folds : tuple of str
         ``0``, ``1``, ... or ``all``; empty takes every numbered fold, else ``all``.
 
+    Returns
+    -------
+    tuple of LesionModel
+        The model, and after it the branches of a late fusion, each a model for its contrast alone. Networks are shared.
+
     Raises
     ------
     ConfigError
         If anything is missing, damaged or of a kind this App does not run; the message names the file.
     """
     folder = read_folder(path, folds)
+    branches = [_read(branch, (), device) for _, branch in folder.branches]
+    return (_read(folder, branches, device), *branches)
+
+
+def _read(folder: ModelFolder, branches: Sequence[LesionModel], device: Device) -> LesionModel:
+    """One model; that of a late fusion is built around the networks of its branches."""
     card = read_card(folder.path, folder.path.name)
     channels = card.channels or _channels(folder)
     output, notes = lesion_output(folder.dataset, folder.path / "dataset.json")
     checkpoint = load_checkpoint(folder.checkpoints[0][1])
     plans = read_configuration(folder.path / "plans.json", folder.plans, _configuration_name(folder, checkpoint))
     mirror_axes = _mirror_axes(checkpoint, len(plans.patch_size), folder.checkpoints[0][1])
+    _check_branches(folder, channels, branches)
     engines = []
-    for _, file in folder.checkpoints:
+    for number, (_, file) in enumerate(folder.checkpoints):
         checkpoint = checkpoint or load_checkpoint(file)
         network = build_network(plans, len(channels), output.outputs)
-        _load_weights(network, checkpoint, file, channels)
+        _load_weights(network, checkpoint, file, channels, [branch.engines[number] for branch in branches])
         engines.append(TorchEngine(network, len(channels), output.outputs, device))
         checkpoint = None  # one checkpoint in memory at a time
     return LesionModel(
@@ -63,6 +76,17 @@ def read_model(path: Path, folds: tuple[str, ...], device: Device) -> LesionMode
         output=output,
         notes=notes,
     )
+
+
+def _check_branches(folder: ModelFolder, channels: tuple[str, ...], branches: Sequence[LesionModel]) -> None:
+    """Fail if the branches of a late fusion are not models of its channels, one each, in their order."""
+    theirs = tuple(branch.channels for branch in branches)
+    if branches and theirs != tuple((channel,) for channel in channels):
+        found = "; ".join(" and ".join(names) for names in theirs)
+        raise ConfigError(
+            f"The fusion {folder.path} takes {' and '.join(channels)}, but its branches take {found}.",
+            "Name one branch for each channel in its card.json, in their order.",
+        )
 
 
 def lesion_output(dataset: dict[str, Any], source: Path) -> tuple[LesionOutput, tuple[str, ...]]:
@@ -140,25 +164,48 @@ def _channels(folder: ModelFolder) -> tuple[str, ...]:
     return names
 
 
-def _load_weights(network: torch.nn.Module, checkpoint: dict[str, Any], file: Path, channels: tuple[str, ...]) -> None:
-    """Give a network the weights of a checkpoint."""
+def _load_weights(
+    network: torch.nn.Module,
+    checkpoint: dict[str, Any],
+    file: Path,
+    channels: tuple[str, ...],
+    branches: Sequence[TorchEngine] = (),
+) -> None:
+    """Give a network the weights of a checkpoint, and its branches if there are any."""
     weights = checkpoint.get("network_weights")
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise ConfigError(f"{file} holds no network_weights.", "Use a checkpoint saved by nnU-Net.")
     # left over from distributed or compiled training
     weights = {key.removeprefix("module.").removeprefix("_orig_mod."): value for key, value in weights.items()}
-    first = next((value for value in weights.values() if value.ndim >= 4), None)
-    if first is not None and first.shape[1] != len(channels):
-        raise ConfigError(
-            f"The network in {file} takes {first.shape[1]} channel(s), but its model names {len(channels)}: "
-            f"{', '.join(channels)}.",
-            "dataset.json (or card.json) and the checkpoint are of different models.",
-        )
+    if not branches:
+        _check_channels(network, weights, file, channels)
     try:
-        network.load_state_dict(weights, assign=True)
-    except RuntimeError as error:
+        if branches:
+            network.fusion.load_state_dict(
+                {key.removeprefix("fusion."): value for key, value in weights.items()}, assign=True
+            )
+            network.branches = torch.nn.ModuleList(branch.network for branch in branches)
+        else:
+            network.load_state_dict(weights, assign=True)
+    except (RuntimeError, AttributeError) as error:
         reason = " ".join(str(error).split()[:30])
         raise ConfigError(
             f"The weights in {file} do not fit the network of plans.json: {reason} ...",
             "A trainer that changes the network is not supported.",
         ) from error
+
+
+def _check_channels(
+    network: torch.nn.Module, weights: dict[str, torch.Tensor], file: Path, channels: tuple[str, ...]
+) -> None:
+    """Fail if the first convolution of a checkpoint takes another number of channels than that of the network."""
+    given, expected = (
+        next((value.shape[1] for value in tensors.values() if value.ndim >= 4), None)
+        for tensors in (weights, network.state_dict())
+    )
+    if given is not None and expected and given != expected:
+        raise ConfigError(
+            f"The network in {file} takes {given * len(channels) // expected} channel(s), but its model names "
+            f"{len(channels)}: {', '.join(channels)}.",
+            "dataset.json (or card.json) and the checkpoint are of different models.",
+        )

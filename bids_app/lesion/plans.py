@@ -20,6 +20,9 @@ from bids_app.networks.resampling import resize
 
 ARCHITECTURES = ("PlainConvUNet", "ResidualEncoderUNet", "ResidualUNet")
 
+#: The networks that this project adds, by the module that plans name them with.
+OWN_ARCHITECTURES = {"bids_app.networks.architectures": ("MirrorUNet", "IntermediateUNet", "LateFusion")}
+
 #: Readers of medical images, and whether they bring scans to RAS+ first.
 READERS = {
     "SimpleITKIO": False,
@@ -89,24 +92,32 @@ def build_network(plans: Plans, channels: int, outputs: int) -> torch.nn.Module:
     ConfigError
         If the plans name a class that is not on the lists of known ones, or arguments it does not take.
     """
-    from dynamic_network_architectures.architectures import unet
-
     try:
         architecture = plans.configuration["architecture"]
-        full_name, arguments = architecture["network_class_name"], dict(architecture["arch_kwargs"])
-        name = full_name.rpartition(".")[2]
-        if name not in ARCHITECTURES:
-            raise ConfigError(
-                f"{plans.path} asks for the network {full_name}, which this App does not run.",
-                f"It runs {', '.join(ARCHITECTURES)}.",
-            )
+        network, arguments = architecture["network_class_name"], dict(architecture["arch_kwargs"])
         for key in architecture["_kw_requires_import"]:
             arguments[key] = _known_class(arguments[key], plans.path)
         arguments["deep_supervision"] = False
         with torch.device("meta"):
-            return getattr(unet, name)(input_channels=channels, num_classes=outputs, **arguments)
+            return _architecture(network, plans.path)(input_channels=channels, num_classes=outputs, **arguments)
     except (TypeError, AssertionError, AttributeError, ValueError, LookupError, RuntimeError) as error:
         raise ConfigError(f"{plans.path} describes no network that can be built: {error!r}.") from error
+
+
+def _architecture(name: str, source: Path) -> type[torch.nn.Module]:
+    """A network by the name in the plans: one of nnU-Net's, wherever the plans say it lies, or one of ours."""
+    from dynamic_network_architectures.architectures import unet
+
+    from bids_app.networks import architectures
+
+    module, _, last = name.rpartition(".")
+    if last in OWN_ARCHITECTURES.get(module, ()):
+        return getattr(architectures, last)
+    if last in ARCHITECTURES:
+        return getattr(unet, last)
+    raise ConfigError(
+        f"{source} asks for the network {name}, which this App does not run.", f"It runs {', '.join(ARCHITECTURES)}."
+    )
 
 
 def make_recipe(plans: Plans, channels: int) -> Recipe:
@@ -136,12 +147,17 @@ def make_recipe(plans: Plans, channels: int) -> Recipe:
 
 
 def _known_class(name: str | None, source: Path) -> type | None:
-    """A layer of `torch.nn`, or a residual block, by the dotted name in the plans; nothing else is ever imported."""
+    """A layer of `torch.nn`, a residual block, or a network that is part of another, by the dotted name in the plans.
+
+    Nothing else is ever imported.
+    """
     from dynamic_network_architectures.building_blocks import residual
 
     if name is None:
         return None
     module, _, last = name.rpartition(".")
+    if last in (*ARCHITECTURES, *OWN_ARCHITECTURES.get(module, ())):
+        return _architecture(name, source)
     if module == residual.__name__ and last in ("BasicBlockD", "BottleneckD"):
         return getattr(residual, last)
     known = module == "torch.nn" or module.startswith("torch.nn.modules.")

@@ -47,6 +47,11 @@ class TorchEngine:
     ----------
     network : torch.nn.Module
         Maps (n, channels, \\*spatial) to logits (n, outputs, \\*spatial).
+
+    Attributes
+    ----------
+    network : torch.nn.Module
+        The same, ready on its device.
     """
 
     def __init__(self, network: torch.nn.Module, channels: int, outputs: int, device: Device):
@@ -54,14 +59,14 @@ class TorchEngine:
         self.outputs = outputs
         self.patch_size = None
         self.device = torch.device(device.name)
-        self._network = network.float().to(self.device).eval()
+        self.network = network.float().to(self.device).eval()
         if device.is_gpu:
             torch.backends.cudnn.benchmark = True  # all patches have one size
 
     @torch.inference_mode()
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
-            return self._network(batch.to(self.device, torch.float32)).float()
+            return self.network(batch.to(self.device, torch.float32)).float()
 
 
 class OnnxEngine:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.processing import resample_to_output
 from scipy.ndimage import maximum_filter
 
 from bids_app.preprocessing.brain import extract_brain
@@ -29,10 +30,13 @@ MAX_LESION_ML = 400.0
 
 REAL_TEXTURE = {
     "colin": Path("templates", "colin27_head_T1w.nii.gz"),
-    "icbm-average": Path("templates", "tpl-MNI152NLin2009cAsym_res-01_head_T1w.nii.gz"),
+    "chris": Path("whole_head", "chris_t1.nii.gz"),
     "studyforrest": Path("whole_head", "studyforrest_sub02_T1w_1mm.nii.gz"),
 }
-"""Healthy heads whose own T1w texture is kept; they are trained on and must not be tested on."""
+"""Healthy heads whose own T1w texture is kept; they are trained on and must not be tested on.
+
+The MNI templates are not among them: the demo's brains are made from one.
+"""
 
 OUTSIDE_FIRST, OUTSIDE_STORED = 502, 202
 """Labels 502-530 (skull, skin, eyes, ...) are stored as 202-230 so that a label fits one byte."""
@@ -111,8 +115,8 @@ class LesionMask:
 def split_of(name: str) -> str:
     """Which split a head or lesion belongs to.
 
-    Label maps 01-14 train and 15-18 test. Lesions whose number ends in 1 are validation, in 3 test, all others
-    training, for SOOP and LESYMAP alike.
+    Label maps 01-12 train, 13 and 14 validate and 15-18 test. Lesions whose number ends in 1 are validation, in 3 test,
+    all others training, for SOOP and LESYMAP alike.
 
     Parameters
     ----------
@@ -128,7 +132,8 @@ def split_of(name: str) -> str:
     if number is None:
         return "train"  # template heads: nothing of them is ever tested on
     if name.startswith("training_seg"):
-        return "train" if int(number.group()) <= 14 else "test"
+        index = int(number.group())
+        return "train" if index <= 12 else "validation" if index <= 14 else "test"
     return {"1": "validation", "3": "test"}.get(number.group()[-1], "train")
 
 
@@ -137,26 +142,20 @@ def in_split(items: Iterable, split: str) -> list:
     return [item for item in items if split_of(item.name) == split]
 
 
-def training_subset(heads: Sequence[Head], fold: int) -> list[Head]:
-    """Training heads of one fold: every ``FOLDS``-th label map is left out, so that folds differ.
+def without_fold(items: Sequence, fold: int) -> list:
+    """Heads or lesions of the training split without those of one fold: every ``FOLDS``-th one.
 
     Heads with real texture are few and stay in every fold.
 
     Parameters
     ----------
-    heads : sequence of Head
-        Heads of the training split.
+    items : sequence of Head or LesionMask
     fold : int
         0 to ``FOLDS`` - 1.
-
-    Returns
-    -------
-    list of Head
-        At least one head.
     """
-    drawn = [head for head in heads if head.image is None]
-    left_out = {head.name for head in drawn[fold % FOLDS :: FOLDS]} if len(drawn) > 1 else set()
-    return [head for head in heads if head.name not in left_out]
+    candidates = [item.name for item in items if getattr(item, "image", None) is None]
+    left_out = set(candidates[fold::FOLDS])
+    return [item for item in items if item.name not in left_out]
 
 
 def compact_labels(labels: np.ndarray) -> np.ndarray:
@@ -352,10 +351,11 @@ def build_lesions(data: Path) -> list[LesionMask]:
     return found
 
 
-def extracted_brain(path: Path) -> np.ndarray:
-    """Brain mask of a head as the App finds it, ``(z, y, x)`` booleans in the order of ``to_ras_zyx``."""
-    mask, _ = to_ras_zyx(extract_brain(clean(path).image))
-    return mask > 0
+def textured_head(name: str, path: Path) -> Head:
+    """A healthy T1w as a head that keeps its texture, its brain found as the App finds it."""
+    image = resample_to_output(clean(path).image, (1.0, 1.0, 1.0), order=1)
+    brain, _ = to_ras_zyx(extract_brain(image))
+    return make_template_head(name, image, brain > 0)
 
 
 def build_heads(data: Path) -> list[Head]:
@@ -363,7 +363,7 @@ def build_heads(data: Path) -> list[Head]:
     paths = sorted((data / "label_maps").glob("*.nii.gz"))
     heads = [make_head(path.name.split(".")[0], nib.load(path)) for path in paths]
     there = {name: data / path for name, path in REAL_TEXTURE.items() if (data / path).exists()}
-    return heads + [make_template_head(name, nib.load(p), extracted_brain(p)) for name, p in there.items()]
+    return heads + [textured_head(name, path) for name, path in there.items()]
 
 
 def prepare(data: Path, cache: Path) -> tuple[list[Head], list[LesionMask]]:

@@ -1,6 +1,7 @@
-"""From a training folder to a small model folder that nnU-Net and the App run.
+"""From a training to small model folders that nnU-Net and the App run.
 
-``python -m bids_app.training.embed RESULTS MODEL`` where RESULTS holds ``plans.json`` and ``fold_*/``.
+``python -m bids_app.training.embed OUT/late MODELS`` turns the folds of a training into ``MODELS/synthetic-t1w``,
+``MODELS/synthetic-flair`` and ``MODELS/synthetic-late``, whose checkpoints hold the fusion alone.
 """
 
 from __future__ import annotations
@@ -8,22 +9,25 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import Tensor
 
 from bids_app.errors import NoInputError
 from bids_app.training import plans
+from bids_app.training.plans import FUSIONS, Fusion
+from bids_app.training.trainer import FINAL, LATEST
 
-CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth")
+PREFIX = "synthetic-"
+CHECKPOINTS = (FINAL, LATEST)
 
 TRAINING_DATA = [
     {
-        "what": "head label maps 01-14 of SynthSeg (15-18 kept for testing)",
+        "what": "head label maps 01-12 of SynthSeg (13 and 14 kept for validation, 15-18 for testing)",
         "licence": "Apache-2.0",
         "source": "https://github.com/BBillot/SynthSeg",
     },
@@ -38,7 +42,7 @@ TRAINING_DATA = [
         "source": "https://github.com/dorianps/LESYMAP",
     },
     {
-        "what": "Colin27 and the ICBM 152 2009c average, healthy T1w with their real texture",
+        "what": "Colin27, a healthy T1w with its real texture",
         "licence": "MNI, free to use, copy, modify and distribute with attribution",
         "source": "https://www.bic.mni.mcgill.ca/ServicesAtlases",
     },
@@ -47,44 +51,76 @@ TRAINING_DATA = [
         "licence": "PDDL",
         "source": "https://www.studyforrest.org",
     },
+    {
+        "what": "chris_t1, a healthy T1w with its real texture",
+        "licence": "BSD-2-Clause",
+        "source": "https://github.com/rordenlab/niivue-images",
+    },
 ]
 
-KNOWN_FAILURES = [
+KNOWN_FAILURES = {
+    "T1w": [
+        "An infarct younger than some hours, invisible on T1w, cannot be found.",
+        "Small lesions, and pale ones beside wide sulci or in marked leukoaraiosis, are often missed: see the scores.",
+    ],
+    "FLAIR": [
+        "What is bright in a FLAIR without being a stroke (marked leukoaraiosis, inflammation, tumour) may be marked.",
+        "An old cavity without a bright rim looks like fluid.",
+    ],
+}
+GENERAL_FAILURES = [
     "Trained on synthetic scans only: never fitted to a real stroke.",
-    "An infarct younger than some hours, invisible on T1w, cannot be found.",
-    "Small lesions, and pale ones beside wide sulci or in marked leukoaraiosis, are often missed: see the scores.",
-    "Expects a brain-extracted, bias-corrected scan in the model pose; a scan with skull or lying otherwise fails.",
+    "Expects brain-extracted, bias-corrected scans in the model pose; a scan with skull or lying otherwise fails.",
 ]
 
 
-def checkpoint_in(fold: Path) -> Path:
-    """The most finished checkpoint of a fold.
+@dataclass(frozen=True)
+class Fold:
+    """One trained fold: its averaged weights by parameter name, and the steps it took."""
+
+    name: str
+    weights: Mapping[str, Tensor]
+    steps: int
+
+
+def read_folds(training: Path) -> list[Fold]:
+    """The numbered folds of a training, else the one that left nothing out.
 
     Raises
     ------
     NoInputError
-        If there is none.
+        If there is no fold, or one of them without a checkpoint.
     """
-    for name in CHECKPOINTS:
-        if (fold / name).exists():
-            return fold / name
-    raise NoInputError(f"No checkpoint in {fold}.", "Train first: python -m bids_app.training.run --help")
+    folders = {path.name.removeprefix("fold_"): path for path in sorted(training.glob("fold_*"))}
+    chosen = [name for name in folders if name.isdigit()] or list(folders)
+    if not chosen:
+        raise NoInputError(f"No fold in {training}.", "Train first: python -m bids_app.training.run --help")
+    return [_read_fold(name, folders[name]) for name in chosen]
 
 
-def averaged_network(plan: dict, dataset: dict, weights: dict[str, Tensor]) -> torch.nn.Module:
-    """Network of the plans with the averaged weights, in evaluation mode."""
-    manager = PlansManager(plan)
-    network = nnUNetTrainer.build_network_architecture(
-        manager,
-        manager.get_configuration(plans.CONFIGURATION),
-        len(dataset["channel_names"]),
-        manager.get_label_manager(dataset).num_segmentation_heads,
-        enable_deep_supervision=True,
+def _read_fold(name: str, folder: Path) -> Fold:
+    path = next((folder / file for file in CHECKPOINTS if (folder / file).exists()), None)
+    if path is None:
+        raise NoInputError(f"No checkpoint in {folder}.", "Train first: python -m bids_app.training.run --help")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return Fold(name, state["averaged_weights"], state["step"])
+
+
+def final_network(fusion: Fusion, weights: Mapping[str, Tensor]) -> torch.nn.Module:
+    """Network of a fusion as it is shipped: without the outputs that only training has, in evaluation mode."""
+    described = plans.architecture(fusion)
+    network = get_network_from_plans(
+        described["network_class_name"],
+        described["arch_kwargs"],
+        described["_kw_requires_import"],
+        input_channels=len(fusion.contrasts),
+        output_channels=2,
+        deep_supervision=True,
     )
-    parameters = dict(network.named_parameters())
     with torch.no_grad():
-        for name, value in weights.items():
-            parameters[name].copy_(value)
+        for name, parameter in network.named_parameters():
+            # the outputs of training alone come last
+            parameter.copy_(weights[name][: len(parameter)])
     return network.eval()
 
 
@@ -94,10 +130,10 @@ def half_precision(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: halved.setdefault(value.data_ptr(), value.half()) for name, value in state.items()}
 
 
-def small_checkpoint(state: dict[str, Tensor], epoch: int) -> dict:
+def small_checkpoint(state: dict[str, Tensor], steps: int) -> dict:
     """Checkpoint that stock nnU-Net loads: weights and what its predictor reads, no optimizer.
 
-    ``trainer_name`` is nnU-Net's own, for its predictor looks the class up by name and the network is the stock one.
+    ``trainer_name`` is nnU-Net's own, for its predictor looks the class up by name and asks it for the network only.
     """
     return {
         "network_weights": half_precision(state),
@@ -105,24 +141,11 @@ def small_checkpoint(state: dict[str, Tensor], epoch: int) -> dict:
         "grad_scaler_state": None,
         "logging": {},
         "_best_ema": None,
-        "current_epoch": epoch,
+        "current_epoch": steps,
         "init_args": {"configuration": plans.CONFIGURATION},
         "trainer_name": plans.TRAINER,
         "inference_allowed_mirroring_axes": None,
     }
-
-
-def embed_fold(results: Path, fold: int, model: Path) -> tuple[int, int]:
-    """Write one fold into the model folder; returns the steps it was trained for and its number of parameters."""
-    checkpoint = torch.load(checkpoint_in(results / f"fold_{fold}"), map_location="cpu", weights_only=False)
-    plan, dataset = (json.loads((results / name).read_text()) for name in ("plans.json", "dataset.json"))
-    network = averaged_network(plan, dataset, checkpoint["averaged_weights"])
-    target = model / f"fold_{fold}"
-    target.mkdir(parents=True, exist_ok=True)
-    partial = target / "checkpoint_final.pth.partial"
-    torch.save(small_checkpoint(network.state_dict(), checkpoint["current_epoch"]), partial)
-    partial.replace(target / "checkpoint_final.pth")
-    return int(checkpoint["step"]), sum(weights.numel() for weights in network.parameters())
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -132,71 +155,108 @@ def write_json(path: Path, content: dict) -> None:
     partial.replace(path)
 
 
-def build_card(name: str, version: str, commit: str, note: str, steps: dict[str, int], parameters: int) -> dict:
-    """The model's card; ``evaluate`` fills in threshold and scores."""
+def build_card(
+    name: str, fusion: Fusion, parameters: int, provenance: Mapping[str, str], folds: Sequence[Fold]
+) -> dict:
+    """The model's card; calibration fills in the threshold, the benchmark the scores."""
+    specific = [failure for contrast in fusion.contrasts for failure in KNOWN_FAILURES[contrast]]
     return {
         "name": name,
-        "version": version,
-        "channels": ["T1w"],
+        **provenance,
+        "channels": list(fusion.contrasts),
         "space": "pose: brain-extracted, bias-corrected, rigidly aligned to MNI152NLin2009aSym, 1 mm, RAS",
         "spacing_mm": [2.0, 2.0, 2.0],
         "parameters": parameters,
         "training_data": TRAINING_DATA,
-        "recipe": "bids_app.training.trainer.SyntheticLesionTrainer: nnU-Net's PlainConvUNet, Dice and top-k "
-        "cross-entropy (k = 2 %) with deep supervision; an endless series of synthetic scans; AdamW; "
-        "running average of the weights",
-        "commit": commit,
-        "note": note,
-        "steps": steps,
+        "recipe": "bids_app.training.trainer: MirrorUNet around nnU-Net's PlainConvUNet; Dice and top-k cross-entropy "
+        "(k = 2 %) with deep supervision, and the healthy anatomy as a second task; an endless series of synthetic "
+        "scans; AdamW; running average of the weights",
+        "steps": {f"fold_{fold.name}": fold.steps for fold in folds},
         "threshold": 0.5,
         "min_volume_mm3": 10.0,
         "scores": {},
-        "known_failures": KNOWN_FAILURES,
+        "known_failures": [*GENERAL_FAILURES, *specific],
         "use": "Research only: not a medical device.",
     }
 
 
-def embed(results: Path, model: Path, version: str = "0.1.0", commit: str = "", note: str = "") -> None:
-    """Write the model folder from all folds that were trained.
+def write_model(
+    model: Path, fusion: Fusion, folds: Sequence[Fold], provenance: Mapping[str, str], branches: Mapping[str, str]
+) -> None:
+    """Write one model folder; with branches, its checkpoints hold the fusion alone."""
+    shutil.rmtree(model, ignore_errors=True)  # of an earlier training
+    model.mkdir(parents=True)
+    for fold in folds:
+        network = final_network(fusion, fold.weights)
+        part = {name: value for name, value in network.state_dict().items() if name.startswith("fusion.")}
+        folder = model / f"fold_{fold.name}"
+        folder.mkdir()
+        content = small_checkpoint(part if branches else network.state_dict(), fold.steps)
+        torch.save(content, folder / "checkpoint_final.pth")
+    parameters = sum(weights.numel() for weights in network.parameters())
+    card = build_card(model.name, fusion, parameters, provenance, folds)
+    write_json(model / "plans.json", plans.build_plans(fusion))
+    write_json(model / "dataset.json", plans.build_dataset(fusion, len(TRAINING_DATA)))
+    write_json(model / "card.json", card | ({"branches": dict(branches)} if branches else {}))
+
+
+def branch_folds(folds: Sequence[Fold], index: int) -> list[Fold]:
+    """The folds of one branch of a late fusion, as folds of a model of its own."""
+    prefix = f"branches.{index}."
+
+    def part(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+
+    return [replace(fold, weights=part(fold.weights)) for fold in folds]
+
+
+def embed(training: Path, models: Path, version: str = "0.1.0", commit: str = "", note: str = "") -> list[Path]:
+    """Write the model folders of all folds that were trained.
 
     Parameters
     ----------
-    results : Path
-        Folder with ``plans.json``, ``dataset.json`` and ``fold_*/`` as the trainer leaves it.
-    model : Path
-        Model folder to write: the same names, weights in fp16, and ``card.json``. Scores and threshold of an
-        earlier card are dropped, since they belong to other weights.
+    training : Path
+        Folder with ``fold_*/`` as the trainer leaves it, named after the fusion.
+    models : Path
+        Where the model folders go. Those of an earlier training are replaced: their scores and thresholds belong to
+        other weights.
     version, commit, note : str
-        For the card; the note tells what was special about this training.
+        For the cards; the note tells what was special about this training.
+
+    Returns
+    -------
+    list of Path
+        One model folder; three for a late fusion.
 
     Raises
     ------
     NoInputError
         If there is nothing to embed.
     """
-    folds = sorted(int(path.name.removeprefix("fold_")) for path in results.glob("fold_*"))
-    if not folds:
-        raise NoInputError(f"No fold in {results}.", "Train first: python -m bids_app.training.run --help")
-    for old in model.glob("fold_*"):  # of an earlier training
-        shutil.rmtree(old)
-    embedded = {f"fold_{fold}": embed_fold(results, fold, model) for fold in folds}
-    steps = {name: done for name, (done, _) in embedded.items()}
-    parameters = max(count for _, count in embedded.values())
-    for name in ("plans.json", "dataset.json"):
-        write_json(model / name, json.loads((results / name).read_text()))
-    write_json(model / "card.json", build_card(model.name, version, commit, note, steps, parameters))
+    folds, fusion = read_folds(training), FUSIONS[training.name]
+    provenance = {"version": version, "commit": commit, "note": note}
+    branches = {}
+    if fusion.name == "late":
+        for index, name in enumerate(fusion.contrasts):
+            single = FUSIONS[name.lower()]
+            write_model(models / f"{PREFIX}{single.name}", single, branch_folds(folds, index), provenance, {})
+            branches[name] = f"../{PREFIX}{single.name}"
+    write_model(models / f"{PREFIX}{fusion.name}", fusion, folds, provenance, branches)
+    names = [*map(str.lower, branches), fusion.name]
+    return [models / f"{PREFIX}{name}" for name in names]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m bids_app.training.embed", description=__doc__)
-    parser.add_argument("results", type=Path, help="folder with plans.json and fold_*/")
-    parser.add_argument("model", type=Path, help="model folder to write; its name becomes the model's name")
-    parser.add_argument("--version", default="0.1.0", help="for the card (default: %(default)s)")
-    parser.add_argument("--commit", default="", help="commit of the code that trained it, for the card")
-    parser.add_argument("--note", default="", help="what was special about this training, for the card")
+    parser.add_argument("training", type=Path, help="folder with fold_*/, named after the fusion")
+    parser.add_argument("models", type=Path, help="folder that gets the model folders")
+    parser.add_argument("--version", default="0.1.0", help="for the cards (default: %(default)s)")
+    parser.add_argument("--commit", default="", help="commit of the code that trained them, for the cards")
+    parser.add_argument("--note", default="", help="what was special about this training, for the cards")
     options = parser.parse_args(arguments)
-    embed(options.results, options.model, options.version, options.commit, options.note)
+    for model in embed(options.training, options.models, options.version, options.commit, options.note):
+        print(model)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ from functools import cache
 import nibabel as nib
 import numpy as np
 
-from bids_app.training import anatomy, synthesis
+from bids_app.training import anatomy
 from bids_app.training.anatomy import Head, LesionMask
+from bids_app.training.synthesis.tissue import Source, make_source
 
 SHAPE = (150, 180, 140)
 """(x, y, z) of the label map, 1 mm."""
@@ -39,8 +40,8 @@ def toy_head(name: str = "training_seg_01") -> Head:
 
 
 @cache
-def toy_source(name: str = "training_seg_01") -> synthesis.Source:
-    return synthesis.make_source(toy_head(name))
+def toy_source(name: str = "training_seg_01") -> Source:
+    return make_source(toy_head(name))
 
 
 def lesion_image(center: tuple[float, float, float], radius: float) -> nib.Nifti1Image:

@@ -17,8 +17,9 @@ from tests.training.heads import LEFT_PUTAMEN, label_map, lesion_image, no_align
     ("name", "split"),
     [
         ("training_seg_01", "train"),
-        ("training_seg_13", "train"),
-        ("training_seg_14", "train"),
+        ("training_seg_12", "train"),
+        ("training_seg_13", "validation"),
+        ("training_seg_14", "validation"),
         ("training_seg_15.nii.gz", "test"),
         ("colin", "train"),
         ("sub-0001", "validation"),
@@ -37,18 +38,26 @@ def test_splits_share_nothing_on_the_real_files(test_data):
     splits = ("train", "validation", "test")
     names = {split: {p.name for p in paths if anatomy.split_of(p.name) == split} for split in splits}
     assert sum(map(len, names.values())) == len(paths) == len(set().union(*names.values()))
-    assert sum(name.startswith("training_seg") for name in names["train"]) == 14
-    assert not any(name.startswith("training_seg") for name in names["validation"])
+    heads = {split: sum(name.startswith("training_seg") for name in names[split]) for split in splits}
+    assert heads == {"train": 12, "validation": 2, "test": 4}
     assert all(len(chosen) > 100 for chosen in names.values())
 
 
-def test_folds_leave_different_heads_out_and_keep_real_texture():
+def test_no_head_that_is_tested_on_lends_its_texture():
+    used = " ".join(str(path) for path in anatomy.REAL_TEXTURE.values())
+    for tested in ("pycortex", "uih", "MNI152"):  # the demo's brains are made from an MNI template
+        assert tested not in used
+    assert all(anatomy.split_of(name) == "train" for name in anatomy.REAL_TEXTURE)
+
+
+def test_folds_leave_different_heads_and_lesions_out_and_keep_real_texture():
     heads = [replace(toy_head(), name=f"training_seg_{i:02d}") for i in range(1, 11)]
     real = replace(toy_head(), name="colin", image=np.zeros((1, 1, 1), np.uint8))
-    kept = [{head.name for head in anatomy.training_subset([*heads, real], fold)} for fold in range(anatomy.FOLDS)]
+    kept = [{head.name for head in anatomy.without_fold([*heads, real], fold)} for fold in range(anatomy.FOLDS)]
     assert all(len(names) == 9 and "colin" in names for names in kept)
     assert not set.intersection(*kept) - {"colin"}
-    assert anatomy.training_subset(heads[:1], 0) == heads[:1]
+    lesions = [toy_lesion(name=f"sub-{i:04d}") for i in range(10)]
+    assert sorted(len(anatomy.without_fold(lesions, fold)) for fold in range(anatomy.FOLDS)) == [8] * 5
 
 
 def test_a_head_is_the_same_however_it_is_stored(orientation: str):

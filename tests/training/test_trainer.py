@@ -1,7 +1,8 @@
-"""nnU-Net's trainer on synthetic scans: it steps, saves, resumes, and what is embedded runs in stock nnU-Net."""
+"""Training on synthetic scans: it steps, saves and resumes; what is embedded runs in stock nnU-Net and in the App."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,90 +13,113 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from bids_app.errors import NoInputError
-from bids_app.training import embed, plans, run, synthesis
-from bids_app.training.trainer import Material, Schedule, fit_patch, lesion_probability, preprocess, scan_number
+from bids_app.lesion.model import load_model, load_models
+from bids_app.training import embed, plans, run, trainer
+from bids_app.training.series import Material, Series, as_batch, endless, scan_number
+from bids_app.training.trainer import LATEST, STABLE, Schedule, Trainer
+from tests.networks.test_architectures import TINY
 from tests.training.heads import toy_head, toy_lesion, toy_source
 
-#: The pose's 1 mm grid, (z, y, x).
-POSE_SHAPE = (189, 233, 197)
+#: The pose's 1 mm grid, (x, y, z).
+POSE_SHAPE = (197, 233, 189)
 POSE_AFFINE = np.array([[1, 0, 0, -98], [0, 1, 0, -134], [0, 0, 1, -72], [0, 0, 0, 1.0]])
-
-TINY = plans.NetworkSize(features=(4, 6, 8), encoder_convs=(1, 1, 1), decoder_convs=(1, 1))
 
 
 def material(**changes) -> Material:
     content = {
         "sources": [toy_source()],
         "lesions": [toy_lesion()],
+        "validation_sources": [toy_source()],
         "validation_lesions": [toy_lesion(30.0, 16.0, "sub-0001")],
         "validation_scans": 1,
     }
     return Material(**content | changes)
 
 
+def tiny(folder: Path, name: str = "late", schedule: Schedule | None = None, said: list[str] | None = None) -> Trainer:
+    say = (said if said is not None else []).append
+    fusion, place = plans.with_size(name, TINY), folder / name / "fold_0"
+    return Trainer(fusion, material(), schedule or Schedule(), place, batch_size=1, say=say)
+
+
 @pytest.fixture(scope="module")
-def results(tmp_path_factory) -> Path:
+def training(tmp_path_factory) -> Path:
     """Folder of a training of two steps."""
     out = tmp_path_factory.mktemp("training")
-    trainer = run.make_trainer(out, 0, material(), Schedule(minutes=5, steps_per_epoch=2), size=TINY)
-    trainer.initialize()
-    trainer.on_train_start()
-    trainer.run_epoch()
-    return Path(trainer.output_folder_base)
+    worker = tiny(out)
+    batches = endless(Series(worker.material, 0, 1, worker.levels))
+    for _ in range(2):
+        assert np.isfinite(worker.train_step(next(batches)))
+    worker.save(LATEST)
+    return out
 
 
 @pytest.fixture(scope="module")
-def model(results: Path, tmp_path_factory) -> Path:
-    """The embedded model folder of that training."""
-    folder = tmp_path_factory.mktemp("models") / "toy-t1w"
-    embed.embed(results, folder, "0.0.1", "abc")
+def models(training: Path, tmp_path_factory) -> Path:
+    """The embedded model folders of that training."""
+    folder = tmp_path_factory.mktemp("models")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embed, "FUSIONS", {name: plans.with_size(name, TINY) for name in plans.FUSIONS})
+        embed.embed(training / "late", folder, "0.0.1", "abc")
     return folder
 
 
-def test_training_leaves_what_nnunet_leaves(results: Path):
-    assert {path.name for path in results.iterdir()} == {"plans.json", "dataset.json", "fold_0"}
-    checkpoint = torch.load(results / "fold_0" / "checkpoint_latest.pth", weights_only=False)
-    assert checkpoint["step"] == 2 and checkpoint["current_epoch"] == 1
-    assert checkpoint["trainer_name"] == "SyntheticLesionTrainer"
-    assert not list((results / "fold_0").glob("*.partial"))
+def test_a_checkpoint_holds_what_resuming_needs(training: Path):
+    saved = torch.load(training / "late" / "fold_0" / LATEST, weights_only=True)
+    assert saved["step"] == 2 and saved["fusion"] == "late"
+    assert not list(training.rglob("*.partial"))
 
 
-def test_a_resumed_training_goes_on_where_it_was(results: Path):
-    trainer = run.make_trainer(results.parents[1], 0, material(), Schedule(minutes=5, steps_per_epoch=1), size=TINY)
-    trainer.initialize()
-    checkpoint = run.newest_checkpoint(results / "fold_0")
-    trainer.load_checkpoint(str(checkpoint))
-    saved = torch.load(checkpoint, weights_only=False)
-    assert (trainer.step, trainer.current_epoch) == (2, 1)
-    for (name, _), average in zip(trainer.network.named_parameters(), trainer.average, strict=True):
+def test_a_resumed_training_goes_on_where_it_was(training: Path):
+    worker = tiny(training)
+    checkpoint = run.newest_checkpoint(worker.folder)
+    worker.load(checkpoint)
+    saved = torch.load(checkpoint, weights_only=True)
+    assert worker.step == 2
+    for (name, _), average in zip(worker.network.named_parameters(), worker.average, strict=True):
         assert torch.equal(average, saved["averaged_weights"][name])
-    batches, _ = trainer.get_dataloaders()
-    assert torch.equal(next(batches)["data"][0], scan_number(trainer.material, 2).image)
+    batch = next(endless(Series(worker.material, worker.step, 1, worker.levels)))
+    assert torch.equal(batch.image[0], scan_number(worker.material, 2).image)
 
 
-def test_a_finished_training_goes_on_from_before_the_rate_fell(tmp_path: Path):
-    schedule = Schedule(minutes=1e-6, steps_per_epoch=1, cooldown=1.0)
-    trainer = run.make_trainer(tmp_path, 0, material(), schedule, size=TINY)
-    trainer.initialize()
-    trainer.run_training()
-    again = run.make_trainer(tmp_path, 0, material(), schedule, size=TINY)
-    again.initialize()
-    checkpoint = run.newest_checkpoint(Path(again.output_folder))
-    assert checkpoint.name == "checkpoint_stable.pth"
-    again.load_checkpoint(str(checkpoint))
-    again.on_train_start()
-    again.run_epoch()
-    assert again.current_epoch == trainer.current_epoch + 1 and again.step == trainer.step + 1
+def test_a_training_can_start_from_another(training: Path, tmp_path: Path):
+    worker = tiny(tmp_path)
+    worker.start_from(training / "late" / "fold_0" / LATEST)
+    saved = torch.load(training / "late" / "fold_0" / LATEST, weights_only=True)["averaged_weights"]
+    assert worker.step == 0
+    assert all(torch.equal(weights, saved[name]) for name, weights in worker.network.named_parameters())
 
 
-def test_validation_uses_the_average_and_gives_the_weights_back(results: Path):
-    trainer = run.make_trainer(results.parents[1], 0, material(), Schedule(), size=TINY)
-    trainer.initialize()
-    own = [p.detach().clone() for p in trainer.network.parameters()]
-    trainer.average = [torch.zeros_like(p) for p in own]
-    with trainer.averaged():
-        assert all((p == 0).all() for p in trainer.network.parameters())
-    assert all(torch.equal(a, b) for a, b in zip(own, trainer.network.parameters(), strict=True))
+def test_a_run_ends_by_the_clock_and_goes_on_from_before_the_rate_fell(tmp_path: Path):
+    said: list[str] = []
+    schedule = Schedule(minutes=1e-6, cooldown=1.0)
+    worker = tiny(tmp_path, "t1w", schedule, said)
+    worker.run()
+    assert worker.step == 1 and any("validation" in line for line in said)
+    found = json.loads((worker.folder / "validation.jsonl").read_text())
+    assert found["step"] == 1 and len(found["outputs"]) == 1
+    checkpoint = run.newest_checkpoint(worker.folder)
+    assert checkpoint.name == STABLE and torch.load(checkpoint, weights_only=True)["step"] == 0
+
+
+def test_validation_uses_the_average_and_gives_the_weights_back(tmp_path: Path):
+    worker = tiny(tmp_path)
+    own = [weights.detach().clone() for weights in worker.network.parameters()]
+    worker.average = [torch.zeros_like(weights) for weights in own]
+    with worker.averaged():
+        assert all((weights == 0).all() for weights in worker.network.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(own, worker.network.parameters(), strict=True))
+
+
+def test_validation_scores_what_the_network_says(tmp_path: Path, monkeypatch):
+    worker = tiny(tmp_path, "t1w")
+    sick = material(recipe=dataclasses.replace(worker.material.recipe, healthy=0.0))
+    batch = as_batch([scan_number(sick, 0)], 2)
+    truth = batch.targets[0][:, 0:1].float()
+    perfect = trainer.judged_outputs(worker.network, batch.image, ("T1w",))[0]
+    perfect = dataclasses.replace(perfect, logits=[torch.cat([0.5 - truth, truth - 0.5], dim=1)])
+    monkeypatch.setattr(trainer, "judged_outputs", lambda *_: [perfect])
+    assert worker.validate([batch])[0].dice == 1
 
 
 def test_series_are_reproducible_and_apart():
@@ -105,85 +129,97 @@ def test_series_are_reproducible_and_apart():
     assert scan_number(first, 3, validation=True).lesions in ("", "sub-0001", "sub-0001+sub-0001")
 
 
+def test_scans_made_ahead_are_the_same_in_the_same_order():
+    inline, ahead = (endless(Series(material(workers=count), 5, 1, 2)) for count in (0, 1))
+    for _ in range(2):
+        assert torch.equal(next(inline).image, next(ahead).image)
+
+
+def test_a_coarser_target_keeps_what_fills_half_of_its_voxel():
+    scan = scan_number(material(), 0)
+    target = torch.zeros_like(scan.target)
+    target[0, 0:2, 0:2, 0] = 1
+    target[0, 4, 4, 4] = 1
+    batch = as_batch([dataclasses.replace(scan, target=target)], 2)
+    assert batch.targets[1][0, 0, 0, 0, 0] == 1 and batch.targets[1].sum() == 1
+
+
 def test_rate_warms_up_stays_and_falls():
     schedule = Schedule(warmup_steps=10, cooldown=0.25)
     assert schedule.factor(0, 0.0) == pytest.approx(0.1)
     assert schedule.factor(500, 0.5) == 1
     assert schedule.factor(500, 0.875) == pytest.approx(0.5)
     assert schedule.factor(500, 1.2) == pytest.approx(0.01)
+    assert Schedule(cooldown=0.0).factor(500, 0.99) == 1
 
 
-def test_loss_feels_what_is_missed_and_what_is_falsely_marked(results: Path):
-    trainer = run.make_trainer(results.parents[1], 0, material(), Schedule(), size=TINY)
-    trainer.initialize()
-    empty, sick = torch.zeros(1, 1, *synthesis.PATCH), torch.zeros(1, 1, *synthesis.PATCH)
-    sick[..., 30:44, 30:44, 30:44] = 1  # 22 mL
-    nothing, marked = (5 * torch.cat([1 - 2 * mask, 2 * mask - 1], dim=1) for mask in (empty, sick))
-
-    def loss(output, target):
-        return float(trainer.loss([output, output[..., ::2, ::2, ::2]], [target, target[..., ::2, ::2, ::2]]))
-
-    assert loss(nothing, empty) < 0.1 and loss(marked, sick) < -0.9
-    assert loss(marked, empty) > 1 and loss(nothing, sick) > 1
+def test_a_late_fusion_becomes_three_models(models: Path):
+    assert {path.name for path in models.iterdir()} == {"synthetic-t1w", "synthetic-flair", "synthetic-late"}
+    loaded = load_models(models / "synthetic-late")
+    assert [model.channels for model in loaded.models] == [("T1w", "FLAIR"), ("T1w",), ("FLAIR",)]
+    checkpoint = torch.load(models / "synthetic-late" / "fold_0" / "checkpoint_final.pth", weights_only=True)
+    assert set(checkpoint["network_weights"]) == {"fusion.weight", "fusion.bias"}
 
 
-def test_the_default_network_has_the_size_it_promises():
-    network = embed.averaged_network(plans.build_plans(), plans.build_dataset(1), {})
-    assert sum(p.numel() for p in network.parameters()) == 887112
-
-
-def test_embedded_model_is_small_and_safe_to_unpickle(model: Path):
-    path = model / "fold_0" / "checkpoint_final.pth"
+def test_embedded_models_are_small_and_safe_to_unpickle(models: Path):
+    path = models / "synthetic-t1w" / "fold_0" / "checkpoint_final.pth"
     checkpoint = torch.load(path, weights_only=True)
     assert all(value.dtype == torch.float16 for value in checkpoint["network_weights"].values())
     assert checkpoint["trainer_name"] == "nnUNetTrainer"
     parameters = sum(v.numel() for v in {v.data_ptr(): v for v in checkpoint["network_weights"].values()}.values())
     assert path.stat().st_size < 2 * parameters + 60_000
-    card = json.loads((model / "card.json").read_text())
-    assert (card["name"], card["version"], card["commit"], card["steps"]) == ("toy-t1w", "0.0.1", "abc", {"fold_0": 2})
+    card = json.loads((models / "synthetic-t1w" / "card.json").read_text())
+    assert (card["name"], card["version"], card["commit"]) == ("synthetic-t1w", "0.0.1", "abc")
+    assert card["steps"] == {"fold_0": 2} and card["channels"] == ["T1w"]
 
 
-def test_embedding_nothing_is_an_error(tmp_path):
+def test_embedding_nothing_is_an_error(tmp_path: Path):
+    (tmp_path / "late").mkdir()
     with pytest.raises(NoInputError):
-        embed.embed(tmp_path, tmp_path / "model")
+        embed.embed(tmp_path / "late", tmp_path / "models")
 
 
-@pytest.fixture
-def scan_in_pose(tmp_path) -> Path:
-    """A toy T1w on the pose's 1 mm grid."""
+def posed_scan(seed: int = 0) -> nib.Nifti1Image:
+    """A toy brain on the pose's 1 mm grid, darker on one side."""
+    rng = np.random.default_rng(seed)
     pose = np.zeros(POSE_SHAPE, np.float32)
-    pose[20:160, 30:200, 30:160] = synthesis.average_pairs(torch.rand(141, 171, 131)).numpy() + 1
-    pose[60:90, 60:90, 40:70] = 0.2
-    path = tmp_path / "toy_T1w.nii.gz"
-    nib.save(nib.Nifti1Image(pose.transpose(2, 1, 0), POSE_AFFINE), path)
-    return path
+    pose[30:160, 30:200, 20:160] = rng.uniform(1, 2, (130, 170, 140))
+    pose[40:70, 60:90, 60:90] = 0.2
+    return nib.Nifti1Image(pose, POSE_AFFINE)
 
 
-def test_stock_nnunet_runs_the_embedded_model(model: Path, scan_in_pose: Path):
-    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(str(model), None)
-    reader = predictor.plans_manager.image_reader_writer_class()
-    data, properties = reader.read_images([str(scan_in_pose)])
-    mask, probability = predictor.predict_single_npy_array(data, properties, save_or_return_probabilities=True)
-    assert mask.shape == POSE_SHAPE and probability.shape == (2, *POSE_SHAPE)
-    inside = preprocess(scan_in_pose, predictor)
-    expected = lesion_probability(predictor.network, inside)
-    assert inside.shape == (1, 1, *synthesis.PATCH)
-    # both ways give the same map: the patch holds the whole brain, in its middle
-    middle = probability[1][20:160, 30:200, 30:160][1:-1:2, 1:-1:2, 1:-1:2]
-    assert abs(float(expected.mean()) - float(middle.mean())) < 0.2
+@pytest.mark.parametrize("name", ["synthetic-t1w", "synthetic-flair"])
+def test_stock_nnunet_says_the_same_as_the_app(models: Path, tmp_path: Path, name: str):
+    nib.save(posed_scan(), tmp_path / "scan.nii.gz")
+    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, use_mirroring=False)
+    predictor.initialize_from_trained_model_folder(str(models / name), None)
+    data, properties = predictor.plans_manager.image_reader_writer_class().read_images([str(tmp_path / "scan.nii.gz")])
+    _, theirs = predictor.predict_single_npy_array(data, properties, save_or_return_probabilities=True)
+    ours = load_model(models / name).predict([posed_scan()]).probability.get_fdata()
+    assert np.allclose(theirs[1].transpose(2, 1, 0), ours, atol=0.01)
 
 
-def test_fit_patch_pads_and_crops_about_the_middle():
-    data = np.arange(6.0)[None, :, None, None] * np.ones((1, 6, 4, 3))
-    fitted = fit_patch(data, (4, 6, 3))
-    assert fitted.shape == (1, 1, 4, 6, 3)
-    assert fitted[0, 0, :, 2, 0].tolist() == [1, 2, 3, 4] and fitted[0, 0, 0, 0, 0] == 0
+@pytest.mark.parametrize("order", ["RAS", "LAS", "LIA"])
+def test_a_mirrored_storage_changes_nothing_in_world_space(models: Path, order: str):
+    scan = posed_scan()
+    turn = nib.orientations.ornt_transform(nib.io_orientation(scan.affine), nib.orientations.axcodes2ornt(order))
+    model = load_model(models / "synthetic-t1w")
+    straight, stored = (model.predict([image]).probability for image in (scan, scan.as_reoriented(turn)))
+    back = nib.as_closest_canonical(stored)
+    assert np.allclose(back.get_fdata(), straight.get_fdata(), atol=1e-4)
+
+
+def test_the_fused_answer_is_the_convolution_of_the_branches(models: Path):
+    fused, t1w, flair = load_models(models / "synthetic-late").models
+    scan = torch.randn(1, 2, *plans.PATCH)
+    parts = torch.cat([t1w.engines[0](scan[:, :1]), flair.engines[0](scan[:, 1:])], dim=1)
+    expected = fused.engines[0].network.fusion(parts)
+    assert torch.allclose(fused.engines[0](scan), expected, atol=1e-5)
 
 
 def test_command_line_has_its_options():
-    options = run.parse(["--data", "in", "--out", "out", "--resume", "--minutes", "5", "--fold", "2"])
-    assert (options.resume, options.minutes, options.fold, options.device) == (True, 5.0, 2, "cpu")
+    options = run.parse(["--data", "in", "--out", "out", "--resume", "--minutes", "5", "--fold", "2", "--fusion", "early"])
+    assert (options.resume, options.minutes, options.fold, options.fusion) == (True, 5.0, "2", "early")
 
 
 def test_head_name_travels_into_the_scan():

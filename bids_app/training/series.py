@@ -1,0 +1,150 @@
+"""The endless series of synthetic scans that a training run draws, and its fixed validation set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from bids_app.training.anatomy import LesionMask
+from bids_app.training.synthesis.fields import chance, pick
+from bids_app.training.synthesis.lesions import stratify
+from bids_app.training.synthesis.recipe import Recipe
+from bids_app.training.synthesis.scan import SynthScan, synthesize
+from bids_app.training.synthesis.tissue import Source
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a training run draws from.
+
+    Attributes
+    ----------
+    sources, validation_sources : sequence of Source
+        Heads to train with, and heads kept for validation.
+    lesions, validation_lesions : sequence of LesionMask
+        Masks to train with, and masks kept for validation.
+    recipe : Recipe
+    seed : int
+        Every scan is drawn from a generator seeded by this and its number, so a resumed run continues the series.
+    validation_scans : int
+        Size of the fixed validation set.
+    workers : int
+        Processes that make scans ahead of the training; 0 makes them in the training process.
+    """
+
+    sources: Sequence[Source]
+    lesions: Sequence[LesionMask]
+    validation_sources: Sequence[Source]
+    validation_lesions: Sequence[LesionMask]
+    recipe: Recipe = field(default_factory=Recipe)
+    seed: int = 0
+    validation_scans: int = 16
+    workers: int = 0
+
+
+def pick_source(material: Material, rng: Generator) -> Source:
+    """A head; those with real texture are few and come in a fixed share of the scans."""
+    real = [source for source in material.sources if source.image is not None]
+    drawn = [source for source in material.sources if source.image is None]
+    use_real = bool(real) and (not drawn or chance(material.recipe.real_texture, rng))
+    return pick(real if use_real else drawn, rng)
+
+
+def scan_number(material: Material, number: int, validation: bool = False) -> SynthScan:
+    """The scan with this number in the endless series of a run (or in its validation set)."""
+    device = material.sources[0].labels.device
+    rng = Generator(device=device).manual_seed((material.seed * 2 + validation) * 10**9 + number)
+    lesions = material.validation_lesions if validation else material.lesions
+    fixed = material.validation_sources
+    source = fixed[number % len(fixed)] if validation else pick_source(material, rng)
+    return synthesize(source, stratify(lesions), material.recipe, rng)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Scans as the trainer wants them.
+
+    Attributes
+    ----------
+    image : torch.Tensor
+        ``(n, 2, z, y, x)``.
+    targets : list of torch.Tensor
+        ``(n, 3, z, y, x)`` int16 from full resolution down, one for each level of deep supervision.
+    anatomy : torch.Tensor
+        ``(n, 5, z/2, y/2, x/2)``.
+    """
+
+    image: Tensor
+    targets: list[Tensor]
+    anatomy: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        targets = [level.to(device, non_blocking=True) for level in self.targets]
+        return Batch(self.image.to(device, non_blocking=True), targets, self.anatomy.to(device, non_blocking=True))
+
+
+def as_batch(scans: Sequence[SynthScan], levels: int) -> Batch:
+    """Batch of scans, with targets at as many levels of deep supervision, each half as fine as the one before."""
+    full = torch.stack([scan.target for scan in scans])
+    coarser = [F.avg_pool3d(full.float(), 2**level) >= 0.5 for level in range(1, levels)]
+    return Batch(
+        torch.stack([scan.image for scan in scans]),
+        [level.to(torch.int16) for level in (full, *coarser)],
+        torch.stack([scan.anatomy for scan in scans]),
+    )
+
+
+@dataclass(frozen=True)
+class Series(Dataset):
+    """The endless series of a run from some batch on, for PyTorch's loader."""
+
+    material: Material
+    start: int
+    size: int
+    levels: int
+
+    def __len__(self) -> int:
+        return 10**9
+
+    def __getitem__(self, index: int) -> Batch:
+        first = (self.start + index) * self.size
+        return as_batch([scan_number(self.material, first + i) for i in range(self.size)], self.levels)
+
+
+class _InOrder(torch.utils.data.Sampler):
+    """0, 1, 2, ... without a list of them."""
+
+    def __iter__(self) -> Iterator[int]:
+        yield from range(10**9)
+
+    def __len__(self) -> int:
+        return 10**9
+
+
+def endless(series: Series) -> Iterator[Batch]:
+    """Batches of fresh scans, made by worker processes where the material asks for them, always in the same order."""
+    workers = series.material.workers
+    yield from DataLoader(
+        series,
+        batch_size=None,
+        sampler=_InOrder(),
+        num_workers=workers,
+        prefetch_factor=3 if workers else None,
+        worker_init_fn=_one_thread if workers else None,
+    )
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)
+
+
+def cycle(batches: Sequence[Batch]) -> Iterator[Batch]:
+    """The same batches over and over."""
+    while True:
+        yield from batches
