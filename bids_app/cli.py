@@ -68,6 +68,10 @@ def _run(request: Request) -> ExitCode:
         return _group(request.settings, request.dry_run)
     if request.level == "case":
         return _case(request)
+    if request.level == "train":
+        from bids_app.training.own.run import train_lesion
+
+        return train_lesion(request.settings, request.dry_run)
     return _participants(request.settings, request.dry_run)
 
 

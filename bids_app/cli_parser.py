@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bids_app.errors import AppError, ConfigError, UsageError
-from bids_app.settings import DEFAULT_SPACE, NATIVE_SPACE, Settings, available_cpus, read_toml
+from bids_app.settings import DEFAULT_SPACE, NATIVE_SPACE, Settings, TrainingSettings, available_cpus, read_toml
 from bids_app.study.reuse import is_derivative_name, parse_derivative
 from bids_app.study.single import Case
 
@@ -28,6 +28,7 @@ exit codes: 0 done; 1 a visit failed; 2 usage; 65 the dataset is unusable; 66 no
 missing; 70 internal error; 73 cannot write; 78 bad configuration
 
 To run one scan that is in no BIDS dataset: afterstroke case T1W [FLAIR] OUT (see: afterstroke case --help)
+To train a lesion model on your own masks: afterstroke train lesion (see: afterstroke train lesion --help)
 Research use only: not a medical device."""
 
 
@@ -38,8 +39,9 @@ class Request:
     Attributes
     ----------
     level : str
-        ``participant``, ``group`` or ``case``.
-    settings : Settings
+        ``participant``, ``group``, ``case`` or ``train``.
+    settings : Settings or TrainingSettings
+        `TrainingSettings` for the level ``train``.
     dry_run : bool
         Print the plan, write nothing.
     case : Case or None
@@ -47,7 +49,7 @@ class Request:
     """
 
     level: str
-    settings: Settings
+    settings: Settings | TrainingSettings
     dry_run: bool = False
     case: Case | None = None
 
@@ -86,6 +88,8 @@ def read_request(arguments: Sequence[str]) -> Request:
     SystemExit
         After ``--help`` and ``--version``.
     """
+    if arguments[:1] == ["train"]:
+        return _read_training(arguments[1:])
     single = arguments[:1] == ["case"]
     parser = case_parser() if single else bids_parser()
     given = vars(parser.parse_args([_hyphenated(argument) for argument in arguments[single:]]))
@@ -128,6 +132,76 @@ def case_parser() -> argparse.ArgumentParser:
     parser.add_argument("--participant-label", dest="label", metavar="LABEL", type=_participant, help=label)
     _add_common(parser)
     return parser
+
+
+def train_parser() -> argparse.ArgumentParser:
+    """The parser of ``afterstroke train lesion``."""
+    parser = _parser(
+        "afterstroke train",
+        "lesion --bids DIR --masks PATTERN --out DIR --fusion FUSION [options]",
+        "Train a lesion model on your own scans and masks, with nnU-Net. The same command again goes on.",
+    )
+    parser.add_argument("what", metavar="lesion", choices=("lesion",), help="what is trained: lesion models")
+    group = parser.add_argument_group("scans and masks")
+    _add(group, "--bids", "the BIDS dataset; never written", "DIR", Path, dest="bids_dir", required=True)
+    text = (
+        "where the masks are: a path below DIR or an absolute one, with {subject}, {session} and stars, as in "
+        "'derivatives/manual/sub-{subject}/**/*_mask.nii.gz'; or atlas (ATLAS v2.0) or arc (ds004884). "
+        "Empty masks are healthy brains"
+    )
+    _add(group, "--masks", text, "PATTERN", required=True)
+    _add_several(group, "--participant-label", "participants (default: all)", "LABEL", dest="participants")
+    text = "whether the scans are brain-extracted already (default: auto)"
+    group.add_argument("--skull-stripped", choices=("auto", "yes", "no"), help=text)
+    _add_model_options(parser.add_argument_group("the model"))
+    _add_training_options(parser.add_argument_group("this run"))
+    return parser
+
+
+def _add_model_options(group: argparse._ArgumentGroup) -> None:
+    text = "what the model sees: one contrast, or both joined at the input, at the features or at the logits"
+    choices = ("t1w", "flair", "early", "intermediate", "late")
+    group.add_argument("--fusion", choices=choices, required=True, help=text)
+    _add(group, "--out", "where the model folder goes", "DIR", Path, dest="out_dir", required=True)
+    _add(group, "--name", "name of the model and its folder (default: that of the fusion)", "NAME")
+    text = "start from an embedded model or a folder, and adapt it (default: from chance)"
+    _add(group, "--init", text, "NAME|PATH")
+    text = "small: as the embedded models; resenc-m: nnU-Net's planner, for a GPU (default: that of --init, else small)"
+    group.add_argument("--preset", choices=("small", "resenc-m"), help=text)
+    _add(group, "--folds", "folds of the cross-validation, by subject (default: 5)", "N", int)
+    text = "train these alone, counted from 0 (default: all)"
+    _add_several(group, "--fold", text, "K", type=int, dest="chosen_folds")
+    _add(group, "--epochs", "of 250 steps each (default: 1000; with --init 200)", "N", int)
+
+
+def _add_training_options(group: argparse._ArgumentGroup) -> None:
+    text = "where the networks are trained (default: auto)"
+    group.add_argument("--device", choices=("auto", "cpu", "cuda"), help=text)
+    text = "CPUs: scans prepared side by side, threads, augmentation (default: those this job may use)"
+    _add(group, "--nprocs", text, "N", int)
+    text = "prepared scans and checkpoints, kept to go on (default: work, in the current folder)"
+    _add(group, "-w --work-dir", text, "DIR", Path)
+    _add_flag(group, "--dry-run", "print cases, problems, folds and plan, and write nothing")
+    _add_flag(group, "-v --verbose", "more messages; -vv for all", "count", dest="verbosity")
+
+
+def _read_training(arguments: Sequence[str]) -> Request:
+    """Understand the command line of ``afterstroke train lesion``."""
+    parser = train_parser()
+    given = vars(parser.parse_args([_hyphenated(argument) for argument in arguments]))
+    dry_run, _ = given.pop("dry_run", False), given.pop("what")
+    for name in ("nprocs", "epochs"):
+        if given.get(name, 1) < 1:
+            raise UsageError(f"--{name} is '{given[name]}', which is not 1 or more.")
+    given.setdefault("name", given["fusion"])
+    if not re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z_.+-]*", given["name"]):
+        raise UsageError(f"'{given['name']}' is no name for a model.", "Use letters, digits, '_', '.', '+' and '-'.")
+    done = {name: _absolute(value) for name, value in given.items()}
+    done["participants"] = _labels(done.get("participants", ()), "sub-")
+    done["chosen_folds"] = tuple(dict.fromkeys(done.get("chosen_folds", ())))
+    done.setdefault("work_dir", Path("work").absolute())
+    done.setdefault("nprocs", available_cpus())
+    return Request("train", TrainingSettings(**done), dry_run)
 
 
 def _parser(prog: str, usage: str, description: str) -> _Parser:

@@ -107,6 +107,57 @@ class Settings:
         return tuple(sorted(spaces, key=lambda space: (space != DEFAULT_SPACE, space)))
 
 
+@dataclass(frozen=True)
+class TrainingSettings:
+    """What ``afterstroke train lesion`` was asked for.
+
+    Attributes
+    ----------
+    bids_dir, out_dir, work_dir : Path
+        Absolute folders: the dataset, where the model folder goes, and where everything else goes.
+    masks : str
+        Pattern of the lesion masks, or ``atlas`` or ``arc``.
+    fusion : str
+        ``t1w``, ``flair``, ``early``, ``intermediate`` or ``late``.
+    name : str
+        Of the model and of its folder in `out_dir`.
+    init : str or None
+        Name or path of the model to start from.
+    preset : str or None
+        ``small`` or ``resenc-m``; None is that of `init`, else ``small``.
+    folds : int
+        Folds of the cross-validation.
+    chosen_folds : tuple of int
+        Folds to train; empty means all.
+    epochs : int or None
+        Of 250 steps; None is the default of the training.
+    participants : tuple of str
+        Labels without prefix; empty means all.
+    """
+
+    bids_dir: Path
+    masks: str
+    out_dir: Path
+    fusion: str
+    name: str
+    work_dir: Path = Path("work")
+    init: str | None = None
+    preset: str | None = None
+    folds: int = 5
+    chosen_folds: tuple[int, ...] = ()
+    epochs: int | None = None
+    participants: tuple[str, ...] = ()
+    skull_stripped: str = "auto"
+    device: str = "auto"
+    nprocs: int = 1
+    verbosity: int = 0
+
+    @property
+    def trained_folds(self) -> tuple[int, ...]:
+        """The folds that are asked for."""
+        return self.chosen_folds or tuple(range(self.folds))
+
+
 def configuration_hash(settings: Settings, version: str, model_sha256: str) -> str:
     """Eight hexadecimal digits over version, model and those settings that change the results.
 

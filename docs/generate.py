@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bids_app.cli_parser import bids_parser, options_markdown
+from bids_app.cli_parser import bids_parser, options_markdown, train_parser
 from bids_app.derivatives import names
 from bids_app.derivatives.columns import dictionary
 from bids_app.derivatives.description import DISCLAIMER
@@ -12,27 +12,45 @@ from bids_app.derivatives.names import ScanName
 from bids_app.settings import DEFAULT_SPACE
 
 T1W = ScanName.parse("sub-01_ses-1_T1w.nii.gz")
+FLAIR = ScanName.parse("sub-01_ses-1_FLAIR.nii.gz")
 
 
 def visit_rows() -> list[tuple[str, str]]:
     """Every file of a visit and what it is."""
     space = DEFAULT_SPACE
     return [
-        (names.preprocessed_t1w(T1W), "T1w: header repaired, RAS+, bias field corrected"),
+        (names.preprocessed(T1W, "T1w"), "T1w: header repaired, RAS+, bias field corrected"),
         (names.brain_mask(T1W), "brain mask"),
-        (names.preprocessed_flair(T1W), "FLAIR on the T1w grid (where there is a FLAIR)"),
-        (names.transform(T1W, "FLAIR", "T1w", ".txt"), "rigid transform that brings the FLAIR to the T1w"),
+        (names.preprocessed(FLAIR, "FLAIR"), "FLAIR on the T1w grid (where there is a FLAIR)"),
+        (names.transform(FLAIR, "FLAIR", "T1w", ".txt"), "rigid transform that brings the FLAIR to the T1w"),
         (names.lesion_probability(T1W), "lesion probability, 0 to 1, mean over the folds"),
         (names.lesion_uncertainty(T1W), "its standard deviation between folds (models of two folds or more)"),
         (names.lesion_mask(T1W), "lesion mask"),
         (names.lesion_instances(T1W), "lesions one by one, an integer each, the largest is 1"),
-        (names.lesion_instances(T1W, ".tsv"), "table of the lesions"),
+        (names.lesion_table(T1W), "table of the lesions"),
         (names.transform(T1W, "T1w", space), "brings images from T1w to MNI (ITK, `antsApplyTransforms -t`)"),
         (names.transform(T1W, space, "T1w"), "brings images from MNI to T1w"),
-        (names.preprocessed_t1w(T1W, space), "T1w in MNI, 1 mm"),
+        (names.preprocessed(T1W, "T1w", space), "T1w in MNI, 1 mm"),
         (names.brain_mask(T1W, space), "brain mask in MNI"),
         (names.lesion_mask(T1W, space), "lesion mask in MNI"),
         (names.lesion_probability(T1W, space), "lesion probability in MNI"),
+    ]
+
+
+def flair_rows() -> list[tuple[str, str]]:
+    """The files of a visit without T1w whose names differ from those of other visits."""
+    space = DEFAULT_SPACE
+    return [
+        (names.preprocessed(FLAIR, "FLAIR", "FLAIR"), "FLAIR: header repaired, RAS+, bias field corrected"),
+        (names.brain_mask(FLAIR, "FLAIR"), "brain mask"),
+        (names.lesion_probability(FLAIR, "FLAIR"), "lesion probability, 0 to 1, mean over the folds"),
+        (names.lesion_uncertainty(FLAIR, "FLAIR"), "its standard deviation between folds"),
+        (names.lesion_mask(FLAIR, "FLAIR"), "lesion mask"),
+        (names.lesion_instances(FLAIR, "FLAIR"), "lesions one by one"),
+        (names.lesion_table(FLAIR, "FLAIR"), "table of the lesions"),
+        (names.transform(FLAIR, "FLAIR", space), "brings images from the FLAIR to MNI"),
+        (names.transform(FLAIR, space, "FLAIR"), "brings images from MNI to the FLAIR"),
+        (names.preprocessed(FLAIR, "FLAIR", space), "FLAIR in MNI, 1 mm"),
     ]
 
 
@@ -86,6 +104,10 @@ def outputs() -> str:
         " model, checksum, threshold and device. The sidecar of a table describes its columns.",
         "## A visit",
         files_table(visit_rows()),
+        "## A visit without T1w",
+        "It is processed in the space of its FLAIR, and every name says so; masks and maps in MNI are called as those"
+        " of any visit, and their sidecars name the FLAIR.",
+        files_table(flair_rows()),
         "## A subject",
         files_table(subject_rows()),
         "## The dataset",
@@ -102,8 +124,15 @@ def outputs() -> str:
 
 def options() -> str:
     """The page of options."""
-    intro = "# Options\n\nWritten by `python docs/generate.py` from the App itself."
-    return f"{intro}\n\n{options_markdown(bids_parser())}"
+    parts = [
+        "# Options",
+        "Written by `python docs/generate.py` from the App itself.",
+        "## afterstroke BIDS_DIR OUT_DIR participant|group",
+        options_markdown(bids_parser()).rstrip(),
+        "## afterstroke train lesion",
+        options_markdown(train_parser()).rstrip(),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 PAGES = {"outputs.md": outputs, "options.md": options}

@@ -17,6 +17,9 @@ AnyPath = TypeVar("AnyPath", bound=PurePath)
 ENTITY_ORDER = ("sub", "ses", "acq", "ce", "rec", "run", "echo", "part", "space", "from", "to", "mode",
                 "atlas", "seg", "scale", "res", "label", "desc")  # fmt: skip
 
+#: Contrasts that a visit's results can lie in the space of, the preferred one first: a space is named after its scan.
+NATIVE_SPACES = ("T1w", "FLAIR")
+
 LESION_LABEL = "L"  # the BIDS abbreviation of a lesion
 LESION_DESC = "nnunet"
 LESION_SEG = "lesions"
@@ -100,42 +103,54 @@ def derivative(scan: ScanName, suffix: str, extension: str = ".nii.gz", **extra:
 
 def _space(space: str) -> dict[str, str]:
     """Entities of an image in `space`; standard spaces carry their resolution."""
-    return {"space": space} if space == "T1w" else {"space": space, "res": STANDARD_RES}
+    return {"space": space} if space in NATIVE_SPACES else {"space": space, "res": STANDARD_RES}
 
 
-def preprocessed_t1w(t1w: ScanName, space: str | None = None) -> PurePosixPath:
-    """Cleaned, bias-corrected T1w; without `space` the native one, under the name that fMRIPrep reads."""
-    return derivative(t1w, "T1w", desc="preproc", **(_space(space) if space else {}))
+def _space_unless_t1w(space: str) -> dict[str, str]:
+    """As `_space`, but nothing for the T1w itself: fMRIPrep reads such names as those of the native T1w, and of no
+    other scan."""
+    return {} if space == "T1w" else _space(space)
 
 
-def preprocessed_flair(flair: ScanName, space: str = "T1w") -> PurePosixPath:
-    """FLAIR resampled onto the T1w."""
-    return derivative(flair, "FLAIR", desc="preproc", **_space(space))
+def preprocessed(scan: ScanName, contrast: str, space: str = "T1w") -> PurePosixPath:
+    """Cleaned, bias-corrected scan of a contrast, on its own grid or on that of another space.
+
+    >>> scan = ScanName.parse("sub-01_T1w.nii.gz")
+    >>> preprocessed(scan, "T1w").name, preprocessed(scan, "FLAIR").name
+    ('sub-01_desc-preproc_T1w.nii.gz', 'sub-01_space-T1w_desc-preproc_FLAIR.nii.gz')
+    """
+    entities = _space_unless_t1w(space) if contrast == "T1w" else _space(space)
+    return derivative(scan, contrast, desc="preproc", **entities)
 
 
-def brain_mask(t1w: ScanName, space: str | None = None) -> PurePosixPath:
-    """Brain mask; without `space` the native one, under the name that fMRIPrep reads."""
-    return derivative(t1w, "mask", desc="brain", **(_space(space) if space else {}))
+def brain_mask(scan: ScanName, space: str = "T1w") -> PurePosixPath:
+    """Brain mask; in the space of the T1w under the name that fMRIPrep reads."""
+    return derivative(scan, "mask", desc="brain", **_space_unless_t1w(space))
 
 
-def lesion_mask(t1w: ScanName, space: str = "T1w") -> PurePosixPath:
+def lesion_mask(scan: ScanName, space: str = "T1w") -> PurePosixPath:
     """Binary lesion mask."""
-    return derivative(t1w, "mask", label=LESION_LABEL, desc=LESION_DESC, **_space(space))
+    return derivative(scan, "mask", label=LESION_LABEL, desc=LESION_DESC, **_space(space))
 
 
-def lesion_probability(t1w: ScanName, space: str = "T1w") -> PurePosixPath:
+def lesion_probability(scan: ScanName, space: str = "T1w") -> PurePosixPath:
     """Lesion probability in [0, 1]."""
-    return derivative(t1w, "probseg", label=LESION_LABEL, desc=LESION_DESC, **_space(space))
+    return derivative(scan, "probseg", label=LESION_LABEL, desc=LESION_DESC, **_space(space))
 
 
-def lesion_uncertainty(t1w: ScanName, space: str = "T1w") -> PurePosixPath:
+def lesion_uncertainty(scan: ScanName, space: str = "T1w") -> PurePosixPath:
     """Standard deviation of the lesion probability between folds."""
-    return derivative(t1w, "uncertainty", label=LESION_LABEL, desc=LESION_DESC, **_space(space))
+    return derivative(scan, "uncertainty", label=LESION_LABEL, desc=LESION_DESC, **_space(space))
 
 
-def lesion_instances(t1w: ScanName, extension: str = ".nii.gz") -> PurePosixPath:
-    """One integer per lesion; with ``.tsv`` the table of the lesions."""
-    return derivative(t1w, "dseg", extension, space="T1w", seg=LESION_SEG, desc=LESION_DESC)
+def lesion_instances(scan: ScanName, space: str = "T1w", extension: str = ".nii.gz") -> PurePosixPath:
+    """One integer per lesion."""
+    return derivative(scan, "dseg", extension, seg=LESION_SEG, desc=LESION_DESC, **_space(space))
+
+
+def lesion_table(scan: ScanName, space: str = "T1w") -> PurePosixPath:
+    """The table of the lesions, beside `lesion_instances`."""
+    return lesion_instances(scan, space, ".tsv")
 
 
 def transform(scan: ScanName, source: str, target: str, extension: str = ".h5") -> PurePosixPath:
@@ -143,9 +158,12 @@ def transform(scan: ScanName, source: str, target: str, extension: str = ".h5") 
     return derivative(scan, "xfm", extension, **{"from": source, "to": target, "mode": "image"})
 
 
-def lesion_roi(t1w: ScanName) -> PurePosixPath:
-    """Lesion mask under the name that fMRIPrep reads beside a raw T1w (for a separate folder)."""
-    return derivative(t1w, "roi", label="lesion")
+def lesion_roi(scan: ScanName, space: str = "T1w") -> PurePosixPath:
+    """Lesion mask for a separate folder, under the name that fMRIPrep reads beside a raw T1w.
+
+    It reads none in another space, which would be misplaced on a T1w.
+    """
+    return derivative(scan, "roi", label="lesion", **_space_unless_t1w(space))
 
 
 def sidecar(path: AnyPath) -> AnyPath:

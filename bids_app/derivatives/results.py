@@ -18,16 +18,16 @@ Matrix = tuple[tuple[float, ...], ...]
 
 @dataclass(frozen=True)
 class Prepared:
-    """The visit's scans, cleaned, on the native T1w grid (RAS+).
+    """The visit's scans, cleaned, on the native grid of its reference scan (RAS+).
 
     Attributes
     ----------
-    t1w : Path
-        Bias-corrected T1w with its skull, unless `skull_stripped`.
+    reference : Path
+        The bias-corrected reference scan (see `contrast`) with its skull, unless `skull_stripped`.
     brain_mask : Path
         Binary mask.
     flair : Path or None
-        FLAIR on the T1w grid; None if there is none or it could not be aligned.
+        FLAIR on the grid of a T1w; None if there is none, it could not be aligned, or it is the reference itself.
     flair_native : Path or None
         Bias-corrected FLAIR on its own grid (RAS+), to be interpolated only once wherever it is needed.
     flair_transform : Path or None
@@ -38,13 +38,13 @@ class Prepared:
         How the alignment went; what was repaired in the headers.
     brain_volume_ml : float
     skull_stripped, flair_stripped : bool
-        Whether T1w and FLAIR came without skull.
+        Whether the reference scan and the FLAIR aligned with it came without skull.
     brain_weights : str or None
         sha256 of the brain extraction's weights; None if the mask was not made by it.
     """
 
     visit: Visit
-    t1w: Path
+    reference: Path
     brain_mask: Path
     brain_volume_ml: float
     skull_stripped: bool
@@ -57,6 +57,11 @@ class Prepared:
     brain_weights: str | None = None
     problems: tuple[Problem, ...] = ()
 
+    @property
+    def contrast(self) -> str:
+        """``T1w`` or ``FLAIR``: the contrast of the reference scan, which names the native space as well."""
+        return self.visit.reference.suffix
+
 
 @dataclass(frozen=True)
 class Posed:
@@ -64,16 +69,24 @@ class Posed:
 
     Attributes
     ----------
-    t1w : Path
-    flair : Path or None
+    scans : tuple of (str, Path)
+        Contrast, ``T1w`` or ``FLAIR``, and brain; that of the reference scan first.
     matrix : Matrix
-        T1w world to pose world.
+        World of the reference scan to pose world.
     """
 
-    t1w: Path
-    flair: Path | None
+    scans: tuple[tuple[str, Path], ...]
     matrix: Matrix
     check: Check
+
+    @property
+    def contrasts(self) -> tuple[str, ...]:
+        """What there is of ``T1w`` and ``FLAIR``."""
+        return tuple(contrast for contrast, _ in self.scans)
+
+    def scan(self, contrast: str) -> Path:
+        """The brain in one of the contrasts there are."""
+        return dict(self.scans)[contrast]
 
 
 @dataclass(frozen=True)
@@ -92,7 +105,7 @@ class ModelUse:
 
 @dataclass(frozen=True)
 class Segmented:
-    """The lesions of a visit on the native T1w grid.
+    """The lesions of a visit on the native grid of its reference scan.
 
     Attributes
     ----------
@@ -132,8 +145,8 @@ class Normalized:
     check : Check
         Where it is not usable, there is nothing else: a failed registration leaves no images.
     forward, inverse : Path or None
-        ITK transforms from T1w to the standard space and back.
-    t1w, brain_mask, lesion_mask, probability : Path or None
+        ITK transforms from the reference scan to the standard space and back.
+    reference, brain_mask, lesion_mask, probability : Path or None
         The native images, carried there.
     """
 
@@ -141,7 +154,7 @@ class Normalized:
     check: Check
     forward: Path | None = None
     inverse: Path | None = None
-    t1w: Path | None = None
+    reference: Path | None = None
     brain_mask: Path | None = None
     lesion_mask: Path | None = None
     probability: Path | None = None

@@ -47,14 +47,15 @@ def base(description: str, sources: list[str], provenance: Provenance, **extra: 
     }
 
 
-def preprocessed_t1w(prepared: Prepared, provenance: Provenance) -> dict[str, Any]:
-    """Sidecar of the native preprocessed T1w."""
-    visit = prepared.visit
-    taken = visit.reuse.t1w
-    read = taken or visit.t1w.path
+def reference(prepared: Prepared, provenance: Provenance) -> dict[str, Any]:
+    """Sidecar of the preprocessed reference scan in its native space."""
+    visit, contrast = prepared.visit, prepared.contrast
+    taken = visit.reuse.preprocessed
+    read = taken or visit.reference.path
+    made = "taken from another pipeline" if taken else "header repaired, RAS+, bias field corrected"
     return base(
-        "T1w taken from another pipeline" if taken else "T1w, header repaired, RAS+, bias field corrected",
-        [reused(visit.reuse, taken) if taken else raw(visit.t1w, provenance)],
+        f"{contrast}, {made}",
+        [reused(visit.reuse, taken) if taken else raw(visit.reference, provenance)],
         provenance,
         SkullStripped=prepared.skull_stripped,
         SpatialReference="orig",
@@ -67,7 +68,7 @@ def repairs(prepared: Prepared, name: str) -> list[str]:
     return [problem.message for problem in prepared.problems if name in problem.files]
 
 
-def preprocessed_flair(prepared: Prepared, t1w: PurePosixPath, provenance: Provenance) -> dict[str, Any]:
+def aligned_flair(prepared: Prepared, t1w: PurePosixPath, provenance: Provenance) -> dict[str, Any]:
     """Sidecar of the FLAIR on the T1w grid."""
     check = prepared.flair_check
     return base(
@@ -81,17 +82,17 @@ def preprocessed_flair(prepared: Prepared, t1w: PurePosixPath, provenance: Prove
     )
 
 
-def brain_mask(prepared: Prepared, t1w: PurePosixPath, provenance: Provenance) -> dict[str, Any]:
-    """Sidecar of the native brain mask."""
+def brain_mask(prepared: Prepared, scan: PurePosixPath, provenance: Provenance) -> dict[str, Any]:
+    """Sidecar of the native brain mask; `scan` is the preprocessed one that it was made on."""
     reuse = prepared.visit.reuse
     if reuse.brain_mask:
         what, sources = "Brain mask taken from another pipeline", [reused(reuse, reuse.brain_mask)]
     elif prepared.skull_stripped:
-        what, sources = "Brain mask: the non-zero voxels of a scan that came without skull", [own(t1w)]
+        what, sources = "Brain mask: the non-zero voxels of a scan that came without skull", [own(scan)]
     else:
-        what, sources = "Brain mask by deepbet", [own(t1w)]
+        what, sources = "Brain mask by deepbet", [own(scan)]
     model = {"Model": {"Name": "deepbet", "SHA256": prepared.brain_weights}} if prepared.brain_weights else {}
-    return base(what, sources, provenance, Type="Brain", Manual=False, **model, SpatialReference=own(t1w))
+    return base(what, sources, provenance, Type="Brain", Manual=False, **model, SpatialReference=own(scan))
 
 
 def model_keys(model: ModelUse) -> dict[str, Any]:

@@ -67,70 +67,81 @@ def _write_copy(path: Path, source: Path) -> None:
 
 
 def _native_scans(prepared: Prepared, provenance: Provenance) -> Iterator[OutputFile]:
-    scan = prepared.visit.t1w.name
-    t1w = names.preprocessed_t1w(scan)
-    yield OutputFile(t1w, prepared.t1w, sidecars.preprocessed_t1w(prepared, provenance))
-    yield OutputFile(
-        names.brain_mask(scan), prepared.brain_mask, sidecars.brain_mask(prepared, t1w, provenance)
-    )
+    scan, space = prepared.visit.reference.name, prepared.contrast
+    reference = _native_reference(prepared)
+    yield OutputFile(reference, prepared.reference, sidecars.reference(prepared, provenance))
+    mask = sidecars.brain_mask(prepared, reference, provenance)
+    yield OutputFile(names.brain_mask(scan, space), prepared.brain_mask, mask)
     if prepared.flair:
         name = prepared.visit.flair.name
-        sidecar = sidecars.preprocessed_flair(prepared, t1w, provenance)
-        yield OutputFile(names.transform(name, "FLAIR", "T1w", ".txt"), prepared.flair_transform, None)
-        yield OutputFile(names.preprocessed_flair(name), prepared.flair, sidecar)
+        sidecar = sidecars.aligned_flair(prepared, reference, provenance)
+        yield OutputFile(names.transform(name, "FLAIR", space, ".txt"), prepared.flair_transform, None)
+        yield OutputFile(names.preprocessed(name, "FLAIR", space), prepared.flair, sidecar)
+
+
+def _native_reference(prepared: Prepared) -> PurePosixPath:
+    """The preprocessed reference scan, which the files of its space refer to."""
+    return names.preprocessed(prepared.visit.reference.name, prepared.contrast, prepared.contrast)
 
 
 def _lesions(prepared: Prepared, segmented: Segmented, provenance: Provenance) -> Iterator[OutputFile]:
-    scan = prepared.visit.t1w.name
-    t1w = sidecars.own(names.preprocessed_t1w(scan))
-    seen = [t1w]
-    if prepared.flair and segmented.model and "FLAIR" in segmented.model.channels:
-        seen.append(sidecars.own(names.preprocessed_flair(prepared.visit.flair.name)))
-    if segmented.model is None:
-        seen = [sidecars.reused(prepared.visit.reuse, prepared.visit.reuse.lesion_mask)]
-    probability, mask = names.lesion_probability(scan), names.lesion_mask(scan)
+    scan, space = prepared.visit.reference.name, prepared.contrast
+    seen = _looked_at(prepared, segmented)
+    probability, mask = names.lesion_probability(scan, space), names.lesion_mask(scan, space)
 
     def described(kind: str, sources: list[str]) -> dict[str, Any]:
-        return sidecars.lesion(kind, segmented, sources, provenance, SpatialReference=t1w)
+        here = sidecars.own(_native_reference(prepared))
+        return sidecars.lesion(kind, segmented, sources, provenance, SpatialReference=here)
 
     if segmented.probability:
         yield OutputFile(probability, segmented.probability, described("probseg", seen))
     if segmented.uncertainty:
-        yield OutputFile(names.lesion_uncertainty(scan), segmented.uncertainty, described("uncertainty", seen))
+        uncertainty = names.lesion_uncertainty(scan, space)
+        yield OutputFile(uncertainty, segmented.uncertainty, described("uncertainty", seen))
     parents = [sidecars.own(probability)] if segmented.probability else seen
     yield OutputFile(mask, segmented.mask, described("mask", parents))
     # image and lookup table share one sidecar, which therefore describes the columns as well
     both = described("dseg", [sidecars.own(mask)]) | dictionary("lesion")
-    yield OutputFile(names.lesion_instances(scan), segmented.labels, both)
-    yield OutputFile(names.lesion_instances(scan, ".tsv"), lesion_table(segmented.lesions), None)
+    yield OutputFile(names.lesion_instances(scan, space), segmented.labels, both)
+    yield OutputFile(names.lesion_table(scan, space), lesion_table(segmented.lesions), None)
+
+
+def _looked_at(prepared: Prepared, segmented: Segmented) -> list[str]:
+    """BIDS URIs of what the lesions were found in: the scans that the model took, or a mask drawn by hand."""
+    visit = prepared.visit
+    if segmented.model is None:
+        return [sidecars.reused(visit.reuse, visit.reuse.lesion_mask)]
+    scans = {scan.suffix: scan for scan in (visit.t1w, visit.flair) if scan}
+    taken = (scans[channel] for channel in segmented.model.channels)
+    return [sidecars.own(names.preprocessed(scan.name, scan.suffix, prepared.contrast)) for scan in taken]
 
 
 def _standard_space(
     prepared: Prepared, segmented: Segmented, space: Normalized, provenance: Provenance
 ) -> Iterator[OutputFile]:
-    scan, name = prepared.visit.t1w.name, space.space
-    forward = names.transform(scan, "T1w", name)
+    scan, native, name = prepared.visit.reference.name, prepared.contrast, space.space
+    forward = names.transform(scan, native, name)
     yield OutputFile(forward, space.forward, None)
-    yield OutputFile(names.transform(scan, name, "T1w"), space.inverse, None)
+    yield OutputFile(names.transform(scan, name, native), space.inverse, None)
 
-    def described(what: str, native: PurePosixPath, **extra: Any) -> dict[str, Any]:
-        sources = [sidecars.own(native), sidecars.own(forward)]
+    def described(what: str, source: PurePosixPath, **extra: Any) -> dict[str, Any]:
+        sources = [sidecars.own(source), sidecars.own(forward)]
         return sidecars.standard(what, sources, space, provenance, **extra)
 
-    t1w, brain = names.preprocessed_t1w(scan), names.brain_mask(scan)
-    stripped = {"SkullStripped": prepared.skull_stripped}
-    yield OutputFile(names.preprocessed_t1w(scan, name), space.t1w, described("Preprocessed T1w", t1w, **stripped))
-    yield OutputFile(
-        names.brain_mask(scan, name), space.brain_mask, described("Brain mask", brain, Type="Brain", Manual=False)
+    reference = described(
+        f"Preprocessed {native}", _native_reference(prepared), SkullStripped=prepared.skull_stripped
     )
-    for kind, native, path, content in (
-        ("mask", names.lesion_mask(scan), names.lesion_mask(scan, name), space.lesion_mask),
-        ("probseg", names.lesion_probability(scan), names.lesion_probability(scan, name), space.probability),
+    yield OutputFile(names.preprocessed(scan, native, name), space.reference, reference)
+    brain = described("Brain mask", names.brain_mask(scan, native), Type="Brain", Manual=False)
+    yield OutputFile(names.brain_mask(scan, name), space.brain_mask, brain)
+    for kind, named, content in (
+        ("mask", names.lesion_mask, space.lesion_mask),
+        ("probseg", names.lesion_probability, space.probability),
     ):
         if content is not None:
-            sources = [sidecars.own(native), sidecars.own(forward)]
+            sources = [sidecars.own(named(scan, native)), sidecars.own(forward)]
             keys = sidecars.standard_keys(space)
-            yield OutputFile(path, content, sidecars.lesion(kind, segmented, sources, provenance, **keys))
+            yield OutputFile(named(scan, name), content, sidecars.lesion(kind, segmented, sources, provenance, **keys))
 
 
 def lesion_table(lesions: tuple[Lesion, ...]) -> pd.DataFrame:
@@ -168,6 +179,7 @@ def session_row(
     return {
         "session_id": session_id(prepared.visit.session),
         "status": "done",
+        "native_space": prepared.contrast,
         "channels": "+".join(segmented.model.channels) if segmented.model else "manual",
         "lesion_count": len(volumes),
         "lesion_volume_ml": round(sum(volumes), 4),

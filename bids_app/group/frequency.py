@@ -19,7 +19,6 @@ from bids_app.derivatives import names, sidecars
 from bids_app.derivatives.description import DISCLAIMER
 from bids_app.group.collect import Cohort, label_of, warning
 from bids_app.images import Image
-from bids_app.settings import NATIVE_SPACE
 from bids_app.study.models import Problem
 
 Value = TypeVar("Value")
@@ -82,7 +81,7 @@ def standard_space(path: str) -> str | None:
     >>> standard_space("sub-01/anat/sub-01_space-T1w_label-L_desc-nnunet_mask.nii.gz")
     """
     space, name = re.search(r"_space-([0-9a-zA-Z+]+)", path), names.ScanName.parse(path)
-    if not space or not name.entities or space.group(1) == NATIVE_SPACE:
+    if not space or not name.entities or space.group(1) in names.NATIVE_SPACES:
         return None
     return space.group(1) if path == str(names.lesion_mask(name, space.group(1))) else None
 

@@ -109,7 +109,7 @@ def _lesion_tables(record: Record) -> Iterator[str]:
     """The lesion tables among the outputs of a visit."""
     for path in record.outputs:
         name = names.ScanName.parse(path)
-        if name.entities and path == str(names.lesion_instances(name, ".tsv")):
+        if name.entities and path in {str(names.lesion_table(name, space)) for space in names.NATIVE_SPACES}:
             yield path
 
 

@@ -59,7 +59,8 @@ class BrainExtractor:
         Parameters
         ----------
         image : Image
-            T1w of a whole head in any orientation, 0.5 to 7 mm slices (FLAIR works too, but was not what it learned).
+            T1w or FLAIR of a whole head in any orientation, 0.5 to 7 mm slices (it learned from T1w, and was measured
+            on FLAIR: docs/decisions.md).
 
         Returns
         -------
@@ -78,7 +79,7 @@ class BrainExtractor:
         return checked_volume(_one_piece(like(image, data(mask, np.uint8) > 0)))
 
 
-_ADVICE = "Look at the scan: is it a T1w of a head? A mask of your own can be given with --derivatives."
+_ADVICE = "Look at the scan: is it a T1w or FLAIR of a head? A mask of your own can be given with --derivatives."
 
 
 def extract_brain(image: Image, device: str = "cpu") -> Image:

@@ -9,7 +9,8 @@ The limits below were set on `chris_t1`, `studyforrest_sub02`, the clinical pair
 (docs/decisions.md has the figures). Those of the FLAIR refuse noise, other people's heads, and most errors of 3 mm or 5
 degrees; those of the standard space refuse what is no brain, and, in real heads, errors of 3 mm or 5 degrees. Those of
 the pose refuse only what is no brain: two brains of different size never agree well, so that a pose off by 10 mm or 20
-degrees may pass. Left for right is invisible in a symmetric template.
+degrees may pass. Those of a FLAIR that goes to the standard space without T1w refuse what is no brain, and errors of
+6 mm or 5 degrees. Left for right is invisible in a symmetric template.
 """
 
 from __future__ import annotations
@@ -90,8 +91,10 @@ class Limits:
 
 
 FLAIR_LIMITS = Limits("FLAIR to T1w", overlap=0.80, similarity=0.23)
-POSE_LIMITS = Limits("T1w to the model's pose", overlap=0.82, similarity=0.14)
+POSE_LIMITS = Limits("brain to the model's pose", overlap=0.82, similarity=0.14)
 NORMALIZATION_LIMITS = Limits("T1w to standard space", overlap=0.92, similarity=0.42)
+#: Less of the template, a T1w, is seen in a FLAIR, however well they agree.
+FLAIR_NORMALIZATION_LIMITS = Limits("FLAIR to standard space", overlap=0.92, similarity=0.22)
 
 
 @dataclass(frozen=True)

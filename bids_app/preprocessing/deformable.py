@@ -3,20 +3,28 @@
 SimpleITK's demons know no mask, so the masked voxels are given the template's own values, carried there by the current
 deformation, and again every few iterations: a voxel that equals its target pulls nowhere, and what the deformation does
 inside the mask follows from its surroundings alone.
+
+Demons compare grey values, and a FLAIR has others than a T1w. The template is therefore given the grey values of the
+scan first: each of its values becomes the mean of what lies on it. In this direction and not in the other, because a
+T1w tells fluid, grey and white matter apart, and a FLAIR hardly the last two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import SimpleITK as sitk
+from scipy import ndimage
 
-#: Iterations after which masked voxels are filled anew.
+#: Iterations after which masked voxels are filled, and grey values of another contrast are looked up, anew.
 REFILL = 10
 #: Landmarks of the histograms that are matched before intensities are compared.
 QUANTILES = 33
+#: Grey values of a template that are looked up in a scan of another contrast, and their smoothing, in values.
+GREY_LEVELS = 64
+GREY_SMOOTHING = 2.0
 #: Voxels whose Jacobian is below this are smoothed until it is not, so that nothing folds.
 MIN_JACOBIAN = 0.1
 MAX_UNFOLDINGS = 30
@@ -38,6 +46,8 @@ class Level:
     iterations : int
     smoothing : float
         Standard deviation, in voxels, of the Gaussian that smooths the whole field at every iteration.
+    one_contrast : bool
+        Whether `target` and `source` are of one contrast; if not, the target is given the grey values of the source.
     """
 
     target: sitk.Image
@@ -45,6 +55,7 @@ class Level:
     excluded: sitk.Image | None
     iterations: int
     smoothing: float
+    one_contrast: bool = True
 
 
 def register_field(levels: Iterable[Level]) -> sitk.Image:
@@ -63,14 +74,17 @@ def register_field(levels: Iterable[Level]) -> sitk.Image:
     References
     ----------
     Thirion, Image matching as a diffusion process, Medical Image Analysis 1998; Vercauteren et al., Diffeomorphic
-    demons, NeuroImage 2009 (symmetric forces); Brett et al., Spatial normalization of brain images with focal lesions
-    using cost function masking, NeuroImage 2001.
+    demons, NeuroImage 2009 (symmetric forces); Guimond et al., Three-dimensional multimodal brain warping using the
+    demons algorithm and adaptive intensity corrections, IEEE Trans. Med. Imaging 2001 (two contrasts); Brett et al.,
+    Spatial normalization of brain images with focal lesions using cost function masking, NeuroImage 2001.
     """
     field = inverse = None
     for level in levels:
+        template = level.target
         field = _zero_field(level.target) if field is None else sitk.Resample(field, level.target)
-        source = _matched(level, field)
+        source = _matched(level, field) if level.one_contrast else level.source
         for iterations in _rounds(level):
+            level = level if level.one_contrast else replace(level, target=_recoloured(template, level, field))
             if level.excluded is not None:
                 inverse = inverted(field, REFILL_INVERSION_STEPS, inverse)
                 source = _filled(source, level, inverse)
@@ -112,8 +126,9 @@ def _zero_field(grid: sitk.Image) -> sitk.Image:
 
 
 def _rounds(level: Level) -> list[int]:
-    """Iterations between two fillings of the masked voxels."""
-    return [level.iterations] if level.excluded is None else [REFILL] * -(-level.iterations // REFILL)
+    """Iterations between two looks at what corresponds: to fill the masked voxels, and to find grey values."""
+    once = level.one_contrast and level.excluded is None
+    return [level.iterations] if once else [REFILL] * -(-level.iterations // REFILL)
 
 
 def _filled(source: sitk.Image, level: Level, inverse: sitk.Image) -> sitk.Image:
@@ -122,21 +137,42 @@ def _filled(source: sitk.Image, level: Level, inverse: sitk.Image) -> sitk.Image
     return source * (1 - level.excluded) + expected * level.excluded
 
 
+def _recoloured(template: sitk.Image, level: Level, field: sitk.Image) -> sitk.Image:
+    """The template in the grey values of the source: each value becomes the mean of the voxels that correspond now."""
+    target = sitk.GetArrayFromImage(template)
+    have, want = _corresponding(replace(level, target=template), field)
+    edges = np.linspace(0, have.max(), GREY_LEVELS + 1)
+    counts, sums = (np.histogram(have, edges, weights=weights)[0] for weights in (None, want))
+    # smoothed alike, so that rare values take theirs from their neighbours
+    counts, sums = (ndimage.gaussian_filter1d(each.astype(float), GREY_SMOOTHING) for each in (counts, sums))
+    means = sums / np.maximum(counts, 1e-9)
+    return _image_like(template, np.where(target > 0, np.interp(target, (edges[1:] + edges[:-1]) / 2, means), 0))
+
+
 def _matched(level: Level, field: sitk.Image) -> sitk.Image:
     """The source in the grey values of the template: quantiles of the voxels that correspond now are made equal."""
-    target = sitk.GetArrayFromImage(level.target)
-    moved = _moved(level.source, field)
+    target, moved = _corresponding(level, field)
+    shares = np.linspace(0, 1, QUANTILES)
+    have, want = np.quantile(moved, shares), np.quantile(target, shares)
+    values = sitk.GetArrayFromImage(level.source)
+    return _image_like(level.source, np.where(values > 0, np.interp(values, have, want), 0))
+
+
+def _corresponding(level: Level, field: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
+    """Values of target and source, shape (n,), at the voxels of tissue that correspond now and may be looked at."""
+    target, moved = sitk.GetArrayFromImage(level.target), _moved(level.source, field)
     both = (target > 0) & (moved > 0)
     if level.excluded is not None:
         both &= _moved(level.excluded, field) < 0.5
     if not both.any():
         raise RuntimeError("no tissue of the brain lies within the template")
-    shares = np.linspace(0, 1, QUANTILES)
-    have, want = np.quantile(moved[both], shares), np.quantile(target[both], shares)
-    values = sitk.GetArrayFromImage(level.source)
-    out = sitk.GetImageFromArray(np.where(values > 0, np.interp(values, have, want), 0).astype(np.float32))
-    out.CopyInformation(level.source)
-    return out
+    return target[both], moved[both]
+
+
+def _image_like(reference: sitk.Image, values: np.ndarray) -> sitk.Image:
+    image = sitk.GetImageFromArray(values.astype(np.float32))
+    image.CopyInformation(reference)
+    return image
 
 
 def _moved(image: sitk.Image, field: sitk.Image) -> np.ndarray:

@@ -1,4 +1,8 @@
-"""T1w to standard space: rigid to the models' pose, then affine and deformable with the lesion left out of the cost."""
+"""A brain to standard space: rigid to the models' pose, then affine and deformable, the lesion left out of the cost.
+
+Templates are T1w. A FLAIR is brought there by mutual information, and deformed after the template was given its grey
+values (`deformable`).
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from bids_app.images import Image, data, like, masked, on_affine, resample, voxe
 from bids_app.preprocessing import deformable, linear
 from bids_app.preprocessing.checks import (
     COMPARE_MM,
+    FLAIR_NORMALIZATION_LIMITS,
     NORMALIZATION_LIMITS,
     POSE_LIMITS,
     Check,
@@ -50,7 +55,7 @@ class Normalization:
     Attributes
     ----------
     forward, inverse : Path or None
-        ITK composite files ``from-T1w_to-<space>`` and ``from-<space>_to-T1w`` (pull; see `transforms`); None where the
+        ITK composite files from the scan to the standard space and back (pull; see `transforms`); None where the
         registration failed.
     check : Check
     """
@@ -66,12 +71,12 @@ def to_pose(brain: Image, mask: Image, template: Template) -> Registration:
     Parameters
     ----------
     brain, mask : Image
-        Bias-corrected T1w (or another contrast) and its brain mask, on one grid.
+        Bias-corrected T1w or FLAIR and its brain mask, on one grid.
 
     Returns
     -------
     Registration
-        ``matrix`` carries the T1w to the template's world; ``check`` against `checks.POSE_LIMITS`.
+        ``matrix`` carries the scan to the template's world; ``check`` against `checks.POSE_LIMITS`.
     """
     scans = _Scans.of(brain, mask, None, template)
 
@@ -90,53 +95,64 @@ def to_pose(brain: Image, mask: Image, template: Template) -> Registration:
     return Registration(np.eye(4) if matrix is None else matrix, check)
 
 
-def brain_in_pose(t1w: Image, mask: Image, matrix: np.ndarray, template: Template) -> tuple[Image, Image]:
-    """A T1w as lesion models see it, zero outside the brain, and its brain mask there.
+def brain_in_pose(scan: Image, mask: Image, matrix: np.ndarray, template: Template) -> tuple[Image, Image]:
+    """A scan as lesion models see it, zero outside the brain, and its brain mask there.
 
     Parameters
     ----------
-    t1w, mask : Image
-        Bias-corrected T1w and its brain mask, on one grid.
+    scan, mask : Image
+        Bias-corrected scan and its brain mask, on one grid.
     matrix : array of shape (4, 4)
         From `to_pose`.
     """
     posed_mask = apply_linear(mask, matrix, template.t1w, order=0)
-    return masked(apply_linear(t1w, matrix, template.t1w, order=3), posed_mask), posed_mask
+    return masked(apply_linear(scan, matrix, template.t1w, order=3), posed_mask), posed_mask
 
 
 def normalize(
-    brain: Image, mask: Image, lesion: Image | None, template: Template, initial: np.ndarray, folder: Path
+    brain: Image,
+    mask: Image,
+    lesion: Image | None,
+    template: Template,
+    initial: np.ndarray,
+    folder: Path,
+    contrast: str = "T1w",
 ) -> Normalization:
     """Affine and deformable registration of a brain to a template; the lesion does not take part.
 
     Parameters
     ----------
     brain, mask : Image
-        Bias-corrected T1w and its brain mask, on one grid.
+        Bias-corrected scan and its brain mask, on one grid.
     lesion : Image or None
         Lesion mask on the same grid; `LESION_MARGIN_MM` is added.
     initial : array of shape (4, 4)
-        Rigid matrix from the T1w to the template (push), from `to_pose`.
+        Rigid matrix from the scan to the template (push), from `to_pose`.
     folder : Path
         Where the two transforms are written.
+    contrast : str
+        ``T1w`` or ``FLAIR``.
 
     Returns
     -------
     Normalization
-        With `check` against `checks.NORMALIZATION_LIMITS`, measured with the transform as it is stored.
+        With `check` against `checks.NORMALIZATION_LIMITS` or `checks.FLAIR_NORMALIZATION_LIMITS`, measured with the
+        transform as it is stored.
     """
     scans = _Scans.of(brain, mask, lesion, template)
     starts = [initial, _scaled(initial, scans)]
+    one_contrast = contrast == "T1w"
+    limits = NORMALIZATION_LIMITS if one_contrast else FLAIR_NORMALIZATION_LIMITS
 
     def way(starts: list[np.ndarray], metric: linear.Metric, schedule: Schedule) -> _Pulls:
         matrix = linear.register(scans.fixed, scans.moving, starts, "affine", metric, moving_mask=scans.healthy)
-        return _pulls(matrix, deformable.register_field(scans.levels(matrix, schedule)))
+        return _pulls(matrix, deformable.register_field(scans.levels(matrix, schedule, one_contrast)))
 
     ways = (
-        lambda: way(starts, "correlation", SCHEDULE),
+        lambda: way(starts, "correlation" if one_contrast else "mutual information", SCHEDULE),
         lambda: way([*starts, scans.shift], "mutual information", STIFF_SCHEDULE),
     )
-    found, check = first_that_passes(ways, lambda pulls: scans.measure(pulls.forward), NORMALIZATION_LIMITS)
+    found, check = first_that_passes(ways, lambda pulls: scans.measure(pulls.forward), limits)
     if found is None or not check.usable:
         return Normalization(None, None, check)
     return Normalization(*found.write(folder), check)
@@ -199,7 +215,7 @@ class _Scans:
         """The matrix that brings the centre of the brain to that of the template."""
         return linear.translation(self.fixed.centre - self.moving.centre)
 
-    def levels(self, matrix: np.ndarray, schedule: Schedule) -> list[deformable.Level]:
+    def levels(self, matrix: np.ndarray, schedule: Schedule, one_contrast: bool) -> list[deformable.Level]:
         """Template and brain, brought there by the affine `matrix`, at the resolutions of `schedule`."""
         pull = pull_transform(matrix)
         healthy = None if self.healthy is None else to_itk(self.healthy)
@@ -208,7 +224,7 @@ class _Scans:
             target, moving = self.fixed.at(spacing), self.moving.at(spacing)
             source = sitk.Resample(moving, target, pull, sitk.sitkLinear, 0.0)
             excluded = None if healthy is None else 1 - sitk.Resample(healthy, target, pull, sitk.sitkLinear, 1.0)
-            out.append(deformable.Level(target, source, excluded, iterations, smoothing))
+            out.append(deformable.Level(target, source, excluded, iterations, smoothing, one_contrast))
         return out
 
     def measure(self, pull: sitk.Transform) -> Measured:

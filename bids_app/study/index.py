@@ -21,7 +21,7 @@ from bids_app.settings import Settings
 from bids_app.study.choice import choose
 from bids_app.study.content import has_content
 from bids_app.study.filters import Filter, ScanFilters, read_filters
-from bids_app.study.models import Problem, Reuse, Scan, Severity, Study, Visit
+from bids_app.study.models import Problem, Scan, Severity, Study, Visit
 from bids_app.study.reuse import IMAGE_EXTENSIONS, check_derivatives, find_reuse
 from bids_app.wording import listed
 
@@ -270,11 +270,12 @@ def _visit(key: _Key, files: Sequence[Path], sessions: int, settings: Settings, 
     own = [path for path in files if path.name.startswith(f"{key.label}_") and os.path.lexists(path)]
     t1w, t1w_problems = choose(_scans(own, "T1w", filters.t1w))
     flair, flair_problems = choose(_scans(own, "FLAIR", filters.flair), partner=t1w)
-    reuse, reuse_problems = Reuse(), ()
-    if t1w:
-        spaces = settings.standard_spaces
-        reuse, reuse_problems = find_reuse(key.subject, key.session, t1w.name, settings.derivatives, spaces, sessions)
-    visit = Visit(key.subject, key.session, t1w, flair, reuse)
+    visit, reuse_problems = Visit(key.subject, key.session, t1w, flair), ()
+    if visit.reference:
+        reuse, reuse_problems = find_reuse(
+            key.subject, key.session, visit.reference, settings.derivatives, settings.standard_spaces, sessions
+        )
+        visit = replace(visit, reuse=reuse)
     missing = _missing_scans(visit, own)
     problems = t1w_problems + flair_problems + missing + _not_downloaded(visit) + reuse_problems
     return replace(visit, problems=problems)
@@ -296,7 +297,7 @@ def _missing_scans(visit: Visit, files: Sequence[Path]) -> tuple[Problem, ...]:
     if visit.t1w is None:
         rejected = [path.name for path in files if "_T1w." in path.name]
         why = f"none of {', '.join(rejected)} may be used (filter file, part-)" if rejected else "there is none in anat"
-        problems.append(Problem("no-t1w", Severity.ERROR, f"{visit.label} has no T1w: {why}.", tuple(rejected)))
+        problems.append(_no_t1w(visit, why, tuple(rejected)))
     rejected = [path.name for path in files if "_FLAIR." in path.name]
     if visit.flair is None and rejected:
         message = f"None of {', '.join(rejected)} may be used (filter file, part-); the T1w is used alone."
@@ -304,11 +305,20 @@ def _missing_scans(visit: Visit, files: Sequence[Path]) -> tuple[Problem, ...]:
     return tuple(problems)
 
 
+def _no_t1w(visit: Visit, why: str, rejected: tuple[str, ...]) -> Problem:
+    """An error, unless there is a FLAIR to work on."""
+    message = f"{visit.label} has no T1w: {why}"
+    if visit.flair is None:
+        return Problem("no-t1w", Severity.ERROR, f"{message}.", rejected)
+    message += "; its FLAIR takes its place, for models that can use it alone."
+    return Problem("flair-alone", Severity.INFO, message, rejected)
+
+
 def _not_downloaded(visit: Visit) -> tuple[Problem, ...]:
     """One problem a file that is listed, but whose content is elsewhere."""
     reuse = visit.reuse
     files = [scan.path for scan in (visit.t1w, visit.flair) if scan]
-    files += [reuse.t1w, reuse.brain_mask, reuse.to_standard, reuse.from_standard, reuse.lesion_mask]
+    files += [reuse.preprocessed, reuse.brain_mask, reuse.to_standard, reuse.from_standard, reuse.lesion_mask]
     absent = [path for path in files if path and not has_content(path)]
     return tuple(
         Problem(

@@ -66,19 +66,20 @@ class Reuse:
 
     Attributes
     ----------
-    t1w, brain_mask : Path or None
-        Preprocessed native T1w and its brain mask (of fMRIPrep or sMRIPrep, on one grid).
+    preprocessed, brain_mask : Path or None
+        The visit's reference scan, preprocessed in its native space, and its brain mask, on one grid (of a T1w:
+        fMRIPrep's or sMRIPrep's).
     to_standard, from_standard : Path or None
-        Transforms T1w to standard space and back, ITK format.
+        Transforms from the reference scan to standard space and back, ITK format.
     standard_space : str or None
         The space of those transforms.
     lesion_mask : Path or None
-        Lesion mask drawn by hand, in the space of the T1w.
+        Lesion mask drawn by hand, in the space of the reference scan.
     sources : tuple of str
         BIDS URIs of the files above, for sidecars.
     """
 
-    t1w: Path | None = None
+    preprocessed: Path | None = None
     brain_mask: Path | None = None
     to_standard: Path | None = None
     from_standard: Path | None = None
@@ -113,6 +114,21 @@ class Visit:
     def label(self) -> str:
         """``sub-01_ses-1`` or ``sub-01``."""
         return visit_label(self.subject, self.session)
+
+    @property
+    def reference(self) -> Scan | None:
+        """The scan in whose space the visit is processed: the T1w, else the FLAIR; None if there is neither."""
+        return self.t1w or self.flair
+
+    @property
+    def flair_to_align(self) -> Scan | None:
+        """The FLAIR that is to be brought onto the T1w; None if there is none, or if it is the reference itself."""
+        return self.flair if self.t1w else None
+
+    @property
+    def contrasts(self) -> tuple[str, ...]:
+        """What there is of ``T1w`` and ``FLAIR``."""
+        return tuple(scan.suffix for scan in (self.t1w, self.flair) if scan)
 
     @property
     def usable(self) -> bool:

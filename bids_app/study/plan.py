@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from bids_app import app_version
 from bids_app.derivatives import names
-from bids_app.settings import NATIVE_SPACE, Settings
+from bids_app.settings import Settings
 from bids_app.study.choice import RULE
 from bids_app.study.models import Scan, Severity, Study, Visit
 from bids_app.wording import counted, listed
@@ -25,7 +25,8 @@ def render(study: Study, settings: Settings, status: Mapping[str, str]) -> str:
     Parameters
     ----------
     status : mapping of str to str
-        What there is to do for each visit, by its label (``to do``, ``done``, ``outdated``, ...).
+        What there is to do for each visit, by its label (``to do``, ``done``, ``outdated``, ...); why nothing can be
+        done starts with `UNUSABLE` and a colon.
 
     Returns
     -------
@@ -53,6 +54,8 @@ def visit_state(visit: Visit, settings: Settings, status: Mapping[str, str]) -> 
     if not visit.usable:
         return UNUSABLE
     state = str(status.get(visit.label, TO_DO))
+    if state.startswith(UNUSABLE):
+        return state
     if state == DONE:
         return f"{AGAIN} (--force)" if settings.force else DONE
     return TO_DO if state == TO_DO else f"{AGAIN} ({state})"
@@ -60,18 +63,17 @@ def visit_state(visit: Visit, settings: Settings, status: Mapping[str, str]) -> 
 
 def expected_images(visit: Visit, settings: Settings) -> tuple[PurePosixPath, ...]:
     """Images that are always written for a visit, relative to the output folder (sidecars and tables not counted)."""
-    if visit.t1w is None:
+    if visit.reference is None:
         return ()
-    t1w = visit.t1w.name
-    images = [names.preprocessed_t1w(t1w), names.brain_mask(t1w), names.lesion_instances(t1w)]
-    if visit.flair:
-        images.append(names.preprocessed_flair(visit.flair.name))
-    for space in (NATIVE_SPACE, *settings.standard_spaces):
-        images.append(names.lesion_mask(t1w, space))
+    scan, native = visit.reference.name, visit.reference.suffix
+    images = [names.lesion_instances(scan, native)]
+    if visit.flair_to_align:
+        images.append(names.preprocessed(visit.flair.name, "FLAIR", native))
+    for space in (native, *settings.standard_spaces):
+        images += [names.preprocessed(scan, native, space), names.brain_mask(scan, space)]
+        images.append(names.lesion_mask(scan, space))
         if visit.reuse.lesion_mask is None:  # a mask drawn by hand has no probability
-            images.append(names.lesion_probability(t1w, space))
-    for space in settings.standard_spaces:
-        images += [names.preprocessed_t1w(t1w, space), names.brain_mask(t1w, space)]
+            images.append(names.lesion_probability(scan, space))
     return tuple(images)
 
 
@@ -83,7 +85,7 @@ def _header(study: Study, settings: Settings) -> Iterator[str]:
         "work folder": f"{settings.work_dir}",
         "lesion model": _model(settings),
         "device": settings.device,
-        "spaces": ", ".join((NATIVE_SPACE, *settings.standard_spaces)),
+        "spaces": ", ".join((*_native_spaces(study), *settings.standard_spaces)),
         "processors": f"{counted(settings.nprocs, 'CPU')}, {counted(settings.omp_nthreads, 'thread')} a visit: "
         f"{counted(settings.workers, 'visit')} at a time",
     }
@@ -97,6 +99,12 @@ def _header(study: Study, settings: Settings) -> Iterator[str]:
         facts["left out"] = f"{listed(study.without_anatomy)} (no anat folder)"
     width = max(map(len, facts))
     return (f"  {name:<{width}}  {value}" for name, value in facts.items())
+
+
+def _native_spaces(study: Study) -> list[str]:
+    """The spaces of the scans that visits are processed in."""
+    found = {visit.reference.suffix for visit in study.visits if visit.reference}
+    return [space for space in names.NATIVE_SPACES if space in found]
 
 
 def _model(settings: Settings) -> str:
@@ -129,16 +137,23 @@ def _scan(scan: Scan | None) -> str:
 def _summary(study: Study, settings: Settings, states: Mapping[str, str]) -> str:
     if not states:
         return "No visit to process."
-    by_state = Counter(states.values())
+    by_state = Counter(_in_short(state) for state in states.values())
     order = sorted(by_state, key=lambda state: (state in (DONE, UNUSABLE), state))
     parts = [f"{by_state[state]} {state}{_codes(study) if state == UNUSABLE else ''}" for state in order]
     images = sum(
-        len(expected_images(visit, settings)) for visit in study.visits if states[visit.label] not in (DONE, UNUSABLE)
+        len(expected_images(visit, settings))
+        for visit in study.visits
+        if _in_short(states[visit.label]) not in (DONE, UNUSABLE)
     )
     return f"{counted(len(study.visits), 'visit')}: {', '.join(parts)}. At least {counted(images, 'image')} to write."
 
 
+def _in_short(state: str) -> str:
+    """A state without the reasons that follow its colon."""
+    return state.partition(":")[0]
+
+
 def _codes(study: Study) -> str:
-    """Why visits cannot be processed, as `` (no-t1w)``."""
+    """Why visits cannot be processed, as `` (no-t1w)``; nothing where the lesion model alone is why."""
     codes = {problem.code for visit in study.visits for problem in visit.problems if problem.severity is Severity.ERROR}
-    return f" ({', '.join(sorted(codes))})"
+    return f" ({', '.join(sorted(codes))})" if codes else ""

@@ -7,6 +7,9 @@ Files are found by the names their makers give them, in ``sub-*/[ses-*/]anat`` o
 * lesion masks drawn by hand, without ``space-`` or with ``space-T1w`` or ``space-orig``: ``*_label-lesion_roi``,
   ``*_label-L_*mask``, ``*_desc-lesion*_mask``, ``*_lesion_mask``.
 
+Of a visit that has no T1w, in the space of its FLAIR: names with ``space-FLAIR`` and ``from-FLAIR``, and lesion masks
+without ``space-``, which can have been drawn on no T1w.
+
 T1w, mask and transforms belong together, so they come from one folder: the first that has any of them.
 
 Files of the subject as a whole (``sub-01/anat`` of a subject with sessions) serve a session only where the subject has
@@ -23,10 +26,9 @@ from pathlib import Path
 
 from bids_app.derivatives.names import RAW_DATASET, ScanName, sidecar, visit_folder
 from bids_app.errors import NoInputError, UsageError
-from bids_app.study.models import Problem, Reuse, Severity
+from bids_app.study.models import Problem, Reuse, Scan, Severity
 
 IMAGE_EXTENSIONS = (".nii.gz", ".nii")
-_NATIVE_SPACES = (None, "T1w", "orig")
 _NAME = "[0-9A-Za-z_.+-]+"
 
 
@@ -96,7 +98,7 @@ def check_derivatives(derivatives: Mapping[str, Path]) -> None:
 def find_reuse(
     subject: str,
     session: str | None,
-    t1w: ScanName,
+    reference: Scan,
     derivatives: Mapping[str, Path],
     spaces: Sequence[str] = (),
     sessions: int = 1,
@@ -105,8 +107,9 @@ def find_reuse(
 
     Parameters
     ----------
-    t1w : ScanName
-        The raw T1w that was chosen; files made from another one (other acq, ce, rec, run) are left alone.
+    reference : Scan
+        The raw T1w that was chosen, or the FLAIR of a visit without one; files made from another one (other acq, ce,
+        rec, run) are left alone.
     derivatives : mapping of str to Path
         Folders by name, in the order of preference.
     spaces : sequence of str
@@ -123,17 +126,17 @@ def find_reuse(
     """
     found, problems = Reuse(), []
     for name, root in derivatives.items():
-        files = [file for file in _anat_files(root, subject, session) if _made_from(file, t1w)]
+        files = [file for file in _anat_files(root, subject, session) if _made_from(file, reference.name)]
         if session and sessions > 1:
             shared = [file for file in files if _of_all_sessions(file)]
-            problems += _not_reused(shared, t1w, spaces, sessions)
+            problems += _not_reused(shared, reference, spaces, sessions)
             files = [file for file in files if file not in shared]
-        if not (found.t1w or found.brain_mask or found.to_standard):
-            anatomy = _anatomy(files, t1w, spaces)
-            problems += () if anatomy.to_standard else _one_way(files, t1w, spaces)
+        if not (found.preprocessed or found.brain_mask or found.to_standard):
+            anatomy = _anatomy(files, reference, spaces)
+            problems += () if anatomy.to_standard else _one_way(files, reference, spaces)
             found = _add(found, name, root, anatomy)
         if not found.lesion_mask:
-            found = _add(found, name, root, Reuse(lesion_mask=_best(_lesion_masks(files), t1w)))
+            found = _add(found, name, root, Reuse(lesion_mask=_lesion_mask(files, reference)))
     return found, tuple(problems)
 
 
@@ -148,33 +151,34 @@ def _of_all_sessions(file: DerivedFile) -> bool:
 
 
 def _not_reused(
-    shared: Sequence[DerivedFile], t1w: ScanName, spaces: Sequence[str], sessions: int
+    shared: Sequence[DerivedFile], reference: Scan, spaces: Sequence[str], sessions: int
 ) -> tuple[Problem, ...]:
     """What would have been reused, had the subject one session only."""
-    anatomy = _anatomy(shared, t1w, spaces)
-    files = [path.name for path in (*_paths(anatomy).values(), _best(_lesion_masks(shared), t1w)) if path]
+    anatomy = _anatomy(shared, reference, spaces)
+    files = [path.name for path in (*_paths(anatomy).values(), _lesion_mask(shared, reference)) if path]
     if not files:
         return ()
     message = (
-        f"Not reused, because sub-{t1w.subject} has {sessions} sessions and these files are of no single one (T1w are "
-        f"never averaged across sessions): {', '.join(files)}."
+        f"Not reused, because sub-{reference.name.subject} has {sessions} sessions and these files are of no single "
+        f"one (T1w are never averaged across sessions): {', '.join(files)}."
     )
     return (Problem("not-reused", Severity.WARNING, message, tuple(files)),)
 
 
-def _one_way(files: Sequence[DerivedFile], t1w: ScanName, spaces: Sequence[str]) -> tuple[Problem, ...]:
+def _one_way(files: Sequence[DerivedFile], reference: Scan, spaces: Sequence[str]) -> tuple[Problem, ...]:
     """Transforms to or from a requested space of which the other direction is not there."""
-    pairs = (_both_ways(files, t1w, space) for space in spaces)
+    pairs = (_both_ways(files, reference, space) for space in spaces)
     lonely = [path.name for pair in pairs for path in pair if path]
     if not lonely:
         return ()
-    message = f"The T1w is registered anew, as there is no transform in the other direction of {', '.join(lonely)}."
+    why = f"there is no transform in the other direction of {', '.join(lonely)}"
+    message = f"The {reference.suffix} is registered anew, as {why}."
     return (Problem("no-inverse", Severity.INFO, message, tuple(lonely)),)
 
 
 def _paths(reuse: Reuse) -> dict[str, Path]:
     """The files that are there, by their field."""
-    fields = ("t1w", "brain_mask", "to_standard", "from_standard", "lesion_mask")
+    fields = ("preprocessed", "brain_mask", "to_standard", "from_standard", "lesion_mask")
     return {field: path for field in fields if (path := getattr(reuse, field))}
 
 
@@ -195,9 +199,9 @@ def _anat_files(root: Path, subject: str, session: str | None) -> list[DerivedFi
     return [DerivedFile.parse(path) for path in sorted(folder.iterdir())] if folder.is_dir() else []
 
 
-def _made_from(file: DerivedFile, t1w: ScanName) -> bool:
-    """Whether the source entities in a derivative's name agree with the T1w; those it lacks are no matter."""
-    mine = dict(t1w.entities)
+def _made_from(file: DerivedFile, scan: ScanName) -> bool:
+    """Whether the source entities in a derivative's name agree with a scan; those it lacks are no matter."""
+    mine = dict(scan.entities)
     sources = {key: label for key, label in file.entities.items() if key in ("sub", "ses", "acq", "ce", "rec", "run")}
     return all(_same_label(key, label, mine.get(key)) for key, label in sources.items())
 
@@ -209,47 +213,51 @@ def _same_label(key: str, first: str, second: str | None) -> bool:
     return first == second
 
 
-def _anatomy(files: Sequence[DerivedFile], t1w: ScanName, spaces: Sequence[str]) -> Reuse:
-    """T1w, mask and transforms of one folder."""
-    native = [file for file in files if "space" not in file.entities and file.extension in IMAGE_EXTENSIONS]
-    preprocessed = [file for file in native if file.entities.get("desc") == "preproc" and file.tail == "T1w"]
+def _anatomy(files: Sequence[DerivedFile], reference: Scan, spaces: Sequence[str]) -> Reuse:
+    """Preprocessed scan, mask and transforms of one folder."""
+    contrast, name = reference.suffix, reference.name
+    space = None if contrast == "T1w" else contrast
+    native = [file for file in files if file.entities.get("space") == space and file.extension in IMAGE_EXTENSIONS]
+    preprocessed = [file for file in native if file.entities.get("desc") == "preproc" and file.tail == contrast]
     masks = [file for file in native if file.entities.get("desc") == "brain" and file.tail == "mask"]
-    pairs = ((space, *_both_ways(files, t1w, space)) for space in spaces)
+    pairs = ((space, *_both_ways(files, reference, space)) for space in spaces)
     space, forward, back = next((pair for pair in pairs if all(pair)), (None, None, None))
     return Reuse(
-        t1w=_best(preprocessed, t1w),
-        brain_mask=_best(masks, t1w),
+        preprocessed=_best(preprocessed, name),
+        brain_mask=_best(masks, name),
         to_standard=forward,
         from_standard=back,
         standard_space=space,
     )
 
 
-def _both_ways(files: Sequence[DerivedFile], t1w: ScanName, space: str) -> tuple[Path | None, Path | None]:
+def _both_ways(files: Sequence[DerivedFile], reference: Scan, space: str) -> tuple[Path | None, Path | None]:
     """Transforms to a standard space and back; maps made there need both."""
-    return _transform(files, t1w, "T1w", space), _transform(files, t1w, space, "T1w")
+    native, name = reference.suffix, reference.name
+    return _transform(files, name, native, space), _transform(files, name, space, native)
 
 
-def _transform(files: Sequence[DerivedFile], t1w: ScanName, source: str, target: str) -> Path | None:
+def _transform(files: Sequence[DerivedFile], scan: ScanName, source: str, target: str) -> Path | None:
     wanted = {"from": source, "to": target, "mode": "image"}
     matching = [
         file
         for file in files
         if file.tail == "xfm" and file.extension == ".h5" and wanted.items() <= file.entities.items()
     ]
-    return _best(matching, t1w)
+    return _best(matching, scan)
 
 
-def _lesion_masks(files: Sequence[DerivedFile]) -> list[DerivedFile]:
-    """Lesion masks in T1w space that a human drew."""
-    return [
+def _lesion_mask(files: Sequence[DerivedFile], reference: Scan) -> Path | None:
+    """The lesion mask in the space of the reference scan that a human drew."""
+    drawn = [
         file
         for file in files
         if file.extension in IMAGE_EXTENSIONS
-        and file.entities.get("space") in _NATIVE_SPACES
+        and file.entities.get("space") in (None, "orig", reference.suffix)
         and _named_as_lesion(file)
         and not _made_by_machine(file.path)
     ]
+    return _best(drawn, reference.name)
 
 
 def _named_as_lesion(file: DerivedFile) -> bool:
@@ -269,8 +277,8 @@ def _made_by_machine(image: Path) -> bool:
     return isinstance(content, dict) and content.get("Manual") is False
 
 
-def _best(files: Sequence[DerivedFile], t1w: ScanName) -> Path | None:
-    """The file that shares most entities with the T1w; the first by name among equals."""
-    keys = {key for key, _ in t1w.entities}
+def _best(files: Sequence[DerivedFile], scan: ScanName) -> Path | None:
+    """The file that shares most entities with a scan; the first by name among equals."""
+    keys = {key for key, _ in scan.entities}
     ranked = sorted(files, key=lambda file: (-len(keys & set(file.entities)), file.path.name))
     return ranked[0].path if ranked else None

@@ -14,10 +14,13 @@ from bids_app.study.models import Visit
 def export_lesion_roi(visit: Visit, mask: Path, folder: Path) -> Path:
     """Write a lesion mask on the voxels of the raw T1w, under the name that fMRIPrep reads beside it.
 
+    Of a visit without T1w it is written on the voxels of the FLAIR, and its name says so.
+
     Raises
     ------
     VisitError
-        If the raw T1w can no longer be read.
+        If the raw scan can no longer be read.
     """
-    stored = on_stored_grid(images.load(mask), visit.t1w.path)
-    return write_image(folder / names.lesion_roi(visit.t1w.name), stored)
+    scan = visit.reference
+    stored = on_stored_grid(images.load(mask), scan.path)
+    return write_image(folder / names.lesion_roi(scan.name, scan.suffix), stored)

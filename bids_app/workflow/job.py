@@ -87,7 +87,7 @@ def input_checksums(visit: Visit) -> dict[str, str]:
     files = {
         "t1w": visit.t1w.path if visit.t1w else None,
         "flair": visit.flair.path if visit.flair else None,
-        "reused_t1w": reuse.t1w,
+        "reused_scan": reuse.preprocessed,
         "reused_brain_mask": reuse.brain_mask,
         "reused_to_standard": reuse.to_standard,
         "reused_from_standard": reuse.from_standard,

@@ -7,6 +7,7 @@ import multiprocessing
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -19,13 +20,14 @@ from bids_app.derivatives.record import Status
 from bids_app.derivatives.results import Provenance
 from bids_app.derivatives.sessions import RawDataset, write_raw_participants
 from bids_app.errors import AppError, ExitCode, VisitError
-from bids_app.lesion.folder import model_files
+from bids_app.lesion.folder import model_files, served_contrasts
 from bids_app.networks.device import choose_device
 from bids_app.networks.registry import find_model, verify
 from bids_app.networks.weights import folder_sha256
 from bids_app.preprocessing.templates import check_spaces
 from bids_app.settings import Settings, configuration_hash
-from bids_app.study.models import Severity, Study, Visit
+from bids_app.study.models import Problem, Severity, Study, Visit
+from bids_app.study.plan import UNUSABLE
 from bids_app.wording import counted
 from bids_app.workflow.deliver import deliver_failure
 from bids_app.workflow.export import export_lesion_roi
@@ -40,10 +42,42 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def visit_status(settings: Settings, study: Study) -> dict[str, Status]:
-    """What there is to do for every visit, by its label."""
-    configuration = provenance_of(settings, study).configuration_hash
-    return {visit.label: status_of_visit(settings, visit, configuration) for visit in study.visits}
+def visit_status(settings: Settings, study: Study) -> dict[str, str]:
+    """What there is to do for every visit, by its label: a `Status`, or why the lesion model cannot process it."""
+    configuration, served = provenance_of(settings, study).configuration_hash, _served(settings)
+
+    def of(visit: Visit) -> str:
+        problem = unserved(visit, served, settings.lesion_model)
+        return f"{UNUSABLE}: {problem.message}" if problem else status_of_visit(settings, visit, configuration)
+
+    return {visit.label: of(visit) for visit in study.visits}
+
+
+def _served(settings: Settings) -> tuple[frozenset[str], ...]:
+    """The contrasts that the lesion model runs on; T1w of one that does not say so before it is loaded."""
+    return served_contrasts(find_model(settings.lesion_model), settings.folds) or (frozenset({"T1w"}),)
+
+
+def unserved(visit: Visit, served: Sequence[frozenset[str]], model: str) -> Problem | None:
+    """An error if a lesion model cannot use the contrasts of a visit, told before anything runs.
+
+    Parameters
+    ----------
+    served : sequence of frozenset of str
+        The contrasts that the model runs on, its own first and then those of its branches.
+    model : str
+        Its name.
+    """
+    if visit.reference is None or visit.reuse.lesion_mask:  # lesions drawn by hand need no model
+        return None
+    if any(contrasts <= set(visit.contrasts) for contrasts in served):
+        return None
+    missing = [contrast for contrast in names.NATIVE_SPACES if contrast in served[0] - set(visit.contrasts)]
+    message = (
+        f"{visit.label} has no {' and no '.join(missing)}, which the lesion model {model} needs. "
+        "Choose a model for the contrasts there are with --lesion-model."
+    )
+    return Problem(f"no-{missing[0].lower()}", Severity.ERROR, message)
 
 
 def provenance_of(settings: Settings, study: Study) -> Provenance:
@@ -114,15 +148,26 @@ def run_participants(
         say(f"{len(done)} of {len(study.visits)} visits are done already and unchanged.")
     exported = _export_done(done, settings, say)
     run_id, model = new_run_id(), find_model(settings.lesion_model)
+    todo = _judged(todo, settings)
     jobs = [Job(visit, settings, provenance, _checksums(visit), model, run_id) for visit in todo]
     return max(exported, _report(_outcomes(jobs, settings, say), len(jobs), settings, say))
+
+
+def _judged(visits: Sequence[Visit], settings: Settings) -> list[Visit]:
+    """The visits; those that the lesion model cannot process have an error that says so."""
+    served = _served(settings)
+    problems = [unserved(visit, served, settings.lesion_model) for visit in visits]
+    return [
+        replace(visit, problems=(*visit.problems, problem)) if problem else visit
+        for visit, problem in zip(visits, problems, strict=True)
+    ]
 
 
 def _export_done(visits: Sequence[Visit], settings: Settings, say: Say) -> ExitCode:
     """Export the lesions of visits that are done already; those that are to do are exported when they are done."""
     failed = False
     for visit in visits if settings.export_lesion_roi else ():
-        mask = settings.out_dir / names.lesion_mask(visit.t1w.name)
+        mask = settings.out_dir / names.lesion_mask(visit.reference.name, visit.reference.suffix)
         try:
             export_lesion_roi(visit, mask, settings.export_lesion_roi)
         except VisitError as error:

@@ -16,7 +16,7 @@ from bids_app.derivatives.results import Matrix, ModelUse, Normalized, Posed, Pr
 from bids_app.errors import VisitError
 from bids_app.images import Image
 from bids_app.lesion.components import Lesions, find_lesions, lesions_of_mask
-from bids_app.lesion.model import LesionModel
+from bids_app.lesion.model import LesionModel, LesionModels
 from bids_app.measures.overlap import dice
 from bids_app.measures.volumes import side_volumes, volume_ml
 from bids_app.preprocessing import brain, headers, transforms
@@ -36,49 +36,50 @@ MAX_OUTSIDE_BRAIN = 0.1
 
 
 def prepare(job: Job, folder: Path) -> Prepared:
-    """Clean the headers, find the brain, correct the bias field, align the FLAIR."""
+    """Clean the headers, find the brain, correct the bias field, align the FLAIR with the T1w if there are both."""
     visit = job.visit
-    t1w = headers.clean(visit.reuse.t1w or visit.t1w.path)
-    stripped = _is_stripped(t1w.image, job.settings.skull_stripped)
-    mask = _brain_mask(t1w.image, stripped, job)
+    scan = headers.clean(visit.reuse.preprocessed or visit.reference.path)
+    stripped = _is_stripped(scan.image, job.settings.skull_stripped)
+    mask = _brain_mask(scan.image, stripped, job)
     extracted = not (stripped or visit.reuse.brain_mask)
-    corrected = t1w.image if visit.reuse.t1w else correct_bias(t1w.image, mask)
+    corrected = scan.image if visit.reuse.preprocessed else correct_bias(scan.image, mask)
     prepared = Prepared(
         visit=visit,
-        t1w=images.save(corrected, folder / "t1w.nii.gz"),
+        reference=images.save(corrected, folder / "reference.nii.gz"),
         brain_mask=images.save(mask, folder / "brain_mask.nii.gz"),
         brain_volume_ml=volume_ml(mask),
         skull_stripped=stripped,
         brain_weights=tools.brain_weights() if extracted else None,
-        problems=t1w.problems,
+        problems=scan.problems,
     )
-    return prepared if visit.flair is None else _with_flair(prepared, corrected, mask, folder)
+    return prepared if visit.flair_to_align is None else _with_flair(prepared, corrected, mask, folder)
 
 
-def _is_stripped(t1w: Image, wanted: str) -> bool:
-    return brain.is_skull_stripped(t1w) if wanted == "auto" else wanted == "yes"
+def _is_stripped(scan: Image, wanted: str) -> bool:
+    return brain.is_skull_stripped(scan) if wanted == "auto" else wanted == "yes"
 
 
-def _brain_mask(t1w: Image, stripped: bool, job: Job) -> Image:
+def _brain_mask(scan: Image, stripped: bool, job: Job) -> Image:
     """The mask of another pipeline, of a scan that came without skull, or of the brain extraction."""
     if path := job.visit.reuse.brain_mask:
-        return brain.checked_volume(images.resample(headers.clean_mask(path), t1w, order=0))
+        return brain.checked_volume(images.resample(headers.clean_mask(path), scan, order=0))
     if stripped:
-        return brain.stripped_brain_mask(t1w)
+        return brain.stripped_brain_mask(scan)
     with tools.exclusive_device(job.settings):
-        return tools.brain_extractor(job.settings.device)(t1w)
+        return tools.brain_extractor(job.settings.device)(scan)
 
 
 def _with_flair(prepared: Prepared, t1w: Image, mask: Image, folder: Path) -> Prepared:
-    """Add the FLAIR: aligned, bias corrected, on its own grid and on that of the T1w."""
-    flair = headers.clean(prepared.visit.flair.path)
+    """Add the FLAIR: aligned, bias corrected, on its own grid and on that of the T1w; or say why it is not used."""
+    try:
+        flair = headers.clean(prepared.visit.flair_to_align.path)
+    except VisitError as error:
+        return _without_flair(prepared, "flair-unusable", str(error))
+    prepared = replace(prepared, problems=prepared.problems + flair.problems)
     registration = register_flair(flair.image, t1w, mask)
-    problems = prepared.problems + flair.problems
+    prepared = replace(prepared, flair_check=registration.check)
     if not registration.check.usable:
-        problem = Problem(
-            "flair-misaligned", Severity.WARNING, registration.check.sentence, (prepared.visit.flair.path.name,)
-        )
-        return replace(prepared, flair_check=registration.check, problems=(*problems, problem))
+        return _without_flair(prepared, "flair-misaligned", registration.check.sentence)
     mask_on_flair = transforms.apply_linear(mask, np.linalg.inv(registration.matrix), flair.image, order=0)
     corrected = correct_bias(flair.image, mask_on_flair)
     on_t1w = transforms.apply_linear(corrected, registration.matrix, t1w, order=3)
@@ -88,10 +89,15 @@ def _with_flair(prepared: Prepared, t1w: Image, mask: Image, folder: Path) -> Pr
         flair_native=images.save(corrected, folder / "flair_native.nii.gz"),
         flair_transform=transforms.write_itk_linear(registration.matrix, folder / "flair_to_t1w.txt"),
         flair_matrix=_frozen(registration.matrix),
-        flair_check=registration.check,
         flair_stripped=brain.is_skull_stripped(flair.image),
-        problems=problems,
     )
+
+
+def _without_flair(prepared: Prepared, code: str, why: str) -> Prepared:
+    """The visit goes on as if it had no FLAIR, and says so."""
+    message = f"The FLAIR is treated as missing. {why}"
+    problem = Problem(code, Severity.WARNING, message, (prepared.visit.flair_to_align.path.name,))
+    return replace(prepared, problems=(*prepared.problems, problem))
 
 
 def pose(prepared: Prepared, folder: Path) -> Posed:
@@ -102,28 +108,25 @@ def pose(prepared: Prepared, folder: Path) -> Posed:
     VisitError
         If no way of aligning the brain passed its check.
     """
-    t1w, mask = images.load(prepared.t1w), images.load(prepared.brain_mask)
+    scan, mask = images.load(prepared.reference), images.load(prepared.brain_mask)
     template = load_template(DEFAULT_SPACE)
-    registration = to_pose(images.masked(t1w, mask), mask, template)
+    registration = to_pose(images.masked(scan, mask), mask, template)
     if not registration.check.usable:
+        why = f"could not be aligned with MNI: {registration.check.sentence}"
         raise VisitError(
-            f"The T1w of {prepared.visit.label} could not be aligned with MNI: {registration.check.sentence}",
+            f"The {prepared.contrast} of {prepared.visit.label} {why}",
             "Look at the brain mask; give a better one with --derivatives, or leave the visit out.",
         )
-    grid, matrix = template.t1w, registration.matrix
-    posed_t1w, posed_mask = brain_in_pose(t1w, mask, matrix, template)
-    return Posed(
-        t1w=images.save(posed_t1w, folder / "pose_t1w.nii.gz"),
-        flair=_pose_flair(prepared, matrix, grid, posed_mask, folder),
-        matrix=_frozen(matrix),
-        check=registration.check,
-    )
+    matrix = registration.matrix
+    posed, posed_mask = brain_in_pose(scan, mask, matrix, template)
+    scans = [(prepared.contrast, images.save(posed, folder / "pose.nii.gz"))]
+    if prepared.flair_native:
+        scans.append(("FLAIR", _pose_flair(prepared, matrix, template.t1w, posed_mask, folder)))
+    return Posed(tuple(scans), _frozen(matrix), registration.check)
 
 
-def _pose_flair(prepared: Prepared, matrix: np.ndarray, grid: Image, mask: Image, folder: Path) -> Path | None:
-    """The FLAIR in the pose, interpolated once from its own grid."""
-    if prepared.flair_native is None:
-        return None
+def _pose_flair(prepared: Prepared, matrix: np.ndarray, grid: Image, mask: Image, folder: Path) -> Path:
+    """The FLAIR that was aligned with the T1w in the pose, interpolated once from its own grid."""
     both = matrix @ np.array(prepared.flair_matrix)
     flair = transforms.apply_linear(images.load(prepared.flair_native), both, grid, order=3)
     return images.save(images.masked(flair, mask), folder / "pose_flair.nii.gz")
@@ -131,18 +134,19 @@ def _pose_flair(prepared: Prepared, matrix: np.ndarray, grid: Image, mask: Image
 
 def segment(job: Job, prepared: Prepared, posed: Posed, folder: Path) -> Segmented:
     """Find the lesions, or take the mask that was drawn by hand."""
-    t1w, matrix = images.load(prepared.t1w), np.array(posed.matrix)
+    native, matrix = images.load(prepared.reference), np.array(posed.matrix)
     if job.visit.reuse.lesion_mask:
-        drawn = images.resample(headers.clean_mask(job.visit.reuse.lesion_mask), t1w, order=0)
+        drawn = images.resample(headers.clean_mask(job.visit.reuse.lesion_mask), native, order=0)
         lesions = lesions_of_mask(drawn, pose_matrix=matrix)
         found = _segmented(lesions, None, None, None, matrix, folder)
         return replace(found, problems=_outside_brain(lesions, prepared))
     with tools.exclusive_device(job.settings):
-        model = tools.lesion_model(job.model_folder, job.settings.folds, job.settings.device)
-        prediction = model.predict(_channels(model, posed, job.visit))
+        models = tools.lesion_models(job.model_folder, job.settings.folds, job.settings.device)
+        model = _model_for(models, posed, job.visit)
+        prediction = model.predict([images.load(posed.scan(channel)) for channel in model.channels])
     to_native = np.linalg.inv(matrix)
-    probability = transforms.apply_linear(prediction.probability, to_native, t1w, order=1)
-    uncertainty = prediction.deviation and transforms.apply_linear(prediction.deviation, to_native, t1w, order=1)
+    probability = transforms.apply_linear(prediction.probability, to_native, native, order=1)
+    uncertainty = prediction.deviation and transforms.apply_linear(prediction.deviation, to_native, native, order=1)
     use = _model_use(model, job)
     lesions = find_lesions(probability, use.threshold, use.min_volume_mm3, matrix)
     found = _segmented(lesions, probability, uncertainty, use, matrix, folder)
@@ -161,15 +165,17 @@ def _outside_brain(lesions: Lesions, prepared: Prepared) -> tuple[Problem, ...]:
     return (Problem("lesion-outside-brain", Severity.WARNING, message),)
 
 
-def _channels(model: LesionModel, posed: Posed, visit: Visit) -> list[Image]:
-    """The images a model wants, in its order."""
-    available = {"T1w": posed.t1w, "FLAIR": posed.flair}
-    if missing := [channel for channel in model.channels if available.get(channel) is None]:
+def _model_for(models: LesionModels, posed: Posed, visit: Visit) -> LesionModel:
+    """The model that fits the contrasts there are: a late fusion has one for each contrast alone."""
+    model = models.for_contrasts(posed.contrasts)
+    if model is None:
+        wanted = models.models[0]
+        missing = [channel for channel in wanted.channels if channel not in posed.contrasts]
         raise VisitError(
-            f"{visit.label} has no usable {' or '.join(missing)}, which the lesion model {model.name} needs.",
+            f"{visit.label} has no usable {' or '.join(missing)}, which the lesion model {wanted.name} needs.",
             "Choose a model for the contrasts there are with --lesion-model.",
         )
-    return [images.load(available[channel]) for channel in model.channels]
+    return model
 
 
 def _model_use(model: LesionModel, job: Job) -> ModelUse:
@@ -221,14 +227,15 @@ def normalize(
 def _normalize_to(
     space: str, visit: Visit, prepared: Prepared, posed: Posed, segmented: Segmented, folder: Path
 ) -> Normalized:
-    t1w, mask = images.load(prepared.t1w), images.load(prepared.brain_mask)
+    scan, mask = images.load(prepared.reference), images.load(prepared.brain_mask)
     lesion, template = images.load(segmented.mask), load_template(space)
     reused = _reused_transforms(visit.reuse, mask, template) if visit.reuse.standard_space == space else None
     if reused and reused.check.usable:
         found = reused
     else:
         initial = np.array(posed.matrix)
-        found = normalize_brain(images.masked(t1w, mask), mask, lesion, template, initial, folder)
+        seen = images.masked(scan, mask)
+        found = normalize_brain(seen, mask, lesion, template, initial, folder, prepared.contrast)
         if reused:
             found = replace(found, check=_retried(found.check, reused.check))
     if not found.check.usable:
@@ -244,7 +251,7 @@ def _normalize_to(
         forward=found.forward,
         inverse=found.inverse,
         check=found.check,
-        t1w=carried(t1w, "t1w.nii.gz", "cubic"),
+        reference=carried(scan, "reference.nii.gz", "cubic"),
         brain_mask=carried(mask, "brain_mask.nii.gz", "nearest"),
         lesion_mask=carried(lesion, "lesion_mask.nii.gz", "nearest"),
         probability=probability and carried(probability, "lesion_probability.nii.gz", "linear"),
@@ -273,7 +280,7 @@ def locate(segmented: Segmented, normalized: tuple[Normalized, ...]) -> Segmente
     if not trusted or not segmented.lesions:
         return segmented
     centroids = np.array([lesion.centroid_mm for lesion in segmented.lesions])
-    # points travel against the images: from T1w to MNI through the file that pulls images from MNI to T1w
+    # points travel against the images: from native space to MNI through the file that pulls images from MNI to it
     places = transforms.apply_itk_to_points(centroids, trusted[0].inverse)
     pairs = zip(segmented.lesions, places.tolist(), strict=True)
     return replace(segmented, lesions=tuple(replace(lesion, mni_mm=tuple(place)) for lesion, place in pairs))

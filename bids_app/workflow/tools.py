@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from bids_app.lesion.model import LesionModel, load_model
+from bids_app.lesion.model import LesionModels, load_models
 from bids_app.networks.device import Device, choose_device, set_threads
 from bids_app.preprocessing.brain import BrainExtractor, weights_sha256
 from bids_app.settings import Settings
@@ -33,9 +33,9 @@ def brain_weights() -> str:
 
 
 @cache
-def lesion_model(folder: Path, folds: tuple[str, ...], request: str) -> LesionModel:
-    """The lesion model on the device."""
-    return load_model(folder, folds, device(request))
+def lesion_models(folder: Path, folds: tuple[str, ...], request: str) -> LesionModels:
+    """The lesion model, and what stands in for it, on the device."""
+    return load_models(folder, folds, device(request))
 
 
 @contextmanager

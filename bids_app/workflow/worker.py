@@ -86,7 +86,7 @@ def start(settings: Settings, model_folder: Path) -> Tools:
 
     tools.limit_threads(settings.omp_nthreads)
     device = tools.device(settings.device)
-    tools.lesion_model(model_folder, settings.folds, settings.device)
+    tools.lesion_models(model_folder, settings.folds, settings.device)
     return Tools(device.name, device.description)
 
 

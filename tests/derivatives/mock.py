@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -19,14 +20,16 @@ IDENTITY = tuple(tuple(row) for row in np.eye(4).tolist())
 MODEL = ModelUse("tiny", "1.0", "0" * 64, ("T1w",), ("0", "1"), 0.5, 10.0, "cpu")
 
 
-def make_visit(bids: Path, subject: str = "01", session: str | None = "1", flair: bool = True) -> Visit:
+def make_visit(
+    bids: Path, subject: str = "01", session: str | None = "1", flair: bool = True, t1w: bool = True
+) -> Visit:
     stem = f"sub-{subject}" + (f"_ses-{session}" if session else "")
     folder = bids / stem.replace("_", "/") / "anat"
     scans = {
         suffix: Scan(folder / f"{stem}_{suffix}.nii.gz", ScanName.parse(f"{stem}_{suffix}.nii.gz"), suffix)
         for suffix in ("T1w", "FLAIR")
     }
-    return Visit(subject, session, scans["T1w"], scans["FLAIR"] if flair else None)
+    return Visit(subject, session, scans["T1w"] if t1w else None, scans["FLAIR"] if flair else None)
 
 
 def brain_like(lesion_at: tuple[int, int, int] = (10, 20, 18)) -> nib.Nifti1Image:
@@ -47,30 +50,32 @@ def make_results(work: Path, visit: Visit) -> tuple[Prepared, Posed, Segmented, 
     saved = {
         name: images.save(image, work / f"{name}.nii.gz")
         for name, image in {
-            "t1w": ones, "mask": mask, "probability": probability, "lesion": lesions.mask, "labels": lesions.labels,
+            "reference": ones, "mask": mask, "probability": probability, "lesion": lesions.mask,
+            "labels": lesions.labels,
         }.items()
     }  # fmt: skip
     for name in ("forward.h5", "inverse.h5", "flair.txt"):
         (work / name).write_bytes(b"a transform")
     prepared = Prepared(
         visit=visit,
-        t1w=saved["t1w"],
+        reference=saved["reference"],
         brain_mask=saved["mask"],
         brain_volume_ml=1234.5,
         skull_stripped=False,
-        flair=saved["t1w"] if visit.flair else None,
-        flair_native=saved["t1w"] if visit.flair else None,
-        flair_transform=work / "flair.txt" if visit.flair else None,
-        flair_matrix=IDENTITY if visit.flair else None,
-        flair_check=PASSED if visit.flair else None,
+        flair=saved["reference"] if visit.flair_to_align else None,
+        flair_native=saved["reference"] if visit.flair_to_align else None,
+        flair_transform=work / "flair.txt" if visit.flair_to_align else None,
+        flair_matrix=IDENTITY if visit.flair_to_align else None,
+        flair_check=PASSED if visit.flair_to_align else None,
     )
-    posed = Posed(saved["t1w"], None, IDENTITY, PASSED)
+    posed = Posed(((prepared.contrast, saved["reference"]),), IDENTITY, PASSED)
+    model = replace(MODEL, channels=(prepared.contrast,))
     segmented = Segmented(
-        saved["lesion"], saved["labels"], saved["probability"], saved["probability"], lesions.lesions, 1.0, 0.0, MODEL
+        saved["lesion"], saved["labels"], saved["probability"], saved["probability"], lesions.lesions, 1.0, 0.0, model
     )
     normalized = Normalized(
         "MNI152NLin2009aSym", PASSED, work / "forward.h5", work / "inverse.h5",
-        saved["t1w"], saved["mask"], saved["lesion"], saved["probability"],
+        saved["reference"], saved["mask"], saved["lesion"], saved["probability"],
     )  # fmt: skip
     return prepared, posed, segmented, (normalized,)
 

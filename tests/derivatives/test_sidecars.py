@@ -15,7 +15,7 @@ from bids_app.study.models import Problem, Reuse, Severity
 from tests.derivatives.mock import make_results, make_visit
 
 REUSE = Reuse(
-    t1w=Path("/d/sub-01/anat/sub-01_desc-preproc_T1w.nii.gz"),
+    preprocessed=Path("/d/sub-01/anat/sub-01_desc-preproc_T1w.nii.gz"),
     brain_mask=Path("/d/sub-01/anat/sub-01_desc-brain_mask.nii.gz"),
     sources=(
         "bids:fmriprep:sub-01/anat/sub-01_desc-preproc_T1w.nii.gz",
@@ -36,8 +36,8 @@ def provenance(tmp_path: Path) -> Provenance:
 
 def test_sources_are_the_direct_parents_only(prepared, provenance):
     prepared = replace(prepared, visit=replace(prepared.visit, reuse=REUSE))
-    t1w = names.preprocessed_t1w(prepared.visit.t1w.name)
-    assert sidecars.preprocessed_t1w(prepared, provenance)["Sources"] == [REUSE.sources[0]]
+    t1w = names.preprocessed(prepared.visit.t1w.name, "T1w")
+    assert sidecars.reference(prepared, provenance)["Sources"] == [REUSE.sources[0]]
     assert sidecars.brain_mask(prepared, t1w, provenance)["Sources"] == [REUSE.sources[1]]
 
 
@@ -48,9 +48,9 @@ def test_repairs_are_told_of_the_file_they_were_made_in(prepared, provenance):
         for scan in (visit.t1w, visit.flair)
     )
     prepared = replace(prepared, problems=problems, flair_stripped=True)
-    t1w = names.preprocessed_t1w(visit.t1w.name)
-    assert sidecars.preprocessed_t1w(prepared, provenance)["HeaderRepairs"] == ["mended T1w"]
-    flair = sidecars.preprocessed_flair(prepared, t1w, provenance)
+    t1w = names.preprocessed(visit.t1w.name, "T1w")
+    assert sidecars.reference(prepared, provenance)["HeaderRepairs"] == ["mended T1w"]
+    flair = sidecars.aligned_flair(prepared, t1w, provenance)
     assert flair["HeaderRepairs"] == ["mended FLAIR"] and flair["SkullStripped"] is True
 
 

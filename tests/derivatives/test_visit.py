@@ -21,13 +21,19 @@ from bids_app.study.models import Reuse
 from tests.derivatives.mock import make_results, make_visit, provenance
 
 
+@pytest.fixture(params=["t1w_flair", "flair"])
+def scans(request) -> str:
+    """What there is of T1w and FLAIR, as the golden lists are called."""
+    return request.param
+
+
 @pytest.fixture
-def written(tmp_path: Path) -> Path:
+def written(tmp_path: Path, scans: str) -> Path:
     """An output folder with one visit of a subject with sessions."""
     bids, out = tmp_path / "bids", tmp_path / "out"
     bids.mkdir()
     (bids / "dataset_description.json").write_text(json.dumps({"Name": "Cohort", "Authors": ["A", "B"]}))
-    visit = make_visit(bids)
+    visit = make_visit(bids, t1w="t1w" in scans)
     prepared, posed, segmented, normalized = make_results(tmp_path / "work", visit)
     write_top_level(out, bids, "a1b2c3d4", {})
     outputs = write_files(out, visit_files(prepared, segmented, normalized, provenance(bids)))
@@ -42,8 +48,8 @@ def all_files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def test_names_of_a_visit_are_the_golden_ones(written: Path):
-    golden = (Path(__file__).parents[1] / "golden" / "visit_t1w_flair.txt").read_text().split()
+def test_names_of_a_visit_are_the_golden_ones(written: Path, scans: str):
+    golden = (Path(__file__).parents[1] / "golden" / f"visit_{scans}.txt").read_text().split()
     assert [name for name in all_files(written) if not name.endswith(".lock")] == golden
 
 
@@ -80,6 +86,22 @@ def test_lesion_sidecars_say_how_they_were_made(written: Path):
         assert (sidecar["Threshold"], sidecar["Device"], sidecar["Manual"]) == (0.5, "cpu", False)
         assert sidecar["MinimumVolume"] == {"Value": 10.0, "Units": "mm^3"}
         assert sidecar["ConfigurationHash"] == "a1b2c3d4"
+
+
+def test_what_was_made_on_flair_alone_says_so_everywhere(written: Path, scans: str):
+    text = "".join(path.read_text() for path in (written / "sub-01" / "ses-1").rglob("*.json"))
+    row = pd.read_csv(written / names.sessions_table("01"), sep="\t").iloc[0]
+    if scans == "t1w_flair":
+        assert (row.native_space, row.flair_registration) == ("T1w", "passed")
+        return
+    assert "T1w" not in text
+    assert (row.native_space, row.channels) == ("FLAIR", "FLAIR")
+    assert pd.isna(row.flair_registration)
+    sidecar = json.loads(next(written.rglob("*_space-FLAIR_label-L_desc-nnunet_probseg.json")).read_text())
+    scan = "bids::sub-01/ses-1/anat/sub-01_ses-1_space-FLAIR_desc-preproc_FLAIR.nii.gz"
+    assert (sidecar["Channels"], sidecar["Sources"], sidecar["SpatialReference"]) == (["FLAIR"], [scan], scan)
+    raw = json.loads(next(written.rglob("*_space-FLAIR_desc-preproc_FLAIR.json")).read_text())
+    assert raw["Sources"] == ["bids:raw:sub-01/ses-1/anat/sub-01_ses-1_FLAIR.nii.gz"]
 
 
 def test_links_to_other_datasets_are_relative(written: Path):

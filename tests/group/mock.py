@@ -46,22 +46,24 @@ def add_done(
     volumes: tuple[float, ...] = (20.0,),
     version: str = "0.1.0",
     configuration: str = "a1b2c3d4",
+    contrast: str = "T1w",
 ) -> dict[str, Path]:
     """A finished visit; returns the paths of its table, its mask and its record."""
-    scan = names.ScanName.parse(f"{names.visit_label(subject, session)}_T1w.nii.gz")
-    table, image = names.lesion_instances(scan, ".tsv"), names.lesion_mask(scan, SPACE)
+    scan = names.ScanName.parse(f"{names.visit_label(subject, session)}_{contrast}.nii.gz")
+    table, image = names.lesion_table(scan, contrast), names.lesion_mask(scan, SPACE)
     rows = [lesion_row(index, volume) for index, volume in enumerate(volumes, start=1)]
     write_table(out / table, pd.DataFrame(rows, columns=list(lesion_row(1, 1.0))))
     write_image(out / image, standard_mask(LEFT) if mask is None else mask)
     write_json(names.sidecar(out / image), {"Registration": {"Status": "passed"}})
     summary = {
-        "session_id": session_id(session), "status": "done", "channels": "T1w", "lesion_count": len(volumes),
+        "session_id": session_id(session), "status": "done", "native_space": contrast, "channels": contrast,
+        "lesion_count": len(volumes),
         "lesion_volume_ml": sum(volumes), "lesion_volume_left_ml": sum(volumes), "lesion_volume_right_ml": 0.0,
         "largest_lesion_ml": max(volumes, default=0.0), "brain_volume_ml": 1234.5, "flair_registration": None,
         "pose_registration": "passed", "mni_registration": "passed", "problems": None,
     }  # fmt: skip
     # the native mask and the dseg image are listed as well, and must not be taken for one of the others
-    others = (names.lesion_mask(scan), names.lesion_instances(scan), names.brain_mask(scan, SPACE))
+    others = (names.lesion_mask(scan, contrast), names.lesion_instances(scan, contrast), names.brain_mask(scan, SPACE))
     outputs = {str(path): "0" * 64 for path in (table, image, *others)}
     record = write_record(
         out, Record(subject, session, "done", version, configuration, "f", {}, outputs=outputs, summary=summary)

@@ -29,7 +29,7 @@ LEFT_MM, RIGHT_MM = (-7, -1, 1), (7, -1, 1)
 def test_every_participant_weighs_the_same(tmp_path):
     add_done(tmp_path, "01", "1", mask=standard_mask(LEFT))
     add_done(tmp_path, "01", "2", mask=standard_mask(LEFT, RIGHT))
-    add_done(tmp_path, "01", "3", mask=standard_mask(LEFT))
+    add_done(tmp_path, "01", "3", mask=standard_mask(LEFT), contrast="FLAIR")
     add_done(tmp_path, "02", mask=standard_mask())
     run_lines(tmp_path)
     image = nib.load(tmp_path / MAP)

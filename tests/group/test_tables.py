@@ -18,9 +18,9 @@ ROWS = (("sub-04", "40", "B"), ("sub-01", "61", "A"), ("sub-02", "", "A"), ("sub
 
 @pytest.fixture
 def out(tmp_path):
-    """Two sessions of one participant, a failed participant, one never processed, one without a folder."""
+    """Two sessions of one participant (T1w; FLAIR alone), a failed one, one never processed, one without a folder."""
     add_done(tmp_path, "01", "1", volumes=(12.5, 2.5))
-    add_done(tmp_path, "01", "2", volumes=(70.01,))
+    add_done(tmp_path, "01", "2", volumes=(70.01,), contrast="FLAIR")
     add_failed(tmp_path, "02", error="The T1w\tis\nempty.")
     add_done(tmp_path, "03", volumes=())
     for subject in ("01", "02", "03"):
@@ -76,13 +76,13 @@ def test_notes_of_different_times_are_merged(tmp_path):
 def test_sessions(out):
     run_lines(out)
     assert text(out, names.GROUP_SESSIONS) == (
-        "participant_id session_id status channels lesion_count lesion_volume_ml lesion_volume_left_ml "
-        "lesion_volume_right_ml largest_lesion_ml brain_volume_ml flair_registration pose_registration "
-        "mni_registration problems volume_class\n"
-        "sub-01 ses-1 done T1w 2 15.0 15.0 0.0 12.5 1234.5 n/a passed passed n/a small\n"
-        "sub-01 ses-2 done T1w 1 70.01 70.01 0.0 70.01 1234.5 n/a passed passed n/a large\n"
-        "sub-02 n/a failed n/a n/a n/a n/a n/a n/a n/a n/a n/a n/a n/a n/a\n"
-        "sub-03 n/a done T1w 0 0 0 0.0 0.0 1234.5 n/a passed passed n/a none\n"
+        "participant_id session_id status native_space channels lesion_count lesion_volume_ml "
+        "lesion_volume_left_ml lesion_volume_right_ml largest_lesion_ml brain_volume_ml flair_registration "
+        "pose_registration mni_registration problems volume_class\n"
+        "sub-01 ses-1 done T1w T1w 2 15.0 15.0 0.0 12.5 1234.5 n/a passed passed n/a small\n"
+        "sub-01 ses-2 done FLAIR FLAIR 1 70.01 70.01 0.0 70.01 1234.5 n/a passed passed n/a large\n"
+        "sub-02 n/a failed n/a n/a n/a n/a n/a n/a n/a n/a n/a n/a n/a n/a n/a\n"
+        "sub-03 n/a done T1w T1w 0 0 0 0.0 0.0 1234.5 n/a passed passed n/a none\n"
     )
 
 

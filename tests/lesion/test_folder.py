@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from bids_app.errors import ConfigError
-from bids_app.lesion.folder import model_files
+from bids_app.lesion.folder import model_files, served_contrasts
 
 
 def make(folder: Path, *files: str) -> Path:
@@ -47,6 +48,26 @@ def test_files_of_an_onnx_model(tmp_path: Path):
     assert model_files(tmp_path / "net.onnx") == model_files(tmp_path)
     with pytest.raises(ConfigError, match="has no folds"):
         model_files(tmp_path, ("0",))
+
+
+def test_contrasts_that_a_model_runs_on(tmp_path: Path, nnunet: Path):
+    assert served_contrasts(nnunet) == (), "it names no channels"
+    (nnunet / "dataset.json").write_text('{"channel_names": {"0": "T1-weighted", "1": "T2_FLAIR"}}')
+    assert served_contrasts(nnunet) == ({"T1w", "FLAIR"},)
+    for name, channel in (("a", "MPRAGE"), ("b", "flair")):
+        branch = make(tmp_path / name, "plans.json", *(f"fold_{fold}/checkpoint_final.pth" for fold in (0, 1)))
+        (branch / "dataset.json").write_text(json.dumps({"modality": {"0": channel}}))
+    (nnunet / "card.json").write_text('{"branches": {"T1w": "../a", "FLAIR": "../b"}}')
+    assert served_contrasts(nnunet) == ({"T1w", "FLAIR"}, {"T1w"}, {"FLAIR"})
+    (tmp_path / "b" / "card.json").write_text('{"channels": ["T1w"]}')
+    assert served_contrasts(tmp_path / "b") == ({"T1w"},), "the card knows better"
+
+
+def test_contrasts_of_an_onnx_model(tmp_path: Path):
+    model = make(tmp_path, "net.onnx")
+    assert served_contrasts(model) == ()
+    (tmp_path / "net.json").write_text('{"inputs": [{"name": "FLAIR"}]}')
+    assert served_contrasts(model) == ({"FLAIR"},)
 
 
 @pytest.mark.parametrize("files", [(), ("README",), ("a.onnx", "b.onnx"), ("plans.json", "dataset.json")])

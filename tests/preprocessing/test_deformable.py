@@ -10,6 +10,7 @@ from scipy import ndimage
 from bids_app.preprocessing.deformable import (
     MIN_JACOBIAN,
     Level,
+    _recoloured,
     as_transform,
     inverted,
     register_field,
@@ -63,12 +64,35 @@ def moved(target) -> np.ndarray:
     return sitk.GetArrayFromImage(sitk.Resample(image(target), as_transform(smooth_field(3, 7.0))))
 
 
-def registered(target, source, excluded=None) -> sitk.Image:
+def registered(target, source, excluded=None, one_contrast=True) -> sitk.Image:
     mask = None if excluded is None else image(excluded)
-    return register_field([Level(image(target), image(source), mask, 30, 1.0)])
+    return register_field([Level(image(target), image(source), mask, 30, 1.0, one_contrast)])
 
 
 # ------------------------------------------------------------------------------------------------- matching
+
+
+def test_a_deformation_is_undone_in_another_contrast(target, moved):
+    # as a FLAIR looks beside a T1w: dark stays dark, the darker tissue is the brighter one
+    flair = np.interp(moved, [0, 0.1, 0.3, 0.5, 0.7, 1.0], [0, 10, 300, 220, 150, 100])
+    truth = sitk.GetArrayFromImage(inverted(smooth_field(3, 7.0)))
+
+    def error(one_contrast: bool) -> float:
+        found = sitk.GetArrayFromImage(registered(target, flair, one_contrast=one_contrast))
+        return np.linalg.norm(found - truth, axis=-1)[target > 0].mean()
+
+    length = np.linalg.norm(truth, axis=-1)[target > 0].mean()
+    assert error(one_contrast=False) < 0.6 * length < error(one_contrast=True)
+
+
+def test_a_template_takes_the_grey_values_of_what_lies_on_it(target):
+    flair = np.where(target > 0, 900 - 700 * target, 0)
+    level = Level(image(target), image(flair), None, 1, 1.0, one_contrast=False)
+    here = vectors(np.zeros((*SHAPE, 3)), level.target)
+    found = sitk.GetArrayFromImage(_recoloured(level.target, level, here))
+    inside = (target > 0.2) & (target < 0.8)
+    assert np.abs(found - flair)[inside].max() < 40
+    assert not found[target == 0].any()
 
 
 @pytest.mark.parametrize("gain", [1, 250])

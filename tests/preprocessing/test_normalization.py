@@ -8,13 +8,23 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from bids_app.images import Image, data, like, on_affine, voxel_volume_mm3, world
+from bids_app.images import Image, data, like, masked, on_affine, resample, voxel_volume_mm3, world
 from bids_app.preprocessing import normalization
 from bids_app.preprocessing.checks import NORMALIZATION_LIMITS, POSE_LIMITS, dice
 from bids_app.preprocessing.normalization import normalize, to_pose
 from bids_app.preprocessing.transforms import apply_itk, apply_itk_to_points, apply_linear, apply_to_points
 from tests.conftest import stored_as
-from tests.preprocessing.phantoms import MARK, Phantom, blob, brain_points, distance, elsewhere, rigid, thing
+from tests.preprocessing.phantoms import (
+    MARK,
+    Phantom,
+    blob,
+    brain_points,
+    distance,
+    elsewhere,
+    flair_of,
+    rigid,
+    thing,
+)
 
 pytestmark = pytest.mark.usefixtures("frugal")
 
@@ -30,6 +40,14 @@ def straight(phantom, template, frugal):
 def normalized(phantom, template, straight, tmp_path_factory):
     folder = tmp_path_factory.mktemp("normalized")
     return normalize(phantom.brain, phantom.mask, None, template, straight.matrix, folder / "new")
+
+
+@pytest.fixture(scope="module")
+def flair_brain(phantom) -> tuple[Image, Image]:
+    """The same brain in a FLAIR of thicker slices, and its mask there."""
+    flair = flair_of(phantom)
+    mask = resample(phantom.mask, flair, order=0)
+    return masked(flair, mask), mask
 
 
 # ------------------------------------------------------------------------------------------------- the pose
@@ -58,6 +76,13 @@ def test_a_brain_on_its_side_is_found_at_the_second_try(phantom, template, strai
     assert distance(found.matrix @ wrong, straight.matrix, brain_points(phantom)) < 1.5
 
 
+def test_the_pose_of_a_flair_is_that_of_the_t1w(phantom, template, straight, flair_brain, orientation):
+    brain, mask = (stored_as(elsewhere(image, MOVED), orientation) for image in flair_brain)
+    found = to_pose(brain, mask, template)
+    assert found.check.status == "passed"
+    assert distance(found.matrix @ MOVED, straight.matrix, brain_points(phantom)) < 1.5
+
+
 @pytest.mark.parametrize("kind", ["noise", "another object", "zeros", "constant"])
 def test_what_is_no_brain_fails_in_a_sentence(phantom, template, kind, quick):
     shape, inside = phantom.head.shape, data(phantom.mask) > 0
@@ -69,7 +94,7 @@ def test_what_is_no_brain_fails_in_a_sentence(phantom, template, kind, quick):
     }[kind]
     found = to_pose(like(phantom.head, np.where(inside, values, 0).astype(np.float32)), phantom.mask, template)
     assert found.check.status == "failed"
-    assert found.check.sentence.startswith("T1w to the model's pose: failed")
+    assert found.check.sentence.startswith("brain to the model's pose: failed")
     assert not found.check.similarity >= POSE_LIMITS.similarity
     assert np.isfinite(found.matrix).all()
 
@@ -120,6 +145,16 @@ def test_the_deformation_does_not_fold(template, normalized):
         (-1, 0, 0, 0, -1, 0, 0, 0, 1),
     )  # fmt: skip
     assert sitk.GetArrayFromImage(sitk.DisplacementFieldJacobianDeterminant(field)).min() > 0
+
+
+def test_a_flair_alone_goes_where_the_t1w_goes(phantom, template, straight, normalized, flair_brain, tmp_path):
+    """Taken for a T1w it would go elsewhere, by 4 mm."""
+    found = normalize(*flair_brain, None, template, straight.matrix, tmp_path, "FLAIR")
+    assert found.check.status == "passed"
+    points = brain_points(phantom)
+    there, here = (apply_itk_to_points(points, each.inverse) for each in (normalized, found))
+    assert np.linalg.norm(there - here, axis=1).mean() < 1.3
+    assert apply_itk_to_points(np.array([MARK]), found.inverse)[0, 0] < -12
 
 
 def test_normalization_does_not_depend_on_storage(phantom, template, straight, tmp_path, quick):

@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bids_app.images import Image, data, like, voxel_volume_mm3, world
+from bids_app.images import Image, data, like, masked, voxel_volume_mm3, world
 from bids_app.preprocessing.bias import correct_bias
 from bids_app.preprocessing.brain import BrainExtractor, is_skull_stripped, stripped_brain_mask
 from bids_app.preprocessing.checks import dice
@@ -29,6 +29,7 @@ HEADS = {
     "whole_head/studyforrest_sub02_T1w_1mm.nii.gz": (1500, 1900),
     CLINICAL: (1200, 1700),
 }
+FLAIRS = {"whole_head/synthsr_FLAIR.nii.gz": (1400, 1650), CLINICAL.replace("T1", "FLAIR"): (1500, 1750)}
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def load_head(folder, path: str) -> Head:
     if not (folder / path).exists():
         pytest.skip(f"no {path} in {folder}")
     image = clean(folder / path).image
-    return Head(image, BrainExtractor()(image), HEADS[path])
+    return Head(image, BrainExtractor()(image), (HEADS | FLAIRS)[path])
 
 
 @pytest.fixture(scope="module", params=HEADS)
@@ -66,6 +67,16 @@ def test_the_brain_is_found_however_the_head_is_stored(head):
     stripped = like(head.image, np.where(data(head.mask) > 0, data(head.image), 0))
     assert is_skull_stripped(stripped)
     assert dice(data(stripped_brain_mask(stripped)) > 0, data(head.mask) > 0) > 0.99
+
+
+@pytest.mark.parametrize("path", FLAIRS)
+def test_the_brain_of_a_flair_is_found_and_taken_to_its_pose(test_data, path):
+    """Though brain extraction learned from T1w, and the template is one."""
+    flair = load_head(test_data, path)
+    low, high = flair.possible_ml
+    assert low < np.count_nonzero(data(flair.mask)) * voxel_volume_mm3(flair.mask) / 1000 < high
+    brain = masked(correct_bias(flair.image, flair.mask), flair.mask)
+    assert to_pose(brain, flair.mask, load_template(DEFAULT_SPACE)).check.status == "passed"
 
 
 def test_the_brain_reaches_mni(head, tmp_path):

@@ -131,14 +131,38 @@ def test_session_in_the_filter_file_chooses_the_visits(tmp_path):
         indexed(root, bids_filter_file=filter_file)
 
 
-def test_visit_without_t1w_is_listed_and_not_usable(tmp_path):
-    root = make_skeleton(tmp_path / "raw", ["sub-01_FLAIR", "sub-02_part-phase_T1w", "sub-03_T1w"])
-    (root / "sub-04" / "anat").mkdir(parents=True)
+def test_visit_without_t1w_and_flair_is_listed_and_not_usable(tmp_path):
+    root = make_skeleton(tmp_path / "raw", ["sub-02_part-phase_T1w", "sub-03_T1w"])
+    (root / "sub-01" / "anat").mkdir(parents=True)
     study = indexed(root)
-    assert [visit.usable for visit in study.visits] == [False, False, True, False]
-    assert [codes(visit) for visit in study.visits] == [["no-t1w"], ["no-t1w"], [], ["no-t1w"]]
+    assert [visit.usable for visit in study.visits] == [False, False, True]
+    assert [codes(visit) for visit in study.visits] == [["no-t1w"], ["no-t1w"], []]
     assert study.visits[0].problems[0].severity is Severity.ERROR
+    assert study.visits[0].reference is None
     assert "sub-02_part-phase_T1w.nii.gz" in study.visits[1].problems[0].message
+
+
+def test_flair_is_the_reference_of_a_visit_without_t1w(tmp_path):
+    alone, both = indexed(make_skeleton(tmp_path / "raw", ["sub-01_FLAIR", "sub-02_T1w", "sub-02_FLAIR"])).visits
+    assert [visit.usable for visit in (alone, both)] == [True, True]
+    assert [codes(visit) for visit in (alone, both)] == [["flair-alone"], []]
+    assert (alone.reference, alone.flair_to_align, alone.contrasts) == (alone.flair, None, ("FLAIR",))
+    assert (both.reference, both.flair_to_align, both.contrasts) == (both.t1w, both.flair, ("T1w", "FLAIR"))
+    assert "sub-01 has no T1w: there is none in anat; its FLAIR takes its place" in alone.problems[0].message
+
+
+def test_flair_is_the_reference_where_no_t1w_may_be_used(tmp_path):
+    root = make_skeleton(tmp_path / "raw", ["sub-01_part-phase_T1w", "sub-01_FLAIR"])
+    (visit,) = indexed(root).visits
+    assert (visit.reference, codes(visit)) == (visit.flair, ["flair-alone"])
+    assert "sub-01_part-phase_T1w.nii.gz" in visit.problems[0].message
+
+
+def test_a_t1w_that_is_not_downloaded_is_not_replaced_by_the_flair(tmp_path):
+    root = make_skeleton(tmp_path / "raw", ["sub-01_T1w", "sub-01_FLAIR"])
+    make_dangling(anat(root, "sub-01_T1w") / "sub-01_T1w.nii.gz")
+    (visit,) = indexed(root).visits
+    assert (visit.usable, codes(visit), visit.reference) == (False, ["not-downloaded"], visit.t1w)
 
 
 def test_visit_without_anat_folder_is_left_out(tmp_path):

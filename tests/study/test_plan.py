@@ -10,7 +10,7 @@ import pytest
 
 from bids_app.settings import Settings
 from bids_app.study.index import index
-from bids_app.study.models import Study
+from bids_app.study.models import Problem, Severity, Study
 from bids_app.study.plan import expected_images, render, visit_state
 from tests.skeletons import make_empty, make_skeleton
 
@@ -20,7 +20,15 @@ SCANS = (
     "sub-01_ses-1_FLAIR",
     "sub-01_ses-2_FLAIR",
     "sub-02_ses-1_T1w",
+    "sub-02_ses-2_FLAIR",
 )
+#: What the model at hand, of T1w alone, makes of the visits.
+STATUS = {
+    "sub-01_ses-1": "to do",
+    "sub-01_ses-2": "cannot be processed: sub-01_ses-2 has no T1w, which the lesion model needs.",
+    "sub-02_ses-1": "done",
+    "sub-02_ses-2": "to do",
+}
 
 
 @pytest.fixture
@@ -48,21 +56,24 @@ def blocks(text: str) -> dict[str, str]:
 
 
 def test_each_visit_shows_its_scans_its_problems_and_what_is_reused(study: Study, settings: Settings):
-    plan = blocks(render(study, settings, {"sub-01_ses-1": "to do", "sub-02_ses-1": "done"}))
+    plan = blocks(render(study, settings, STATUS))
     first = plan["sub-01_ses-1"]
     assert first.startswith("sub-01_ses-1: to do\n")
     assert re.search(r"T1w +sub-01_ses-1_run-2_T1w\.nii\.gz", first)
     assert re.search(r"FLAIR +sub-01_ses-1_FLAIR\.nii\.gz", first)
     assert re.search(r"info .*sub-01_ses-1_run-1_T1w\.nii\.gz \(earlier run\).*\[several-t1w\]", first)
-    assert plan["sub-01_ses-2"].startswith("sub-01_ses-2: cannot be processed\n")
-    assert re.search(r"error .*no T1w.*\[no-t1w\]", plan["sub-01_ses-2"])
+    assert plan["sub-01_ses-2"].startswith("sub-01_ses-2: cannot be processed: sub-01_ses-2 has no T1w, which")
+    assert plan["sub-02_ses-2"].startswith("sub-02_ses-2: to do\n")
+    assert re.search(r"T1w +none\n +FLAIR +sub-02_ses-2_FLAIR", plan["sub-02_ses-2"])
+    assert re.search(r"info .*no T1w: .*; its FLAIR takes its place.*\[flair-alone\]", plan["sub-02_ses-2"])
     assert plan["sub-02_ses-1"].startswith("sub-02_ses-1: done\n")
     assert re.search(r"reused +bids:fmriprep:sub-02/ses-1/anat/sub-02_ses-1_desc-brain_mask", plan["sub-02_ses-1"])
 
 
 def test_header_says_with_what(study: Study, settings: Settings):
     header = render(study, settings, {}).partition("\n\n")[0]
-    facts = ["Skeleton", "2 participants, 3 visits", "synthetic-t1w", "T1w, MNI152NLin2009aSym", "fmriprep", "last run"]
+    facts = ["Skeleton", "2 participants, 4 visits", "synthetic-t1w", "T1w, FLAIR, MNI152NLin2009aSym", "fmriprep"]
+    facts.append("last run")
     for fact in [*facts, "8 CPUs, 4 threads a visit: 2 visits at a time", str(settings.out_dir)]:
         assert fact in header
 
@@ -73,17 +84,21 @@ def test_rule_is_printed_only_where_it_was_needed(tmp_path: Path, settings: Sett
 
 
 def test_summary_counts(study: Study, settings: Settings):
-    last = render(study, settings, {"sub-02_ses-1": "done"}).splitlines()[-1]
-    assert last == "3 visits: 1 to do, 1 cannot be processed (no-t1w), 1 done. At least 10 images to write."
+    last = render(study, settings, STATUS).splitlines()[-1]
+    assert last == "4 visits: 2 to do, 1 cannot be processed, 1 done. At least 19 images to write."
+    empty = replace(study.visits[1], flair=None, problems=(Problem("no-t1w", Severity.ERROR, "No T1w."),))
+    last = render(replace(study, visits=(study.visits[0], empty)), settings, STATUS).splitlines()[-1]
+    assert last == "2 visits: 1 to do, 1 cannot be processed (no-t1w). At least 10 images to write."
 
 
 def test_participants_left_without_a_visit_are_named(study: Study, settings: Settings):
-    asked = replace(settings, participants=("01", "02"), sessions=("2",))
-    assert re.search(r"no visit of +sub-02", render(index(asked), asked, {}))
+    make_skeleton(settings.bids_dir, ["sub-03_ses-1_T1w"])
+    asked = replace(settings, participants=("01", "03"), sessions=("2",))
+    assert re.search(r"no visit of +sub-03", render(index(asked), asked, {}))
 
 
 def test_force_shows_done_visits_as_to_do(study: Study, settings: Settings):
-    visit = study.visits[-1]
+    visit = study.visits[2]
     assert visit_state(visit, settings, {visit.label: "done"}) == "done"
     assert visit_state(visit, replace(settings, force=True), {visit.label: "done"}) == "to do again (--force)"
     assert visit_state(visit, settings, {visit.label: "outdated"}) == "to do again (outdated)"
@@ -94,7 +109,14 @@ def test_expected_images(study: Study, settings: Settings):
     assert len(set(with_flair)) == len(with_flair) == 10
     assert len(expected_images(study.visits[2], settings)) == 9
     assert len(expected_images(study.visits[2], replace(settings, normalization=False))) == 5
-    assert expected_images(study.visits[1], settings) == ()
+    assert expected_images(replace(study.visits[1], flair=None), settings) == ()
+
+
+def test_images_of_flair_alone_say_so(study: Study, settings: Settings):
+    paths = [path.name for path in expected_images(study.visits[1], settings)]
+    assert len(set(paths)) == 9
+    assert all("_space-FLAIR_" in name or "_space-MNI152NLin2009aSym_res-1_" in name for name in paths)
+    assert not [name for name in paths if "T1w" in name]
 
 
 def test_mask_drawn_by_hand_has_no_probability(study: Study, settings: Settings):
@@ -104,10 +126,11 @@ def test_mask_drawn_by_hand_has_no_probability(study: Study, settings: Settings)
     assert [path.name.partition("_label")[2] for path in less] == ["-L_desc-nnunet_probseg.nii.gz"] * 2
 
 
-def test_expected_images_are_among_those_of_the_golden_list(tmp_path: Path, settings: Settings):
-    golden = Path(__file__).parents[1] / "golden" / "visit_t1w_flair.txt"
+@pytest.mark.parametrize("scans", [("T1w", "FLAIR"), ("FLAIR",)])
+def test_expected_images_are_among_those_of_the_golden_list(tmp_path: Path, settings: Settings, scans: tuple[str]):
+    golden = Path(__file__).parents[1] / "golden" / f"visit_{'_'.join(scans).lower()}.txt"
     lines = set(golden.read_text(encoding="utf-8").split())
-    root = make_skeleton(tmp_path / "golden", ["sub-01_ses-1_T1w", "sub-01_ses-1_FLAIR"])
+    root = make_skeleton(tmp_path / "golden", [f"sub-01_ses-1_{scan}" for scan in scans])
     visit = index(replace(settings, bids_dir=root)).visits[0]
     assert {str(path) for path in expected_images(visit, settings)} <= lines
 

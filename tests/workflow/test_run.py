@@ -14,7 +14,7 @@ from bids_app.derivatives.names import ScanName
 from bids_app.derivatives.record import Record, read_record, write_record
 from bids_app.errors import AppError, ExitCode, UnavailableError, VisitError
 from bids_app.settings import Settings
-from bids_app.study.models import Problem, Scan, Severity, Study, Visit
+from bids_app.study.models import Problem, Reuse, Scan, Severity, Study, Visit
 from bids_app.workflow import run
 from bids_app.workflow.job import Job
 from bids_app.workflow.worker import Outcome, Tools
@@ -142,6 +142,48 @@ def test_an_unusable_visit_is_recorded_and_not_tried(settings: Settings, study: 
     record = read_record(settings.out_dir, "02", None)
     assert (record.status, record.error) == ("failed", "sub-02 has no T1w.")
     assert record.problems[0]["code"] == "no-t1w"
+
+
+def flair_alone(study: Study) -> Study:
+    """The study, whose second visit has a FLAIR in place of its T1w."""
+    visit = study.visits[1]
+    scan = Scan(visit.t1w.path, ScanName.parse("sub-02_FLAIR.nii.gz"), "FLAIR")
+    return replace(study, visits=(study.visits[0], replace(visit, t1w=None, flair=scan)))
+
+
+def name_channels(model: Path, *channels: str) -> None:
+    (model / "dataset.json").write_text(json.dumps({"channel_names": dict(enumerate(channels))}))
+
+
+def test_flair_alone_is_nothing_for_a_model_of_t1w(settings: Settings, study: Study):
+    name_channels(Path(settings.lesion_model), "T1w")
+    study = flair_alone(study)
+    told = f"sub-02 has no T1w, which the lesion model {settings.lesion_model} needs"
+    assert run.visit_status(settings, study)["sub-02"].startswith(f"cannot be processed: {told}")
+    assert run.run_participants(settings, study, say=str) is ExitCode.VISIT_FAILED
+    assert FakePool.seen == ["sub-01"]
+    record = read_record(settings.out_dir, "02", None)
+    assert record.error.startswith(told)
+    assert [problem["code"] for problem in record.problems] == ["no-t1w"]
+
+
+def test_a_late_fusion_takes_either_contrast_alone_and_a_fusion_without_branches_none(settings: Settings, study: Study):
+    model = Path(settings.lesion_model)
+    name_channels(model, "T1w", "FLAIR")
+    study = flair_alone(study)
+    status = run.visit_status(settings, study)
+    assert "has no FLAIR, which" in status["sub-01"] and "has no T1w, which" in status["sub-02"]
+    for contrast in ("T1w", "FLAIR"):
+        name_channels(make_model(model.parent / contrast), contrast)
+    (model / "card.json").write_text(json.dumps({"branches": {"T1w": "../T1w", "FLAIR": "../FLAIR"}}))
+    assert set(run.visit_status(settings, study).values()) == {"to do"}
+    assert run.run_participants(settings, study, say=str) is ExitCode.OK
+
+
+def test_lesions_drawn_by_hand_need_no_model(settings: Settings, study: Study):
+    name_channels(Path(settings.lesion_model), "T1w")
+    drawn = replace(flair_alone(study).visits[1], reuse=Reuse(lesion_mask=study.visits[0].t1w.path))
+    assert run.visit_status(settings, replace(study, visits=(drawn,))) == {"sub-02": "to do"}
 
 
 def test_what_the_group_level_needs_is_left_behind(settings: Settings, study: Study):

@@ -12,6 +12,7 @@ import pytest
 from bids_app import images
 from bids_app.errors import VisitError
 from bids_app.lesion.components import lesions_of_mask
+from bids_app.lesion.model import LesionModels
 from bids_app.preprocessing.checks import Check
 from bids_app.preprocessing.transforms import write_itk_linear
 from bids_app.study.models import Reuse
@@ -55,15 +56,19 @@ def test_a_model_that_needs_flair_fails_a_visit_without(results, tmp_path: Path)
     prepared, posed, _, _ = results
     model = SimpleNamespace(name="both", channels=("T1w", "FLAIR"))
     with pytest.raises(VisitError, match=r"sub-01_ses-1 has no usable FLAIR, which the lesion model both needs"):
-        stages._channels(model, posed, prepared.visit)
+        stages._model_for(LesionModels((model,)), posed, prepared.visit)
 
 
-def test_channels_come_in_the_order_of_the_model(results, tmp_path: Path):
-    prepared, posed, segmented, _ = results
-    posed = replace(posed, flair=segmented.mask)
-    model = SimpleNamespace(name="both", channels=("FLAIR", "T1w"))
-    first, second = stages._channels(model, posed, prepared.visit)
-    assert (first.get_filename(), second.get_filename()) == (str(segmented.mask), str(posed.t1w))
+@pytest.mark.parametrize(("there", "chosen"), [(("T1w", "FLAIR"), "late"), (("T1w",), "t1w"), (("FLAIR",), "flair")])
+def test_a_late_fusion_has_a_model_for_each_contrast_alone(results, there: tuple[str, ...], chosen: str):
+    prepared, posed, _, _ = results
+    late, *branches = (
+        SimpleNamespace(name=name, channels=channels)
+        for name, channels in {"late": ("T1w", "FLAIR"), "t1w": ("T1w",), "flair": ("FLAIR",)}.items()
+    )
+    posed = replace(posed, scans=tuple((contrast, Path(contrast)) for contrast in there))
+    assert stages._model_for(LesionModels((late, *branches)), posed, prepared.visit).name == chosen
+    assert posed.scan(there[-1]) == Path(there[-1])
 
 
 @pytest.mark.parametrize(("covered", "warned"), [(28, False), (20, True)])
@@ -85,7 +90,7 @@ def test_no_lesion_lies_outside(results):
 
 def test_the_pose_is_black_outside_the_brain(results):
     prepared, *_ = results
-    image = images.load(prepared.t1w)
+    image = images.load(prepared.reference)
     mask = np.zeros(image.shape, np.uint8)
     mask[5:9] = 1
     masked = images.data(images.masked(image, images.like(image, mask)))

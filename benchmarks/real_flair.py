@@ -1,0 +1,244 @@
+"""Does training on synthetic scans hold on real ones? Real stroke FLAIR slices as the judge.
+
+    python -m benchmarks.real_flair --data DIR --cache DIR --out DIR [--minutes 8]
+
+trains the same 2-d network in three ways: on slices of synthetic FLAIR; on the real slices of all patients but those
+kept for testing, in five folds by patient, with nnU-Net's own augmentation; and on the real slices starting from the
+synthetic ones. All are measured on the real slices of the test patients (ids that end in 3), at 1 mm. Everything is at
+2 mm otherwise, in slices z-scored inside the brain. Checkpoints in OUT let a second call go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from torch import Tensor
+
+from benchmarks.synthesis_fit import HEIGHT_MM, SLICES, halved, synthetic, zscored
+from bids_app.measures.overlap import dice
+from bids_app.training.anatomy import FOLDS, split_of
+from bids_app.training.losses import hardest_weight, lesion_loss
+from bids_app.training.optimizer import Muon
+from bids_app.training.plans import NetworkSize, unet_arguments
+from bids_app.training.synthesis.fields import PATCH, SPACING_MM
+from bids_app.training.synthesis.tissue import FLAIR
+
+SHAPE = PATCH[1:]
+BATCH = 12
+RATE = 0.02
+SIZE = NetworkSize(features=(24, 48, 96, 128), encoder_convs=(2, 2, 2, 2), decoder_convs=(2, 2, 2))
+OFFSETS_MM = (-14, -8, -2, 4, 10, 16)
+"""Heights of the synthetic slices about that of the real ones."""
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Slices of one origin.
+
+    Attributes
+    ----------
+    image : ndarray
+        ``(n, y, x)`` float32 on ``SHAPE``, 2 mm, z-scored inside the brain.
+    lesion : ndarray
+        ``(n, y, x)`` bool.
+    patients : tuple of str
+        One a slice.
+    truth : ndarray or None
+        ``(n, 192, 160)`` bool, the lesion at 1 mm; of real slices.
+    """
+
+    image: np.ndarray
+    lesion: np.ndarray
+    patients: tuple[str, ...]
+    truth: np.ndarray | None = None
+
+    def __getitem__(self, chosen: np.ndarray) -> Slices:
+        truth = None if self.truth is None else self.truth[chosen]
+        names = tuple(np.array(self.patients)[chosen])
+        return Slices(self.image[chosen], self.lesion[chosen], names, truth)
+
+
+def upright(stored: np.ndarray) -> np.ndarray:
+    """A stored slice ``(x, y)``, x growing to the left, as ``(y, x)`` with x growing to the right."""
+    return stored[::-1].T
+
+
+def centered(image: np.ndarray, brain: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """A slice moved so that the brain's bounding box lies in the middle of another shape."""
+    out = np.zeros(shape, image.dtype)
+    window_out, window_in = [], []
+    for axis, goal in enumerate(shape):
+        hit = np.flatnonzero(brain.any(axis=1 - axis))
+        start = round((goal - 1 - hit[0] - hit[-1]) / 2)
+        first, last = max(0, -start), min(image.shape[axis], goal - start)
+        window_in.append(slice(first, last))
+        window_out.append(slice(first + start, last + start))
+    out[tuple(window_out)] = image[tuple(window_in)]
+    return out
+
+
+def real(data: Path) -> Slices:
+    """All real slices."""
+    with np.load(data / SLICES) as stored:
+        ids, flair, lesion = stored["id"], stored["flair"], stored["lesion"]
+    fine = tuple(2 * n for n in SHAPE)
+    images, coarse, truths = [], [], []
+    for image, mask in zip(map(upright, flair), map(upright, lesion), strict=True):
+        brain = image > 0
+        image, truth = (centered(part.astype(np.float32), brain, fine) for part in (image, mask))
+        images.append(zscored(halved(image)))
+        coarse.append(F.avg_pool2d(torch.from_numpy(truth)[None], 2)[0].numpy() > 0.5)
+        truths.append(truth > 0.5)
+    return Slices(np.array(images, np.float32), np.array(coarse), tuple(map(str, ids)), np.array(truths))
+
+
+def from_synthesis(data: Path, cache: Path, scans: int, kept: Path) -> Slices:
+    """Slices of synthetic FLAIR about the height of the real ones; made once and kept in a file."""
+    if not kept.exists():
+        images, lesions = [], []
+        for scan, source in synthetic(data, cache, scans):
+            for offset in OFFSETS_MM:
+                z = round((PATCH[0] - 1) / 2 + (HEIGHT_MM + offset - source.head.center[2]) / SPACING_MM)
+                image = zscored(scan.image[FLAIR, z].numpy())
+                brain = image != 0
+                images.append(centered(image, brain, SHAPE).astype(np.float16))
+                lesions.append(centered(scan.target[FLAIR, z].numpy(), brain, SHAPE))
+        np.savez_compressed(kept, image=np.array(images), lesion=np.array(lesions))
+    with np.load(kept) as stored:
+        image, lesion = stored["image"].astype(np.float32), stored["lesion"] > 0
+    return Slices(image, lesion, ("synthetic",) * len(image))
+
+
+def build() -> torch.nn.Module:
+    """A plain 2-d U-Net of nnU-Net."""
+    arguments = unet_arguments(SIZE) | {
+        "conv_op": "torch.nn.modules.conv.Conv2d",
+        "kernel_sizes": [[3, 3]] * len(SIZE.features),
+        "strides": [[1, 1]] + [[2, 2]] * (len(SIZE.features) - 1),
+        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm2d",
+    }
+    name = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
+    imported = ["conv_op", "norm_op", "dropout_op", "nonlin"]
+    network = get_network_from_plans(name, arguments, imported, 1, 2, deep_supervision=True)
+    for outputs in network.decoder.seg_layers:
+        torch.nn.init.zeros_(outputs.weight)
+    return network.to(memory_format=torch.channels_last)
+
+
+def augmentation() -> Callable[..., dict]:
+    """nnU-Net's own augmentation of 2-d training, with all its defaults and left-right mirroring alone."""
+    return nnUNetTrainer.get_training_transforms(
+        SHAPE, (-np.pi, np.pi), deep_supervision_scales=None, mirror_axes=(1,), do_dummy_2d_data_aug=False
+    )
+
+
+def batches(slices: Slices, seed: int, augment: Callable[..., dict] | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless batches; slices with and without lesion as they come."""
+    rng = np.random.default_rng(seed)
+    while True:
+        chosen = rng.integers(len(slices.image), size=BATCH)
+        pairs = [_pair(slices.image[i], slices.lesion[i], augment, rng) for i in chosen]
+        yield torch.stack([image for image, _ in pairs]), torch.stack([lesion for _, lesion in pairs])
+
+
+def _pair(image: np.ndarray, lesion: np.ndarray, augment, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    first, second = torch.from_numpy(image)[None], torch.from_numpy(lesion.astype(np.int16))[None]
+    if augment is not None:
+        done = augment(image=first, segmentation=second)
+        return done["image"], done["segmentation"].clamp_min(0)
+    flip = [-1] if rng.integers(2) else []
+    return first.flip(flip), second.flip(flip)
+
+
+def train(
+    slices: Slices, minutes: float, path: Path, seed: int, augment=None, start: Path | None = None
+) -> torch.nn.Module:
+    """A network trained for some minutes of CPU time, from another network or anew; loaded if it was trained before."""
+    torch.manual_seed(seed)
+    network = build()
+    if path.exists():
+        network.load_state_dict(torch.load(path, weights_only=True))
+        return network.eval()
+    if start is not None:
+        network.load_state_dict(torch.load(start, weights_only=True))
+    optimizer, begun = Muon(network.parameters(), RATE), time.process_time()
+    for step, (image, lesion) in enumerate(batches(slices, seed, augment)):
+        elapsed = (time.process_time() - begun) / (60 * minutes)
+        if elapsed >= 1:
+            break
+        optimizer.param_groups[0]["lr"] = RATE * min(1, (step + 1) / 50) * min(1, 1.02 - elapsed)
+        optimizer.zero_grad(set_to_none=True)
+        levels = network(image.contiguous(memory_format=torch.channels_last))
+        targets = [F.max_pool2d(lesion.float(), 2**level) if level else lesion for level in range(len(levels))]
+        lesion_loss(levels, targets, hardest_weight(step)).backward()
+        optimizer.step()
+    print(f"{path.stem}: {step} steps", flush=True)
+    torch.save(network.state_dict(), path)
+    return network.eval()
+
+
+@torch.no_grad()
+def logits(network: torch.nn.Module, slices: Slices) -> np.ndarray:
+    """Lesion logits at 1 mm, ``(n, 192, 160)``."""
+    network.decoder.deep_supervision = False
+    parts = [network(torch.from_numpy(slices.image[i : i + 32])[:, None]) for i in range(0, len(slices.image), 32)]
+    difference = torch.cat([part[:, 1:] - part[:, :1] for part in parts])
+    return F.interpolate(difference, scale_factor=2, mode="bilinear", align_corners=False)[:, 0].numpy()
+
+
+def scores(values: np.ndarray, slices: Slices) -> tuple[float, float, float]:
+    """Mean Dice of slices with lesion (20 mm2 and more), pooled Dice, and mean false area without lesion, mm2."""
+    found = values > 0
+    area = slices.truth.sum(axis=(1, 2))
+    sick, healthy = area >= 20, area == 0
+    each = [dice(truth, mask) for truth, mask in zip(slices.truth[sick], found[sick], strict=True)]
+    return float(np.mean(each)), dice(slices.truth, found), float(found[healthy].sum(axis=(1, 2)).mean())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train what is not trained yet, and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.real_flair", description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with the real data")
+    parser.add_argument("--cache", type=Path, required=True, help="folder of the prepared data (OUT/cache of training)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and slices")
+    parser.add_argument("--minutes", type=float, default=8.0, help="CPU time of each training (default: %(default)s)")
+    parser.add_argument("--scans", type=int, default=800, help="synthetic scans to draw (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    everyone = real(options.data)
+    kept = np.array([split_of(f"sub-{patient}") == "test" for patient in everyone.patients])
+    test, others = everyone[kept], everyone[~kept]
+    made = from_synthesis(options.data, options.cache, options.scans, options.out / "slices.npz")
+    synthetic_path = options.out / "synthetic.pth"
+    found = {"synthetic": [logits(train(made, 3 * options.minutes, synthetic_path, 0), test)], "real": [], "both": []}
+    fold_of = np.arange(len(others.patients)) % FOLDS
+    for fold in range(FOLDS):
+        seen = others[fold_of != fold]
+        for name, start in (("real", None), ("both", synthetic_path)):
+            path = options.out / f"{name}_{fold}.pth"
+            found[name].append(logits(train(seen, options.minutes, path, fold, augmentation(), start), test))
+    print("| trained on | folds | Dice of slices with lesion | Dice, pooled | false mm2 in slices without |")
+    print("|---|---|---|---|---|")
+    for name, parts in found.items():
+        rows = {"one": [scores(part, test) for part in parts]}
+        if len(parts) > 1:
+            rows["mean of 5"] = [scores(np.mean(parts, axis=0), test)]
+        for how, values in rows.items():
+            means = np.mean(values, axis=0)
+            print(f"| {name} | {how} | {means[0]:.3f} | {means[1]:.3f} | {means[2]:.0f} |")
+    together = scores((found["synthetic"][0] + np.mean(found["real"], axis=0)) / 2, test)
+    print(f"| synthetic and real, averaged | mean | {together[0]:.3f} | {together[1]:.3f} | {together[2]:.0f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""How far synthetic scans look like real ones, in numbers and as a picture.
+
+    python -m benchmarks.synthesis_fit --data DIR --cache DIR --figure PNG
+
+compares what the networks see (intensities z-scored inside the brain, at 2 mm): synthetic FLAIR at MNI z = +18 mm with
+the real stroke FLAIR slices of training patients at that height, and synthetic T1w with the real T1w heads that may
+serve to fit intensities. Prints the 10th, 50th and 90th percentile over scans of each measure; a synthetic range should
+hold the real one.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+from torch import Generator
+
+from bids_app.training import anatomy
+from bids_app.training.anatomy import split_of
+from bids_app.training.synthesis.fields import PATCH, SPACING_MM
+from bids_app.training.synthesis.lesions import stratify
+from bids_app.training.synthesis.recipe import Recipe
+from bids_app.training.synthesis.scan import SynthScan, synthesize
+from bids_app.training.synthesis.tissue import FLAIR, T1W, Source, make_source
+
+SLICES = Path("stroke_flair_slices", "soop_flair_axial_z18.npz")
+HEIGHT_MM = 18.0
+FITTED_HEADS = ("whole_head/chris_t1.nii.gz", "whole_head/studyforrest_sub02_T1w_1mm.nii.gz")
+MEASURES = {
+    "dark": "5th percentile of healthy brain",
+    "middle": "median of healthy brain",
+    "bright": "95th percentile of healthy brain",
+    "brightest": "99.5th percentile of healthy brain",
+    "grain": "median step between neighbouring voxels",
+    "lesion": "median inside the lesion",
+    "lesion_low": "10th percentile inside the lesion",
+    "lesion_high": "90th percentile inside the lesion",
+}
+_MIN_LESION_VOXELS = 40
+
+
+@dataclass(frozen=True)
+class Look:
+    """One scan or slice as a network sees it: intensities z-scored in the brain, and its lesion."""
+
+    image: np.ndarray
+    lesion: np.ndarray
+
+
+def measures(look: Look) -> dict[str, float]:
+    """The values of ``MEASURES``; those of the lesion are nan without one."""
+    brain = look.image != 0
+    healthy = look.image[brain & ~ndimage.binary_dilation(look.lesion, iterations=2)]
+    inside = look.image[look.lesion & brain]
+    if inside.size < _MIN_LESION_VOXELS:
+        inside = np.array([np.nan])
+    steps = np.abs(np.diff(look.image, axis=-1))[brain[..., 1:] & brain[..., :-1]]
+    dark, middle, bright, brightest = np.percentile(healthy, (5, 50, 95, 99.5))
+    low, lesion, high = np.percentile(inside, (10, 50, 90))
+    return dict(zip(MEASURES, (dark, middle, bright, brightest, np.median(steps), lesion, low, high), strict=True))
+
+
+def zscored(image: np.ndarray) -> np.ndarray:
+    """Zero mean and unit variance where the image is not zero."""
+    brain = image != 0
+    return np.where(brain, (image - image[brain].mean()) / image[brain].std(), 0)
+
+
+def real_slices(data: Path) -> Iterator[Look]:
+    """The real FLAIR slices of training patients, averaged to 2 mm."""
+    with np.load(data / SLICES) as stored:
+        ids, flair, lesion = stored["id"], stored["flair"], stored["lesion"]
+    for name, image, mask in zip(ids, flair, lesion, strict=True):
+        if split_of(f"sub-{name}") == "train":
+            yield Look(zscored(halved(image.astype(float))), halved(mask.astype(float)) > 0.5)
+
+
+def halved(image: np.ndarray) -> np.ndarray:
+    """Blocks of 2 x 2 averaged; a block that is partly outside the brain is outside."""
+    x, y = (n // 2 * 2 for n in image.shape)
+    blocks = image[:x, :y].reshape(x // 2, 2, y // 2, 2)
+    return np.where(blocks.min(axis=(1, 3)) > 0, blocks.mean(axis=(1, 3)), 0)
+
+
+def flair_slice(scan: SynthScan, source: Source) -> Look:
+    """The slice of a synthetic FLAIR at about the height of the real ones."""
+    z = round((PATCH[0] - 1) / 2 + (HEIGHT_MM - source.head.center[2]) / SPACING_MM)
+    return Look(zscored(scan.image[FLAIR, z].numpy()), scan.target[FLAIR, z].numpy() > 0)
+
+
+def synthetic(data: Path, cache: Path, count: int) -> Iterator[tuple[SynthScan, Source]]:
+    """Scans as training draws them, from other seeds."""
+    heads, lesions = anatomy.prepare(data, cache)
+    sources = [make_source(head) for head in anatomy.in_split(heads, "train")]
+    strata, recipe = stratify(anatomy.in_split(lesions, "train")), Recipe()
+    for number in range(count):
+        source = sources[number % len(sources)]
+        yield synthesize(source, strata, recipe, Generator().manual_seed(10**12 + number)), source
+
+
+def real_heads(data: Path) -> Iterator[Look]:
+    """The real T1w that may be fitted to, as the App prepares them, averaged to 2 mm."""
+    from bids_app import images
+    from bids_app.training.real_heads import pose_head
+
+    for path in FITTED_HEADS:
+        image = images.data(pose_head(data / path)).astype(float)
+        x, y, z = (n // 2 * 2 for n in image.shape)
+        blocks = image[:x, :y, :z].reshape(x // 2, 2, y // 2, 2, z // 2, 2)
+        coarse = np.where(blocks.min(axis=(1, 3, 5)) > 0, blocks.mean(axis=(1, 3, 5)), 0)
+        yield Look(zscored(coarse), np.zeros(coarse.shape, bool))
+
+
+def table(real: Sequence[Look], synthetic: Sequence[Look], name: str) -> Iterator[str]:
+    """10th, 50th and 90th percentile of each measure over the scans."""
+    yield f"| {name} | real ({len(real)}) | synthetic ({len(synthetic)}) |"
+    yield "|---|---|---|"
+    columns = [[measures(look) for look in looks] for looks in (real, synthetic)]
+    for key, text in MEASURES.items():
+        cells = [_range([row[key] for row in rows]) for rows in columns]
+        if cells[0]:
+            yield f"| {text} | {cells[0]} | {cells[1]} |"
+
+
+def _range(values: Sequence[float]) -> str:
+    known = [value for value in values if not np.isnan(value)]
+    return " / ".join(f"{value:.2f}" for value in np.percentile(known, (10, 50, 90))) if known else ""
+
+
+def draw(real: Sequence[Look], synthetic: Sequence[Look], path: Path) -> None:
+    """Examples side by side, and histograms of the brain and of the lesion."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure = plt.figure(figsize=(13, 8))
+    grid = figure.add_gridspec(3, 8)
+    for row, (looks, title) in enumerate(((real, "real"), (synthetic, "synthetic"))):
+        with_lesion = [look for look in looks if look.lesion.sum() > _MIN_LESION_VOXELS][:8]
+        for column, look in enumerate(with_lesion):
+            axes = figure.add_subplot(grid[row, column])
+            # real slices are stored (x, y), x growing to the left; synthetic ones (y, x), x growing to the right
+            shown = (look.image, look.lesion) if row else (look.image[::-1].T, look.lesion[::-1].T)
+            axes.imshow(shown[0], cmap="gray", vmin=-2.5, vmax=3, origin="lower")
+            axes.contour(shown[1], [0.5], colors="tab:red", linewidths=0.6)
+            axes.set_axis_off()
+            axes.set_title(title if column == 0 else "", loc="left", fontsize=9)
+    edges = np.linspace(-4, 5, 91)
+    for column, (text, pick) in enumerate((("healthy brain", False), ("lesion", True))):
+        axes = figure.add_subplot(grid[2, 4 * column : 4 * column + 4])
+        for looks, title in ((real, "real"), (synthetic, "synthetic")):
+            values = np.concatenate([look.image[(look.image != 0) & (look.lesion == pick)] for look in looks])
+            axes.hist(values, edges, density=True, histtype="step", label=title)
+        axes.set_xlabel(f"FLAIR intensity in {text}, standard deviations of the brain")
+        axes.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=80)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables and draw the figure."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.synthesis_fit", description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with the real data")
+    parser.add_argument("--cache", type=Path, required=True, help="folder of the prepared data (OUT/cache of training)")
+    parser.add_argument("--figure", type=Path, required=True, help="picture to write")
+    parser.add_argument("--scans", type=int, default=150, help="synthetic scans to draw (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    drawn = list(synthetic(options.data, options.cache, options.scans))
+    slices = [flair_slice(scan, source) for scan, source in drawn]
+    t1w = [Look(scan.image[T1W].numpy(), scan.target[T1W].numpy() > 0) for scan, _ in drawn]
+    real = list(real_slices(options.data))
+    print("\n".join(table(real, slices, "FLAIR at z = +18 mm")), end="\n\n")
+    print("\n".join(table(list(real_heads(options.data)), t1w, "T1w, whole brain")))
+    draw(real, slices, options.figure)
+
+
+if __name__ == "__main__":
+    main()

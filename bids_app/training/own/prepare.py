@@ -1,0 +1,249 @@
+"""Training scans and masks go the way of the App's own scans: brain-extracted, bias-corrected, in the pose."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bids_app import app_version, images
+from bids_app.derivatives.record import fingerprint
+from bids_app.derivatives.results import Prepared, Provenance
+from bids_app.derivatives.write import write_json
+from bids_app.errors import AppError, CannotWriteError, DatasetError, VisitError
+from bids_app.images import Image
+from bids_app.measures.volumes import volume_ml
+from bids_app.networks.weights import sha256
+from bids_app.preprocessing import headers, transforms
+from bids_app.preprocessing.coregistration import register_flair
+from bids_app.preprocessing.templates import load_template
+from bids_app.settings import DEFAULT_SPACE, Settings, TrainingSettings
+from bids_app.study.models import Problem, Severity
+from bids_app.training.own.cases import Case
+from bids_app.wording import counted
+from bids_app.workflow import stages, tools
+from bids_app.workflow.job import Job
+
+RECORD = "record.json"
+#: A mask that loses more of its volume than this on its way was not where the brain is.
+MIN_KEPT = 0.5
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A case as a network sees it: all images on the grid of MNI152NLin2009aSym, 1 mm, RAS+, rigidly aligned.
+
+    Attributes
+    ----------
+    case : Case
+    scans : tuple of (str, Path)
+        Contrast and file, zero outside the brain.
+    mask : Path
+        uint8, 0 or 1.
+    fingerprint : str
+        Digest over the contents of everything it was made from.
+    """
+
+    case: Case
+    scans: tuple[tuple[str, Path], ...]
+    mask: Path
+    fingerprint: str
+
+    @property
+    def label(self) -> str:
+        return self.case.label
+
+    def channel(self, contrast: str) -> Path:
+        """The scan of one contrast."""
+        return dict(self.scans)[contrast]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One case to prepare, for a worker process."""
+
+    case: Case
+    settings: TrainingSettings
+    contrasts: tuple[str, ...]
+    folder: Path
+
+    def __call__(self) -> Ready | Problem:
+        try:
+            return prepare_case(self.case, self.settings, self.contrasts, self.folder)
+        except CannotWriteError:
+            raise  # of the run, not of the case
+        except AppError as error:
+            return Problem("not-prepared", Severity.ERROR, error.message)
+        except (RuntimeError, ValueError, ArithmeticError) as error:  # of the registration, of ITK
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            return Problem("not-prepared", Severity.ERROR, f"{self.case.label} could not be prepared: {reason}")
+
+
+def prepare_all(
+    cases: Sequence[Case],
+    settings: TrainingSettings,
+    contrasts: tuple[str, ...],
+    say: Callable[[str], None],
+) -> tuple[Ready, ...]:
+    """Prepare the cases that are not prepared yet; those that fail are told and left out.
+
+    Raises
+    ------
+    DatasetError
+        If more than half fail.
+    """
+    tasks = [_Task(case, settings, contrasts, scans_folder(settings, contrasts) / case.label) for case in cases]
+    ready, failed = [], 0
+    for number, (task, result) in enumerate(_each(tasks, settings.nprocs), start=1):
+        if isinstance(result, Ready):
+            ready.append(result)
+            say(f"prepared {number} of {len(tasks)}: {task.case.label}")
+        else:
+            failed += 1
+            say(f"left out {task.case.label}: {result.message}")
+    if 2 * failed > len(tasks):
+        raise DatasetError(
+            f"{failed} of {counted(len(tasks), 'case')} could not be prepared: that is more than half.",
+            "See what was said of them above; correct the scans, or --masks.",
+        )
+    return tuple(sorted(ready, key=lambda item: item.label))
+
+
+def scans_folder(settings: TrainingSettings, contrasts: Sequence[str]) -> Path:
+    """Where the prepared scans of all trainings from the same contrasts are kept."""
+    return settings.work_dir / "training" / "scans" / "-".join(contrasts)
+
+
+def _each(tasks: Sequence[_Task], nprocs: int) -> Iterator[tuple[_Task, Ready | Problem]]:
+    """Tasks and their results as they come, from worker processes if there may be several."""
+    workers = min(nprocs, len(tasks))
+    if workers < 2:
+        tools.limit_threads(nprocs)
+        yield from ((task, task()) for task in tasks)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=tools.limit_threads, initargs=(1,)) as pool:
+        running = {pool.submit(task): task for task in tasks}
+        try:
+            for done in as_completed(running):
+                yield running[done], done.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def prepare_case(case: Case, settings: TrainingSettings, contrasts: tuple[str, ...], folder: Path) -> Ready:
+    """Bring scans and mask of one case into the pose, or find that it was done before.
+
+    Parameters
+    ----------
+    contrasts : tuple of str
+        What is needed of ``T1w`` and ``FLAIR``.
+    folder : Path
+        Where the images are kept.
+
+    Raises
+    ------
+    VisitError
+        If a scan is broken, a registration failed, or the mask does not lie in the brain.
+    """
+    record = _record(case, settings, contrasts)
+    scans = tuple((contrast, folder / f"{contrast}.nii.gz") for contrast in contrasts)
+    ready = Ready(case, scans, folder / "mask.nii.gz", record["fingerprint"])
+    if _is_done(ready, folder, record):
+        return ready
+    shutil.rmtree(folder, ignore_errors=True)
+    steps = folder / "steps"
+    prepared = stages.prepare(_job(case, settings), steps)
+    _require_flair(prepared, contrasts)
+    posed = stages.pose(prepared, steps)
+    for contrast, path in scans:
+        images.save(images.load(posed.scan(contrast)), path)
+    matrix = np.array(posed.matrix) @ mask_to_reference(case, prepared)
+    images.save(mask_in_pose(case, matrix), ready.mask)
+    shutil.rmtree(steps, ignore_errors=True)
+    write_json(folder / RECORD, record)
+    return ready
+
+
+def mask_to_reference(case: Case, prepared: Prepared) -> np.ndarray:
+    """Matrix that carries the mask's world to that of the reference scan: RAS mm, ``(4, 4)``, pushing.
+
+    Raises
+    ------
+    VisitError
+        If the scan it was drawn on could not be aligned with the reference scan.
+    """
+    visit = case.visit
+    if case.drawn_on == visit.reference.path:
+        return np.eye(4)
+    if visit.flair_to_align is not None and case.drawn_on == visit.flair_to_align.path:
+        return np.array(prepared.flair_matrix)
+    scan = headers.clean(case.drawn_on).image
+    # mutual information does not mind which contrasts these are
+    registration = register_flair(scan, images.load(prepared.reference), images.load(prepared.brain_mask))
+    if not registration.check.usable:
+        raise VisitError(
+            f"{case.drawn_on.name}, on which the mask was drawn, could not be aligned with {visit.reference.path.name}."
+        )
+    return registration.matrix
+
+
+def mask_in_pose(case: Case, matrix: np.ndarray) -> Image:
+    """The mask in the pose, nearest neighbour once; `matrix` carries its world there.
+
+    Raises
+    ------
+    VisitError
+        If most of the lesion is lost.
+    """
+    drawn = headers.clean_mask(case.mask)
+    moved = transforms.apply_linear(drawn, matrix, load_template(DEFAULT_SPACE).t1w, order=0)
+    if volume_ml(moved) < MIN_KEPT * volume_ml(drawn):
+        raise VisitError(f"Most of the lesion in {case.mask.name} lies outside the brain of {case.label}.")
+    return moved
+
+
+def _require_flair(prepared: Prepared, contrasts: Sequence[str]) -> None:
+    """Fail if the FLAIR is needed beside a T1w, and could not be used."""
+    if len(contrasts) == 2 and prepared.flair_native is None:
+        problems = [problem.message for problem in prepared.problems if problem.severity is Severity.WARNING]
+        raise VisitError(f"{prepared.visit.label} cannot be used: {problems[-1] if problems else 'no FLAIR'}")
+
+
+def _job(case: Case, settings: TrainingSettings) -> Job:
+    """What the App's steps want to know, for a visit that delivers nothing."""
+    app = Settings(
+        settings.out_dir,
+        settings.bids_dir,
+        settings.work_dir,
+        device=settings.device,
+        skull_stripped=settings.skull_stripped,
+    )
+    return Job(case.visit, app, Provenance("", app_version(), settings.bids_dir), {}, Path(), "training")
+
+
+def _record(case: Case, settings: TrainingSettings, contrasts: Sequence[str]) -> dict:
+    """What a prepared case was made from."""
+    visit = case.visit
+    files = {"mask": case.mask, "drawn_on": case.drawn_on}
+    files |= {scan.suffix: scan.path for scan in (visit.t1w, visit.flair) if scan}
+    try:
+        inputs = {role: sha256(path) for role, path in sorted(files.items())}
+    except OSError as error:
+        raise VisitError(f"{error.filename} cannot be read: {error.strerror}.") from error
+    how = {"contrasts": " ".join(contrasts), "skull_stripped": settings.skull_stripped, "version": app_version()}
+    return {"inputs": inputs, **how, "fingerprint": fingerprint(inputs | how)}
+
+
+def _is_done(ready: Ready, folder: Path, record: dict) -> bool:
+    try:
+        known = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return known == record and all(path.is_file() for path in (ready.mask, *(path for _, path in ready.scans)))

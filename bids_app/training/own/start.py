@@ -1,0 +1,214 @@
+"""Weights and plans of the model that a training starts from (``--init``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bids_app.errors import ConfigError
+from bids_app.lesion.folder import ModelFolder, is_onnx, read_folder, read_json
+from bids_app.lesion.segmentation import CHANNEL_NAMES
+from bids_app.networks.registry import find_model
+from bids_app.networks.weights import load_checkpoint
+from bids_app.training.plans import CONFIGURATION, FUSIONS
+
+_EXTENDABLE = ("early",)
+_MIRROR = "MirrorUNet"
+
+
+@dataclass(frozen=True)
+class Start:
+    """A model to start from.
+
+    Attributes
+    ----------
+    name : str
+        As the user gave it.
+    channels : tuple of str
+        What it takes.
+    sources : tuple of (str, ModelFolder)
+        For each part of the fusion to be trained (``t1w``, ``early``, ...) the folder whose weights it starts from; a
+        part without one starts from chance.
+    """
+
+    name: str
+    channels: tuple[str, ...]
+    sources: tuple[tuple[str, ModelFolder], ...]
+
+    @property
+    def network_class(self) -> str:
+        """Dotted name of its network, of a branch for a late fusion."""
+        return _architecture(self.sources[0][1])["network_class_name"]
+
+    def plans_for(self, part: str) -> dict:
+        """Plans for one part: those of the model, with one normalisation a channel."""
+        folder = dict(self.sources).get(part, self.sources[0][1])
+        count = len(FUSIONS[part].contrasts)
+        configuration = dict(_configuration(folder))
+        for key in ("normalization_schemes", "use_mask_for_norm"):
+            values = list(configuration[key])
+            configuration[key] = values if len(values) == count else values[:1] * count
+        plans = {key: value for key, value in folder.plans.items() if key != "continue_training"}
+        properties = plans.get("foreground_intensity_properties_per_channel", {})
+        plans["foreground_intensity_properties_per_channel"] = {
+            str(number): properties.get(str(number), properties.get("0", {})) for number in range(count)
+        }
+        return plans | {"configurations": {CONFIGURATION: configuration}}
+
+    def checkpoint(self, part: str, fold: int) -> Path | None:
+        """The checkpoint that a fold of a part starts from: that of the same fold, else the first."""
+        folder = dict(self.sources).get(part)
+        if folder is None:
+            return None
+        checkpoints = dict(folder.checkpoints)
+        return checkpoints.get(str(fold), folder.checkpoints[0][1])
+
+
+def find_start(name: str | None, fusion: str) -> Start | None:
+    """Find the model to start from, and make sure that its weights fit the fusion.
+
+    Parameters
+    ----------
+    name : str or None
+        An embedded model's name or a folder; None starts from chance.
+    fusion : str
+        What will be trained.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such model, or it does not fit; the message says what differs.
+    """
+    if name is None:
+        return None
+    path = find_model(name)
+    if is_onnx(path):
+        raise ConfigError(f"{name} is an ONNX network, which cannot be trained.", "Start from a folder of nnU-Net.")
+    folder = read_folder(path)
+    if CONFIGURATION not in folder.plans.get("configurations", {}):
+        known = ", ".join(folder.plans.get("configurations", {})) or "none"
+        raise ConfigError(f"{name} has no configuration {CONFIGURATION}, only {known}.", "Start from another model.")
+    channels = _channels(folder)
+    return Start(name, channels, _sources(name, folder, channels, fusion))
+
+
+def _sources(name: str, folder: ModelFolder, channels: tuple[str, ...], fusion: str) -> tuple:
+    """Which part starts from which folder."""
+    wanted = FUSIONS[fusion].contrasts
+    if fusion == "late":
+        if folder.branches:
+            return tuple((contrast.lower(), branch) for contrast, branch in folder.branches)
+        if channels == ("T1w",):
+            return (("t1w", folder), ("flair", folder))
+        if channels == ("FLAIR",):
+            return (("flair", folder),)
+    elif not folder.branches:
+        is_intermediate = "IntermediateUNet" in str(_architecture(folder))
+        if channels == wanted and is_intermediate == (fusion == "intermediate"):
+            return ((fusion, folder),)
+        if channels == ("T1w",) and fusion in _EXTENDABLE:
+            return ((fusion, folder),)
+    raise ConfigError(
+        f"{name} is a {_kind(folder, channels)}, from which --fusion {fusion} of {' and '.join(wanted)} cannot start.",
+        "Start from a model of the same kind; a T1w model also starts early fusion and both branches of late fusion.",
+    )
+
+
+def starting_weights(network: torch.nn.Module, checkpoint: Path, architecture: Mapping) -> dict[str, Tensor]:
+    """State of `network` from the weights of a checkpoint, its first convolution extended over further channels.
+
+    A first convolution that takes ``n`` times the channels gets the weights repeated and divided by ``n``, so that
+    the network begins by treating the channels alike (Di Matteo et al. 2025, as in their training code).
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        The network to be trained.
+    architecture : mapping
+        The ``architecture`` entry of its plans.
+
+    Raises
+    ------
+    ConfigError
+        If the weights do not fit.
+    """
+    known = load_checkpoint(checkpoint).get("network_weights")
+    if not isinstance(known, Mapping):
+        raise ConfigError(f"{checkpoint} holds no network_weights.", "Start from a checkpoint saved by nnU-Net.")
+    weights = {key.removeprefix("module.").removeprefix("_orig_mod."): value for key, value in known.items()}
+    groups = 2 if str(architecture["network_class_name"]).endswith(_MIRROR) else 1
+    target = network.state_dict()
+    if missing := sorted(set(target) ^ set(weights)):
+        raise ConfigError(
+            f"The weights in {checkpoint} are of another network: {missing[0]} is in one of the two only.",
+            "Start from a model of the same architecture.",
+        )
+    return {key: _fitted(key, weights[key], value, groups, checkpoint) for key, value in target.items()}
+
+
+def _fitted(key: str, given: Tensor, wanted: Tensor, groups: int, checkpoint: Path) -> Tensor:
+    """A tensor as it is, or repeated over channels."""
+    if given.shape == wanted.shape:
+        return given.to(wanted.dtype)
+    factor, rest = divmod(wanted.shape[1], given.shape[1]) if given.ndim == wanted.ndim == 5 else (0, 1)
+    if rest or factor < 2 or given.shape[0] != wanted.shape[0] or given.shape[2:] != wanted.shape[2:]:
+        shapes = " and ".join(str(tuple(tensor.shape)) for tensor in (given, wanted))
+        raise ConfigError(
+            f"The weights in {checkpoint} do not fit: {key} has the shapes {shapes}.",
+            "Start from a model of the same architecture.",
+        )
+    return extend_channels(given.to(wanted.dtype), factor, groups)
+
+
+def extend_channels(weight: Tensor, factor: int, groups: int = 1) -> Tensor:
+    """Weights of a first convolution for `factor` times the contrasts: repeated, and divided by their number.
+
+    Parameters
+    ----------
+    weight : torch.Tensor
+        ``(out, in, z, y, x)`` of a network with one contrast.
+    groups : int
+        2 for `MirrorUNet`, whose channels are the voxel blocks of each contrast, then those of each mirrored contrast;
+        1 for networks that see the contrasts themselves.
+    """
+    out, channels, *kernel = weight.shape
+    apart = weight.reshape(out, groups, 1, channels // groups, *kernel)
+    return apart.repeat(1, 1, factor, *([1] * (len(kernel) + 1))).reshape(out, factor * channels, *kernel) / factor
+
+
+def _configuration(folder: ModelFolder) -> dict:
+    return folder.plans["configurations"][CONFIGURATION]
+
+
+def _architecture(folder: ModelFolder) -> dict:
+    try:
+        return _configuration(folder)["architecture"]
+    except KeyError as error:
+        raise ConfigError(
+            f"{folder.path / 'plans.json'} describes no architecture.", "Start from a model of nnU-Net 2.5 or later."
+        ) from error
+
+
+def _channels(folder: ModelFolder) -> tuple[str, ...]:
+    """Our names of a model's channels; unknown ones as they are."""
+    card = folder.path / "card.json"
+    listed = read_json(card).get("channels") if card.is_file() else None
+    names = folder.dataset.get("channel_names", {})
+    raw = listed or [names[key] for key in sorted(names, key=int)]
+    plain = ["".join(letter for letter in str(name).lower() if letter.isalnum()) for name in raw]
+    return tuple(
+        next((ours for ours, theirs in CHANNEL_NAMES.items() if name in theirs), str(given))
+        for name, given in zip(plain, raw, strict=True)
+    )
+
+
+def _kind(folder: ModelFolder, channels: tuple[str, ...]) -> str:
+    """A model in words, as in ``MirrorUNet of T1w``."""
+    name = "late fusion" if folder.branches else _architecture(folder)["network_class_name"].rpartition(".")[2]
+    if not folder.branches and "IntermediateUNet" in str(_architecture(folder)):
+        name = "intermediate fusion"
+    return f"{name} of {' and '.join(channels)}"
