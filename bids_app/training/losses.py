@@ -21,7 +21,7 @@ from bids_app.training.synthesis.tissue import FLAIR, T1W
 HARDEST_PERCENT = 2
 """2 % of the patch is 98 mL: as many voxels as a large lesion has."""
 
-HARDEST_FROM, HARDEST_UNTIL, HARDEST_WEIGHT = 500, 1500, 0.5
+HARDEST_FROM, HARDEST_UNTIL, HARDEST_WEIGHT = 500, 1500, 0.1
 """Steps over which the term of the hardest voxels grows to its weight. From the start it keeps a network from learning:
 all voxels at one even probability are a place that its gradients do not lead out of."""
 
