@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from bids_app.derivatives.write import write_json
 from bids_app.lesion.model import LesionModel, load_model
 from bids_app.training import anatomy
-from bids_app.training.embed import write_json
 from bids_app.training.evaluate import (
     CLASSES_ML,
     HEALTHY,

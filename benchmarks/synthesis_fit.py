@@ -80,10 +80,11 @@ def real_slices(data: Path) -> Iterator[Look]:
 
 
 def halved(image: np.ndarray) -> np.ndarray:
-    """Blocks of 2 x 2 averaged; a block that is partly outside the brain is outside."""
-    x, y = (n // 2 * 2 for n in image.shape)
-    blocks = image[:x, :y].reshape(x // 2, 2, y // 2, 2)
-    return np.where(blocks.min(axis=(1, 3)) > 0, blocks.mean(axis=(1, 3)), 0)
+    """Blocks of two voxels along each axis averaged; a block that is partly outside the brain is outside."""
+    even = image[tuple(slice(n // 2 * 2) for n in image.shape)]
+    blocks = even.reshape([size for n in even.shape for size in (n // 2, 2)])
+    within = tuple(range(1, blocks.ndim, 2))
+    return np.where(blocks.min(axis=within) > 0, blocks.mean(axis=within), 0)
 
 
 def flair_slice(scan: SynthScan, source: Source) -> Look:
@@ -108,10 +109,7 @@ def real_heads(data: Path) -> Iterator[Look]:
     from bids_app.training.real_heads import pose_head
 
     for path in FITTED_HEADS:
-        image = images.data(pose_head(data / path)).astype(float)
-        x, y, z = (n // 2 * 2 for n in image.shape)
-        blocks = image[:x, :y, :z].reshape(x // 2, 2, y // 2, 2, z // 2, 2)
-        coarse = np.where(blocks.min(axis=(1, 3, 5)) > 0, blocks.mean(axis=(1, 3, 5)), 0)
+        coarse = halved(images.data(pose_head(data / path)).astype(float))
         yield Look(zscored(coarse), np.zeros(coarse.shape, bool))
 
 

@@ -18,7 +18,7 @@ from bids_app.lesion.plans import build_network, make_recipe, read_configuration
 from bids_app.lesion.segmentation import LesionModel, LesionOutput, channel_name, read_card
 from bids_app.networks.device import Device
 from bids_app.networks.engine import TorchEngine
-from bids_app.networks.weights import folder_sha256, load_checkpoint
+from bids_app.networks.weights import folder_sha256, load_checkpoint, network_weights
 
 
 def read_models(path: Path, folds: tuple[str, ...], device: Device) -> tuple[LesionModel, ...]:
@@ -172,11 +172,7 @@ def _load_weights(
     branches: Sequence[TorchEngine] = (),
 ) -> None:
     """Give a network the weights of a checkpoint, and its branches if there are any."""
-    weights = checkpoint.get("network_weights")
-    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise ConfigError(f"{file} holds no network_weights.", "Use a checkpoint saved by nnU-Net.")
-    # left over from distributed or compiled training
-    weights = {key.removeprefix("module.").removeprefix("_orig_mod."): value for key, value in weights.items()}
+    weights = network_weights(checkpoint, file)
     if not branches:
         _check_channels(network, weights, file, channels)
     try:

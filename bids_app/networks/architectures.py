@@ -197,7 +197,11 @@ class LateFusion(nn.Module):
             branch.decoder.deep_supervision = enabled
 
     def forward(self, volume: Tensor) -> Tensor | list[Tensor]:
-        return self.fuse([branch(part) for branch, part in zip(self.branches, volume.split(1, dim=1), strict=True)])
+        return self.fuse(self.apart(volume))
+
+    def apart(self, volume: Tensor) -> list[Tensor | list[Tensor]]:
+        """What each branch says of its contrast."""
+        return [branch(part) for branch, part in zip(self.branches, volume.split(1, dim=1), strict=True)]
 
     def fuse(self, logits: Sequence[Tensor | list[Tensor]]) -> Tensor | list[Tensor]:
         """Fused logits from those of the branches, level by level under deep supervision."""

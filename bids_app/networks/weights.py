@@ -56,6 +56,29 @@ def load_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
     return content
 
 
+def network_weights(checkpoint: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The network's weights of a checkpoint, without what distributed or compiled training puts before their names.
+
+    Parameters
+    ----------
+    checkpoint : dict
+        From `load_checkpoint`.
+    file : Path
+        Where it was read from, for the message.
+
+    Raises
+    ------
+    ConfigError
+        If it holds none.
+    """
+    import torch
+
+    weights = checkpoint.get("network_weights")
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise ConfigError(f"{file} holds no network_weights.", "Use a checkpoint saved by nnU-Net.")
+    return {key.removeprefix("module.").removeprefix("_orig_mod."): value for key, value in weights.items()}
+
+
 def sha256(path: Path) -> str:
     """Checksum of a file, 64 hexadecimal digits."""
     with path.open("rb") as stream:

@@ -7,20 +7,19 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import Tensor
 
+from bids_app.derivatives.write import write_json
 from bids_app.errors import NoInputError
 from bids_app.training import plans
 from bids_app.training.plans import FUSIONS, Fusion
-from bids_app.training.trainer import FINAL, LATEST
+from bids_app.training.trainer import FINAL, LATEST, build_network
 
 PREFIX = "synthetic-"
 CHECKPOINTS = (FINAL, LATEST)
@@ -108,15 +107,7 @@ def _read_fold(name: str, folder: Path) -> Fold:
 
 def final_network(fusion: Fusion, weights: Mapping[str, Tensor]) -> torch.nn.Module:
     """Network of a fusion as it is shipped: without the outputs that only training has, in evaluation mode."""
-    described = plans.architecture(fusion)
-    network = get_network_from_plans(
-        described["network_class_name"],
-        described["arch_kwargs"],
-        described["_kw_requires_import"],
-        input_channels=len(fusion.contrasts),
-        output_channels=2,
-        deep_supervision=True,
-    )
+    network = build_network(fusion, extra_outputs=0)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             # the outputs of training alone come last
@@ -130,31 +121,6 @@ def half_precision(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: halved.setdefault(value.data_ptr(), value.half()) for name, value in state.items()}
 
 
-def small_checkpoint(state: dict[str, Tensor], steps: int) -> dict:
-    """Checkpoint that stock nnU-Net loads: weights and what its predictor reads, no optimizer.
-
-    ``trainer_name`` is nnU-Net's own, for its predictor looks the class up by name and asks it for the network only.
-    """
-    return {
-        "network_weights": half_precision(state),
-        "optimizer_state": {},
-        "grad_scaler_state": None,
-        "logging": {},
-        "_best_ema": None,
-        "current_epoch": steps,
-        "init_args": {"configuration": plans.CONFIGURATION},
-        "trainer_name": plans.TRAINER,
-        "inference_allowed_mirroring_axes": None,
-    }
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write a JSON file under its name only when whole."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.replace(path)
-
-
 def build_card(
     name: str, fusion: Fusion, parameters: int, provenance: Mapping[str, str], folds: Sequence[Fold]
 ) -> dict:
@@ -164,7 +130,7 @@ def build_card(
         "name": name,
         **provenance,
         "channels": list(fusion.contrasts),
-        "space": "pose: brain-extracted, bias-corrected, rigidly aligned to MNI152NLin2009aSym, 1 mm, RAS",
+        "space": plans.SPACE,
         "spacing_mm": [2.0, 2.0, 2.0],
         "parameters": parameters,
         "training_data": TRAINING_DATA,
@@ -191,8 +157,12 @@ def write_model(
         part = {name: value for name, value in network.state_dict().items() if name.startswith("fusion.")}
         folder = model / f"fold_{fold.name}"
         folder.mkdir()
-        content = small_checkpoint(part if branches else network.state_dict(), fold.steps)
-        torch.save(content, folder / "checkpoint_final.pth")
+        content = {
+            "network_weights": half_precision(part if branches else network.state_dict()),
+            "current_epoch": fold.steps,
+            "inference_allowed_mirroring_axes": None,
+        }
+        torch.save(plans.shippable(content), folder / "checkpoint_final.pth")
     parameters = sum(weights.numel() for weights in network.parameters())
     card = build_card(model.name, fusion, parameters, provenance, folds)
     write_json(model / "plans.json", plans.build_plans(fusion))

@@ -19,13 +19,13 @@ import torch
 from scipy import ndimage
 from torch import Generator, Tensor
 
+from bids_app.derivatives.write import write_json
 from bids_app.lesion.model import LesionModel, load_model
 from bids_app.measures.detection import anima_f1, any_overlap_f1
 from bids_app.measures.overlap import CONNECTIVITY_26, dice
 from bids_app.measures.surfaces import assd
 from bids_app.training import anatomy
 from bids_app.training.anatomy import LesionMask
-from bids_app.training.embed import write_json
 from bids_app.training.losses import CHANNEL
 from bids_app.training.synthesis.fields import SPACING_MM, pick
 from bids_app.training.synthesis.recipe import Recipe

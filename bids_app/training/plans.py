@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from bids_app.training.synthesis.fields import PATCH, SPACING_MM
 from bids_app.training.synthesis.tissue import BRAIN
@@ -13,6 +13,9 @@ TRAINER = "nnUNetTrainer"
 _RESAMPLING = {"force_separate_z": False, "memefficient_seg_resampling": False}
 _NETWORKS = "bids_app.networks.architectures"
 _STOCK = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
+
+SPACE = "pose: brain-extracted, bias-corrected, rigidly aligned to MNI152NLin2009aSym, 1 mm, RAS"
+"""What the models expect, for their cards."""
 
 ANATOMY_OUTPUTS = BRAIN
 """Outputs for the healthy anatomy, that training adds and the embedded model drops."""
@@ -78,11 +81,6 @@ FUSIONS = {
 }
 
 
-def with_size(name: str, size: NetworkSize | None) -> Fusion:
-    """A fusion by name, of another size if one is given."""
-    return FUSIONS[name] if size is None else replace(FUSIONS[name], size=size)
-
-
 def unet_arguments(size: NetworkSize) -> dict:
     """Arguments of a plain U-Net of nnU-Net."""
     stages = len(size.features)
@@ -106,19 +104,43 @@ def unet_arguments(size: NetworkSize) -> dict:
 
 def architecture(fusion: Fusion, extra_outputs: int = 0) -> dict:
     """The ``architecture`` entry of a configuration."""
-    arguments = unet_arguments(fusion.size) | {"extra_outputs": extra_outputs, "core_class": _STOCK}
-    imported = ["conv_op", "norm_op", "dropout_op", "nonlin", "core_class"]
-    network = "MirrorUNet"
-    if fusion.name == "intermediate":
-        arguments["core_class"] = f"{_NETWORKS}.IntermediateUNet"
-    if fusion.name == "late":
-        network = "LateFusion"
-        arguments["branch_class"] = f"{_NETWORKS}.MirrorUNet"
-        imported.append("branch_class")
+    core = f"{_NETWORKS}.IntermediateUNet" if fusion.name == "intermediate" else _STOCK
+    single = {
+        "network_class_name": f"{_NETWORKS}.MirrorUNet",
+        "arch_kwargs": unet_arguments(fusion.size) | {"extra_outputs": extra_outputs, "core_class": core},
+        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin", "core_class"],
+    }
+    return late_architecture(single) if fusion.name == "late" else single
+
+
+def late_architecture(branch: dict) -> dict:
+    """The ``architecture`` entry of a late fusion of networks that have the entry `branch`."""
     return {
-        "network_class_name": f"{_NETWORKS}.{network}",
-        "arch_kwargs": arguments,
-        "_kw_requires_import": imported,
+        "network_class_name": f"{_NETWORKS}.LateFusion",
+        "arch_kwargs": branch["arch_kwargs"] | {"branch_class": branch["network_class_name"]},
+        "_kw_requires_import": [*branch["_kw_requires_import"], "branch_class"],
+    }
+
+
+def for_channels(plans: dict, count: int) -> dict:
+    """Plans with a normalisation for each of so many channels: those there are, else the first for all.
+
+    Parameters
+    ----------
+    plans : dict
+        Content of a ``plans.json``, left as it is; of its configurations ``CONFIGURATION`` alone is kept.
+    count : int
+        Channels of the network.
+    """
+    configuration = dict(plans["configurations"][CONFIGURATION])
+    for key in ("normalization_schemes", "use_mask_for_norm"):
+        values = list(configuration[key])
+        configuration[key] = values if len(values) == count else values[:1] * count
+    known = plans.get("foreground_intensity_properties_per_channel", {})
+    properties = {str(number): known.get(str(number), known.get("0", {})) for number in range(count)}
+    return plans | {
+        "configurations": {CONFIGURATION: configuration},
+        "foreground_intensity_properties_per_channel": properties,
     }
 
 
@@ -180,4 +202,22 @@ def build_dataset(fusion: Fusion, cases: int) -> dict:
         "file_ending": ".nii.gz",
         "name": fusion.dataset,
         "description": "Synthetic scans with stroke lesions, made during training",
+    }
+
+
+def shippable(checkpoint: dict) -> dict:
+    """What is needed to run a checkpoint: weights and nnU-Net's few words on them, no optimizer.
+
+    ``trainer_name`` is nnU-Net's own: its predictor looks the class up by name, and the network is that of the plans.
+    """
+    return {
+        "network_weights": checkpoint["network_weights"],
+        "optimizer_state": {},
+        "grad_scaler_state": None,
+        "logging": {},
+        "_best_ema": None,
+        "current_epoch": checkpoint["current_epoch"],
+        "init_args": {"configuration": CONFIGURATION},
+        "trainer_name": TRAINER,
+        "inference_allowed_mirroring_axes": checkpoint["inference_allowed_mirroring_axes"],
     }

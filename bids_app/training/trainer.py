@@ -76,9 +76,9 @@ class Validation:
     false_ml: float
 
 
-def build_network(fusion: Fusion) -> torch.nn.Module:
-    """The network of a fusion with the additional outputs of training, built and initialised by nnU-Net."""
-    described = plans.architecture(fusion, plans.ANATOMY_OUTPUTS)
+def build_network(fusion: Fusion, extra_outputs: int = plans.ANATOMY_OUTPUTS) -> torch.nn.Module:
+    """The network of a fusion, built and initialised by nnU-Net; by default with the outputs that training adds."""
+    described = plans.architecture(fusion, extra_outputs)
     network = get_network_from_plans(
         described["network_class_name"],
         described["arch_kwargs"],

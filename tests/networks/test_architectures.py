@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
@@ -17,7 +19,7 @@ SHAPE = (16, 24, 16)
 def build(name: str, size: NetworkSize | None = TINY, extra: int = 0, deep: bool = False) -> torch.nn.Module:
     """The network of a fusion, as nnU-Net builds it from the plans."""
     torch.manual_seed(0)
-    fusion = plans.with_size(name, size)
+    fusion = FUSIONS[name] if size is None else replace(FUSIONS[name], size=size)
     described = plans.architecture(fusion, extra)
     arguments = (described["network_class_name"], described["arch_kwargs"], described["_kw_requires_import"])
     return get_network_from_plans(*arguments, len(fusion.contrasts), 2, deep_supervision=deep).eval()

@@ -85,14 +85,14 @@ def nnunet_folders(base: Path, processes: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def dataset_json(dataset: Dataset, cases: int) -> dict:
+def dataset_json(name: str, channels: Sequence[str], cases: int) -> dict:
     """Content of ``dataset.json``."""
     return {
-        "channel_names": {str(number): name for number, name in enumerate(dataset.channels)},
+        "channel_names": {str(number): channel for number, channel in enumerate(channels)},
         "labels": LABELS,
         "numTraining": cases,
         "file_ending": ".nii.gz",
-        "name": dataset.name,
+        "name": name,
         "overwrite_image_reader_writer": READER,
     }
 
@@ -106,7 +106,7 @@ def write_raw(dataset: Dataset, cases: Sequence[Ready]) -> None:
         for number, contrast in enumerate(dataset.channels):
             _link(case.channel(contrast), dataset.raw / "imagesTr" / f"{case.label}_{number:04d}.nii.gz")
         _link(case.mask, dataset.raw / "labelsTr" / f"{case.label}.nii.gz")
-    content = dataset_json(dataset, len(cases))
+    content = dataset_json(dataset.name, dataset.channels, len(cases))
     write_json(dataset.raw / "dataset.json", content)
     write_json(dataset.preprocessed / "dataset.json", content)
 
@@ -138,7 +138,7 @@ def preprocess(dataset: Dataset, plans: dict, cases: Sequence[Ready], say: Calla
     folder = dataset.preprocessed / configuration.data_identifier
     folder.mkdir(parents=True, exist_ok=True)
     preprocessor = configuration.preprocessor_class(verbose=False)
-    done = _read_done(dataset)
+    content, done = dataset_json(dataset.name, dataset.channels, len(cases)), _read_done(dataset)
     for case in cases:
         if done.get(case.label) == case.fingerprint:
             continue
@@ -146,7 +146,6 @@ def preprocess(dataset: Dataset, plans: dict, cases: Sequence[Ready], say: Calla
             (folder / f"{case.label}{ending}").unlink(missing_ok=True)
         scans = [str(dataset.raw / "imagesTr" / f"{case.label}_{n:04d}.nii.gz") for n in range(len(dataset.channels))]
         mask = str(dataset.raw / "labelsTr" / f"{case.label}.nii.gz")
-        content = dataset_json(dataset, len(cases))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             preprocessor.run_case_save(str(folder / case.label), scans, mask, manager, configuration, content)

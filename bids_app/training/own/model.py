@@ -14,12 +14,10 @@ from bids_app.derivatives.write import atomic, write_json
 from bids_app.lesion.folder import CARD
 from bids_app.networks.weights import load_checkpoint
 from bids_app.training.fusion import Fused, mean_of_branches
-from bids_app.training.own.dataset import LABELS, READER
+from bids_app.training.own.dataset import dataset_json
 from bids_app.training.own.scores import MIN_VOLUME_MM3
 from bids_app.training.own.train import FINAL
-from bids_app.training.plans import CONFIGURATION, TRAINER
-
-SPACE = "pose: brain-extracted, bias-corrected, rigidly aligned to MNI152NLin2009aSym, 1 mm, RAS"
+from bids_app.training.plans import CONFIGURATION, SPACE, shippable
 
 
 @dataclass(frozen=True)
@@ -92,24 +90,6 @@ def write_fusion_folder(
     write_card(folder, plans, facts, count)
 
 
-def shippable(checkpoint: dict) -> dict:
-    """What is needed to run a checkpoint: weights and nnU-Net's few words on them, no optimizer.
-
-    ``trainer_name`` is nnU-Net's own: its predictor looks the class up by name, and the network is that of the plans.
-    """
-    return {
-        "network_weights": checkpoint["network_weights"],
-        "optimizer_state": {},
-        "grad_scaler_state": None,
-        "logging": {},
-        "_best_ema": None,
-        "current_epoch": checkpoint["current_epoch"],
-        "init_args": {"configuration": CONFIGURATION},
-        "trainer_name": TRAINER,
-        "inference_allowed_mirroring_axes": checkpoint["inference_allowed_mirroring_axes"],
-    }
-
-
 def fusion_checkpoint(fused: Fused) -> dict:
     """Checkpoint with the fusion of one fold."""
     weights = {
@@ -147,14 +127,7 @@ def _write_descriptions(folder: Path, plans: dict, facts: Facts) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     _remove_other_folds(folder, facts.folds)
     write_json(folder / "plans.json", plans)
-    dataset = {
-        "channel_names": {str(number): name for number, name in enumerate(facts.channels)},
-        "labels": LABELS,
-        "numTraining": facts.cases,
-        "file_ending": ".nii.gz",
-        "name": plans["dataset_name"],
-        "overwrite_image_reader_writer": READER,
-    }
+    dataset = dataset_json(plans["dataset_name"], facts.channels, facts.cases)
     write_json(folder / "dataset.json", dataset)
 
 

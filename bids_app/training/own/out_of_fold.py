@@ -109,10 +109,10 @@ class _Branches(nn.Module):
 
     def __init__(self, fusion: nn.Module):
         super().__init__()
-        self.branches = fusion.branches
+        self.fusion = fusion
 
     def forward(self, volume: torch.Tensor) -> torch.Tensor:
-        return torch.cat([branch(part) for branch, part in zip(self.branches, volume.split(1, 1), strict=True)], dim=1)
+        return torch.cat(self.fusion.apart(volume), dim=1)
 
 
 def _branch_logits(folder: Path, seen: Sequence[Seen], device: Device, target: Path) -> dict[str, Path]:

@@ -13,11 +13,17 @@ from bids_app.errors import ConfigError
 from bids_app.lesion.folder import read_json
 from bids_app.training.own.dataset import FINGERPRINT, Dataset, nnunet_folders
 from bids_app.training.own.start import Start
-from bids_app.training.plans import CONFIGURATION, FUSIONS, build_plans
+from bids_app.training.plans import (
+    CONFIGURATION,
+    FUSIONS,
+    architecture,
+    build_plans,
+    for_channels,
+    late_architecture,
+)
 
 SMALL, RESENC_M = "small", "resenc-m"
 PRESETS = (SMALL, RESENC_M)
-LATE_CLASS = "bids_app.networks.architectures.LateFusion"
 
 
 @dataclass(frozen=True)
@@ -60,8 +66,7 @@ def check_preset(fusion: str, preset: str | None, start: Start | None) -> None:
         )
     if start is None or preset is None:
         return
-    small = start.network_class in {build_plans(item)["configurations"][CONFIGURATION]["architecture"][
-        "network_class_name"] for item in FUSIONS.values()}  # fmt: skip
+    small = start.network_class in {architecture(item)["network_class_name"] for item in FUSIONS.values()}
     if small != (preset == SMALL):
         raise ConfigError(
             f"{start.name} is a {start.network_class.rpartition('.')[2]}, which is not the preset {preset}.",
@@ -109,19 +114,7 @@ def _resenc_plans(dataset: Dataset, processes: int) -> dict:
 
 def late_plans(branch: dict, channels: Sequence[str], name: str) -> dict:
     """Plans of a late fusion of networks that share the plans `branch`."""
-    plans = copy.deepcopy(branch) | {"dataset_name": name}
+    plans = for_channels(copy.deepcopy(branch) | {"dataset_name": name}, len(channels))
     configuration = plans["configurations"][CONFIGURATION]
-    architecture = configuration["architecture"]
-    imported = list(architecture["_kw_requires_import"])
-    configuration["architecture"] = {
-        "network_class_name": LATE_CLASS,
-        "arch_kwargs": architecture["arch_kwargs"] | {"branch_class": architecture["network_class_name"]},
-        "_kw_requires_import": [*imported, "branch_class"],
-    }
-    for key in ("normalization_schemes", "use_mask_for_norm"):
-        configuration[key] = configuration[key][:1] * len(channels)
-    properties = plans["foreground_intensity_properties_per_channel"]
-    plans["foreground_intensity_properties_per_channel"] = {
-        str(number): properties.get("0", {}) for number in range(len(channels))
-    }
+    configuration["architecture"] = late_architecture(configuration["architecture"])
     return plans

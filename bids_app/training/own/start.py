@@ -13,8 +13,8 @@ from bids_app.errors import ConfigError
 from bids_app.lesion.folder import ModelFolder, is_onnx, read_folder, read_json
 from bids_app.lesion.segmentation import CHANNEL_NAMES
 from bids_app.networks.registry import find_model
-from bids_app.networks.weights import load_checkpoint
-from bids_app.training.plans import CONFIGURATION, FUSIONS
+from bids_app.networks.weights import load_checkpoint, network_weights
+from bids_app.training.plans import CONFIGURATION, FUSIONS, for_channels
 
 _EXTENDABLE = ("early",)
 _MIRROR = "MirrorUNet"
@@ -47,17 +47,8 @@ class Start:
     def plans_for(self, part: str) -> dict:
         """Plans for one part: those of the model, with one normalisation a channel."""
         folder = dict(self.sources).get(part, self.sources[0][1])
-        count = len(FUSIONS[part].contrasts)
-        configuration = dict(_configuration(folder))
-        for key in ("normalization_schemes", "use_mask_for_norm"):
-            values = list(configuration[key])
-            configuration[key] = values if len(values) == count else values[:1] * count
         plans = {key: value for key, value in folder.plans.items() if key != "continue_training"}
-        properties = plans.get("foreground_intensity_properties_per_channel", {})
-        plans["foreground_intensity_properties_per_channel"] = {
-            str(number): properties.get(str(number), properties.get("0", {})) for number in range(count)
-        }
-        return plans | {"configurations": {CONFIGURATION: configuration}}
+        return for_channels(plans, len(FUSIONS[part].contrasts))
 
     def checkpoint(self, part: str, fold: int) -> Path | None:
         """The checkpoint that a fold of a part starts from: that of the same fold, else the first."""
@@ -136,10 +127,7 @@ def starting_weights(network: torch.nn.Module, checkpoint: Path, architecture: M
     ConfigError
         If the weights do not fit.
     """
-    known = load_checkpoint(checkpoint).get("network_weights")
-    if not isinstance(known, Mapping):
-        raise ConfigError(f"{checkpoint} holds no network_weights.", "Start from a checkpoint saved by nnU-Net.")
-    weights = {key.removeprefix("module.").removeprefix("_orig_mod."): value for key, value in known.items()}
+    weights = network_weights(load_checkpoint(checkpoint), checkpoint)
     groups = 2 if str(architecture["network_class_name"]).endswith(_MIRROR) else 1
     target = network.state_dict()
     if missing := sorted(set(target) ^ set(weights)):

@@ -123,6 +123,19 @@ def draw_means(rng: Generator) -> Means:
     return Means(*(tissue.reshape(1, -1, 1, 1, 1) for tissue in (csf, grey, white)))
 
 
+def _classes(means: tuple[float, float, float], rng: Generator) -> Tensor:
+    """``(256,)`` intensities of fluid, grey and white matter, and of what lies between the two."""
+    csf, grey, white = means
+    table = torch.zeros(256, device=rng.device)
+    table[list(anatomy.VENTRICLES)] = csf
+    table[list(anatomy.WHITE_MATTER)] = white
+    table[list(anatomy.CORTEX)] = grey
+    table[list(anatomy.DEEP_GREY)] = grey + 0.15 * (white - grey)
+    for left, right, low, high in _BETWEEN_GREY_AND_WHITE:
+        table[[left, right]] = grey + (white - grey) * uniform(low, high, rng)
+    return table
+
+
 def t1w_table(means: tuple[float, float, float], rng: Generator) -> Tensor:
     """``(256,)`` T1w intensity of every compact label.
 
@@ -130,14 +143,7 @@ def t1w_table(means: tuple[float, float, float], rng: Generator) -> Tensor:
     what is outside the brain (202-230) is anything from air to fat.
     """
     csf, grey, white = means
-    table = torch.zeros(256, device=rng.device)
-    span = white - grey
-    table[list(anatomy.VENTRICLES)] = csf
-    table[list(anatomy.WHITE_MATTER)] = white
-    table[list(anatomy.CORTEX)] = grey
-    table[list(anatomy.DEEP_GREY)] = grey + 0.15 * span
-    for left, right, low, high in _BETWEEN_GREY_AND_WHITE:
-        table[[left, right]] = grey + span * uniform(low, high, rng)
+    table = _classes(means, rng)
     table[list(anatomy.EXTERNAL_CSF)] = csf * uniform(0.8, 1.5, rng)  # holds vessels and membranes as well
     table[[30, 62]] = uniform(csf, 1.2, rng)  # vessels
     table[list(anatomy.HYPOINTENSITIES)] = uniform(grey - 0.2 * (grey - csf), white, rng)
@@ -148,14 +154,7 @@ def t1w_table(means: tuple[float, float, float], rng: Generator) -> Tensor:
 def flair_table(means: tuple[float, float, float], rng: Generator) -> Tensor:
     """``(256,)`` FLAIR intensity of every compact label; the hypointensities of a T1w are bright here."""
     csf, grey, white = means
-    table = torch.zeros(256, device=rng.device)
-    span = grey - white
-    table[list(anatomy.VENTRICLES)] = csf
-    table[list(anatomy.WHITE_MATTER)] = white
-    table[list(anatomy.CORTEX)] = grey
-    table[list(anatomy.DEEP_GREY)] = grey - 0.15 * span
-    for left, right, low, high in _BETWEEN_GREY_AND_WHITE:
-        table[[left, right]] = grey - span * uniform(low, high, rng)
+    table = _classes(means, rng)
     table[[13, 52]] = white * uniform(0.75, 1.0, rng)  # pallidum: iron makes it dark
     table[list(anatomy.EXTERNAL_CSF)] = csf * uniform(0.9, 2.2, rng)
     table[[30, 62]] = uniform(0.0, csf, rng)  # vessels: flow voids
