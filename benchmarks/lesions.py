@@ -25,17 +25,8 @@ from torch import Generator, Tensor
 from bids_app.derivatives.write import write_json
 from bids_app.lesion.model import LesionModel, load_model
 from bids_app.training import anatomy
-from bids_app.training.evaluate import (
-    CLASSES_ML,
-    HEALTHY,
-    Case,
-    Operating,
-    Score,
-    clustered_interval,
-    fold_logits,
-    make_cases,
-    score,
-)
+from bids_app.training.cases import CLASSES, HEALTHY, Case, make_cases
+from bids_app.training.evaluate import Operating, Score, clustered_interval, fold_logits, score
 from bids_app.training.synthesis.fields import SPACING_MM, resize, smooth_noise
 from bids_app.training.synthesis.geometry import rotation_matrix
 from bids_app.training.synthesis.scanner import shifted
@@ -102,12 +93,13 @@ def cell(scores: Sequence[Score], value: str) -> str:
 
 def overlap_table(results: Sequence[Result]) -> Iterator[str]:
     """Dice by volume class, and what is marked in healthy scans."""
-    yield f"| model | folds | {' | '.join(f'Dice, {name}' for name in CLASSES_ML)} | Dice, all | healthy: false mL |"
-    yield "|---|---|" + "---|" * (len(CLASSES_ML) + 2)
+    classes = " | ".join(f"Dice, {words}" for words in CLASSES.values())
+    yield f"| model | folds | {classes} | Dice, all | healthy: false mL |"
+    yield "|---|---|" + "---|" * (len(CLASSES) + 2)
     for result in results:
         for how, scores in rows(result):
             sick = [s for s in scores if s.group != HEALTHY]
-            parts = [cell([s for s in sick if s.group == name], "dice") for name in CLASSES_ML]
+            parts = [cell([s for s in sick if s.group == name], "dice") for name in CLASSES]
             healthy = cell([s for s in scores if s.group == HEALTHY], "false_ml")
             yield f"| {result.name} | {how} | {' | '.join(parts)} | {cell(sick, 'dice')} | {healthy} |"
 
@@ -132,7 +124,7 @@ def differences(results: Sequence[Result]) -> Iterator[str]:
     last = results[-1]
     for result in results[:-1]:
         pairs = list(zip(last.mean, result.mean, strict=True))
-        small = [(a, b) for a, b in pairs if b.group == next(iter(CLASSES_ML))]
+        small = [(a, b) for a, b in pairs if b.group == "small"]
         yield f"* {last.name} against {result.name}: {_changes(pairs)}; small lesions alone: {_changes(small)}"
 
 
@@ -155,12 +147,12 @@ def _mean(values: Iterable[float]) -> float:
 def card_scores(result: Result) -> dict:
     """Scores by volume class for the model's card; None where there is nothing to average."""
     table = {}
-    for group in (*CLASSES_ML, HEALTHY):
+    for group, words in (CLASSES | {HEALTHY: "healthy"}).items():
         chosen = [s for s in result.mean if s.group == group]
         values = ("false_ml",) if group == HEALTHY else VALUES
         means = {value: _mean(getattr(s, value) for s in chosen) for value in values}
         known = {value: None if math.isnan(mean) else round(mean, 3) for value, mean in means.items()}
-        table[group] = {"cases": len(chosen), **known}
+        table[words] = {"cases": len(chosen), **known}
     return table
 
 

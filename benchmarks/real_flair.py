@@ -1,6 +1,6 @@
 """Does training on synthetic scans hold on real ones? Real stroke FLAIR slices as the judge.
 
-    python -m benchmarks.real_flair --data DIR --cache DIR --out DIR [--minutes 8]
+    python -m benchmarks.real_flair --data DIR --cache DIR --out DIR [--steps 1500]
 
 trains the same 2-d network in three ways: on slices of synthetic FLAIR; on the real slices of all patients but those
 kept for testing, in five folds by patient, with nnU-Net's own augmentation; and on the real slices starting from the
@@ -11,9 +11,9 @@ synthetic ones. All are measured on the real slices of the test patients (ids th
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -160,9 +160,9 @@ def _pair(image: np.ndarray, lesion: np.ndarray, augment, rng: np.random.Generat
 
 
 def train(
-    slices: Slices, minutes: float, path: Path, seed: int, augment=None, start: Path | None = None
+    slices: Slices, steps: int, path: Path, seed: int, augment=None, start: Path | None = None
 ) -> torch.nn.Module:
-    """A network trained for some minutes of CPU time, from another network or anew; loaded if it was trained before."""
+    """A network trained for some steps, from another network or anew; loaded if it was trained before."""
     torch.manual_seed(seed)
     network = build()
     if path.exists():
@@ -170,18 +170,15 @@ def train(
         return network.eval()
     if start is not None:
         network.load_state_dict(torch.load(start, weights_only=True))
-    optimizer, begun = Muon(network.parameters(), RATE), time.process_time()
-    for step, (image, lesion) in enumerate(batches(slices, seed, augment)):
-        elapsed = (time.process_time() - begun) / (60 * minutes)
-        if elapsed >= 1:
-            break
-        optimizer.param_groups[0]["lr"] = RATE * min(1, (step + 1) / 50) * min(1, 1.02 - elapsed)
+    optimizer = Muon(network.parameters(), RATE)
+    for step, (image, lesion) in enumerate(islice(batches(slices, seed, augment), steps)):
+        optimizer.param_groups[0]["lr"] = RATE * min(1, (step + 1) / 50) * (1.02 - step / steps)
         optimizer.zero_grad(set_to_none=True)
         levels = network(image.contiguous(memory_format=torch.channels_last))
         targets = [F.max_pool2d(lesion.float(), 2**level) if level else lesion for level in range(len(levels))]
         lesion_loss(levels, targets, hardest_weight(step)).backward()
         optimizer.step()
-    print(f"{path.stem}: {step} steps", flush=True)
+    print(f"{path.stem}: trained", flush=True)
     torch.save(network.state_dict(), path)
     return network.eval()
 
@@ -210,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with the real data")
     parser.add_argument("--cache", type=Path, required=True, help="folder of the prepared data (OUT/cache of training)")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and slices")
-    parser.add_argument("--minutes", type=float, default=8.0, help="CPU time of each training (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=1500, help="steps of each training (default: %(default)s)")
     parser.add_argument("--scans", type=int, default=800, help="synthetic scans to draw (default: %(default)s)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -220,13 +217,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     test, others = everyone[kept], everyone[~kept]
     made = from_synthesis(options.data, options.cache, options.scans, options.out / "slices.npz")
     synthetic_path = options.out / "synthetic.pth"
-    found = {"synthetic": [logits(train(made, 3 * options.minutes, synthetic_path, 0), test)], "real": [], "both": []}
+    found = {"synthetic": [logits(train(made, options.steps, synthetic_path, 0), test)], "real": [], "both": []}
     fold_of = np.arange(len(others.patients)) % FOLDS
     for fold in range(FOLDS):
         seen = others[fold_of != fold]
         for name, start in (("real", None), ("both", synthetic_path)):
             path = options.out / f"{name}_{fold}.pth"
-            found[name].append(logits(train(seen, options.minutes, path, fold, augmentation(), start), test))
+            found[name].append(logits(train(seen, options.steps, path, fold, augmentation(), start), test))
     print("| trained on | folds | Dice of slices with lesion | Dice, pooled | false mm2 in slices without |")
     print("|---|---|---|---|---|")
     for name, parts in found.items():

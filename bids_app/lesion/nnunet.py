@@ -49,7 +49,7 @@ def read_models(path: Path, folds: tuple[str, ...], device: Device) -> tuple[Les
 def _read(folder: ModelFolder, branches: Sequence[LesionModel], device: Device) -> LesionModel:
     """One model; that of a late fusion is built around the networks of its branches."""
     card = read_card(folder.path, folder.path.name)
-    channels = card.channels or _channels(folder)
+    channels = model_channels(folder)
     output, notes = lesion_output(folder.dataset, folder.path / "dataset.json")
     checkpoint = load_checkpoint(folder.checkpoints[0][1])
     plans = read_configuration(folder.path / "plans.json", folder.plans, _configuration_name(folder, checkpoint))
@@ -148,8 +148,18 @@ def _mirror_axes(checkpoint: dict[str, Any], dimension: int, file: Path) -> tupl
     return tuple(axes)
 
 
-def _channels(folder: ModelFolder) -> tuple[str, ...]:
-    """Our names of the channels that ``dataset.json`` lists, in order."""
+def model_channels(folder: ModelFolder) -> tuple[str, ...]:
+    """Our names (``T1w``, ``FLAIR``) of a model's channels in order: those of its card, else of its ``dataset.json``.
+
+    Raises
+    ------
+    ConfigError
+        If a channel is neither T1w nor FLAIR, or there are none, too many or the same one twice.
+    """
+    return read_card(folder.path, folder.path.name).channels or _listed_channels(folder)
+
+
+def _listed_channels(folder: ModelFolder) -> tuple[str, ...]:
     source = folder.path / "dataset.json"
     listed = folder.dataset.get("channel_names") or folder.dataset.get("modality") or {}
     try:

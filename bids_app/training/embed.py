@@ -136,7 +136,7 @@ def build_card(
         "training_data": TRAINING_DATA,
         "recipe": "bids_app.training.trainer: MirrorUNet around nnU-Net's PlainConvUNet; Dice and top-k cross-entropy "
         "(k = 2 %) with deep supervision, and the healthy anatomy as a second task; an endless series of synthetic "
-        "scans; AdamW; running average of the weights",
+        "scans; Muon; running average of the weights",
         "steps": {f"fold_{fold.name}": fold.steps for fold in folds},
         "threshold": 0.5,
         "min_volume_mm3": 10.0,

@@ -1,4 +1,4 @@
-"""Synthetic cases that a model never saw, what it says of them, and the threshold it should work at.
+"""What a model says of cases that it never saw, and the threshold it should work at.
 
 ``python -m bids_app.training.evaluate MODEL ... --data DIR --cache DIR`` chooses the threshold of each model on
 validation lesions in validation heads and writes it into the model's card. Scores on the test heads are the business
@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from scipy import ndimage
-from torch import Generator, Tensor
+from torch import Tensor
 
 from bids_app.derivatives.write import write_json
 from bids_app.lesion.model import LesionModel, load_model
@@ -25,15 +24,11 @@ from bids_app.measures.detection import anima_f1, any_overlap_f1
 from bids_app.measures.overlap import CONNECTIVITY_26, dice
 from bids_app.measures.surfaces import assd
 from bids_app.training import anatomy
-from bids_app.training.anatomy import LesionMask
+from bids_app.training.cases import HEALTHY, Case, make_cases
 from bids_app.training.losses import CHANNEL
-from bids_app.training.synthesis.fields import SPACING_MM, pick
-from bids_app.training.synthesis.recipe import Recipe
-from bids_app.training.synthesis.scan import BOTH, SynthScan, synthesize_with
-from bids_app.training.synthesis.tissue import Source, make_source
+from bids_app.training.synthesis.fields import SPACING_MM
+from bids_app.training.synthesis.tissue import make_source
 
-CLASSES_ML = {"15 mL or less": (0.0, 15.0), "15-70 mL": (15.0, 70.0), "over 70 mL": (70.0, float("inf"))}
-HEALTHY = "healthy"
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 MIN_VOLUME_MM3 = 10.0
 """The smallest lesion in ATLAS. A larger one would keep healthy heads cleaner and hide lacunes: the user's choice."""
@@ -41,39 +36,7 @@ FOUND_SHARE = 0.1
 """A lesion counts as found when at least this share of it is marked."""
 MAX_FALSE_ML = 1.0
 """The threshold must keep the mean false-lesion volume of healthy validation heads below this."""
-TEST_RECIPE = replace(Recipe(), shifted=0.0)
-"""Both contrasts lie on each other, so that one truth holds for every model; the benchmark shifts them on purpose."""
-
 _VOXEL_MM3 = SPACING_MM**3
-_TRIES = 20
-
-
-
-@dataclass(frozen=True)
-class Case:
-    """One synthetic scan.
-
-    Attributes
-    ----------
-    head : str
-        Confidence intervals are clustered by it.
-    group : str
-        A key of ``CLASSES_ML`` by the lesion's volume, or ``healthy``.
-    image : torch.Tensor
-        ``(2, z, y, x)``: T1w and FLAIR.
-    truth : numpy.ndarray
-        ``(z, y, x)`` booleans, 2 mm.
-    """
-
-    head: str
-    group: str
-    image: Tensor
-    truth: np.ndarray
-
-    @cached_property
-    def elsewhere(self) -> np.ndarray:
-        """Where a mark is a false lesion: more than 4 mm from the lesion, since what touches it is its margin."""
-        return ~ndimage.binary_dilation(self.truth, iterations=2)
 
 
 @dataclass(frozen=True)
@@ -91,6 +54,7 @@ class Score:
     Attributes
     ----------
     head, group : str
+        Of the case.
     dice, f1, anima_f1 : float
         0-1; lesion F1 by any overlap and by the rule of Anima.
     assd_mm : float
@@ -109,63 +73,6 @@ class Score:
     assd_mm: float
     found: float
     false_ml: float
-
-
-def group_of(volume_ml: float) -> str:
-    """Volume class of a lesion; ``healthy`` at zero."""
-    for name, (low, high) in CLASSES_ML.items():
-        if low < volume_ml <= high:
-            return name
-    return HEALTHY
-
-
-def make_cases(
-    sources: Sequence[Source],
-    lesions: Sequence[LesionMask],
-    per_group: int,
-    seed: int,
-    healthy: int | None = None,
-    recipe: Recipe = TEST_RECIPE,
-) -> Iterator[Case]:
-    """Scans of every head in every volume class, each with one lesion that shows in both contrasts, and healthy ones.
-
-    Parameters
-    ----------
-    sources : sequence of Source
-    lesions : sequence of LesionMask
-    per_group : int
-        Scans for each head and volume class. A lesion that ends up in another class, clipped to the brain, is drawn
-        again; after 20 tries the last one is taken.
-    seed : int
-        The same seed makes the same cases.
-    healthy : int, optional
-        Healthy scans for each head; as many as for a class if not given.
-    """
-    pools = {group: [m for m in lesions if group_of(m.volume_ml) == group] for group in CLASSES_ML}
-    number = seed * 10**6
-    for source in sources:
-        for group, pool in pools.items():
-            for _ in range(per_group if pool else 0):
-                number += _TRIES
-                scan = _scan_in_group(source, pool, group, number, recipe)
-                yield Case(source.head.name, group_of(scan.lesion_ml), scan.image, scan.target[BOTH].numpy() > 0)
-        for _ in range(per_group if healthy is None else healthy):
-            number += _TRIES
-            scan = synthesize_with(source, [], recipe, Generator().manual_seed(number))
-            yield Case(source.head.name, HEALTHY, scan.image, np.zeros(scan.image.shape[1:], bool))
-
-
-def _scan_in_group(
-    source: Source, pool: Sequence[LesionMask], group: str, number: int, recipe: Recipe
-) -> SynthScan:
-    """A scan whose lesion has a volume of this class and shows in both contrasts."""
-    for attempt in range(_TRIES):
-        rng = Generator().manual_seed(number + attempt)
-        scan = synthesize_with(source, [pick(pool, rng)], recipe, rng)
-        in_both = all(channel.any() for channel in scan.target)
-        if in_both and group_of(scan.lesion_ml) == group:
-            return scan
-    return scan
 
 
 def fold_logits(model: LesionModel, image: Tensor) -> Tensor:
@@ -249,11 +156,11 @@ def calibrate(folder: Path, cases: Sequence[Case]) -> Operating:
     return point
 
 
-def validation_cases(data: Path, cache: Path, per_group: int) -> list[Case]:
+def validation_cases(data: Path, cache: Path, per_class: int) -> list[Case]:
     """Cases of the validation split: heads and lesions that no fold of any model trains on."""
     heads, lesions = anatomy.prepare(data, cache)
     sources = [make_source(head) for head in anatomy.in_split(heads, "validation")]
-    return list(make_cases(sources, anatomy.in_split(lesions, "validation"), per_group, seed=1))
+    return list(make_cases(sources, anatomy.in_split(lesions, "validation"), per_class, seed=1))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -262,11 +169,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("models", type=Path, nargs="+", metavar="MODEL", help="model folder with card.json")
     parser.add_argument("--data", type=Path, required=True, help="folder with label_maps/ and lesion_masks/")
     parser.add_argument("--cache", type=Path, required=True, help="folder of the prepared data (OUT/cache of training)")
-    parser.add_argument("--per-group", type=int, default=8, help="scans for each head and group (default: %(default)s)")
+    parser.add_argument(
+        "--per-class", type=int, default=8, help="scans a head and volume class (default: %(default)s)"
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    cases = validation_cases(options.data, options.cache, options.per_group)
+    cases = validation_cases(options.data, options.cache, options.per_class)
     for model in options.models:
         point = calibrate(model, cases)
         print(f"{model.name}: threshold {point.threshold}, lesions from {point.min_volume_mm3:.0f} mm3")

@@ -1,4 +1,4 @@
-"""The endless series of synthetic scans that a training run draws, and its fixed validation set."""
+"""The endless series of synthetic scans that a training run draws."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Material:
     seed : int
         Every scan is drawn from a generator seeded by this and its number, so a resumed run continues the series.
     validation_scans : int
-        Size of the fixed validation set.
+        For each validation head and volume class, and as many healthy ones.
     workers : int
         Processes that make scans ahead of the training; 0 makes them in the training process.
     """
@@ -43,7 +43,7 @@ class Material:
     validation_lesions: Sequence[LesionMask]
     recipe: Recipe = field(default_factory=Recipe)
     seed: int = 0
-    validation_scans: int = 16
+    validation_scans: int = 2
     workers: int = 0
 
 
@@ -55,14 +55,11 @@ def pick_source(material: Material, rng: Generator) -> Source:
     return pick(real if use_real else drawn, rng)
 
 
-def scan_number(material: Material, number: int, validation: bool = False) -> SynthScan:
-    """The scan with this number in the endless series of a run (or in its validation set)."""
+def scan_number(material: Material, number: int) -> SynthScan:
+    """The scan with this number in the endless series of a run."""
     device = material.sources[0].labels.device
-    rng = Generator(device=device).manual_seed((material.seed * 2 + validation) * 10**9 + number)
-    lesions = material.validation_lesions if validation else material.lesions
-    fixed = material.validation_sources
-    source = fixed[number % len(fixed)] if validation else pick_source(material, rng)
-    return synthesize(source, stratify(lesions), material.recipe, rng)
+    rng = Generator(device=device).manual_seed(material.seed * 2 * 10**9 + number)
+    return synthesize(pick_source(material, rng), stratify(material.lesions), material.recipe, rng)
 
 
 @dataclass(frozen=True)

@@ -14,17 +14,22 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import Tensor
 
+from bids_app.derivatives.write import atomic
+from bids_app.measures.overlap import dice
 from bids_app.training import plans
+from bids_app.training.cases import CLASSES, HEALTHY, Case, make_cases
 from bids_app.training.losses import judged_outputs, total_loss
 from bids_app.training.optimizer import Muon
 from bids_app.training.plans import Fusion
-from bids_app.training.series import Batch, Material, Series, as_batch, endless, scan_number
+from bids_app.training.series import Batch, Material, Series, endless
 from bids_app.training.synthesis.fields import SPACING_MM
 
+VALIDATION_SEED = 0
 LATEST, STABLE, FINAL = "latest.pth", "stable.pth", "final.pth"
 
 
@@ -70,10 +75,22 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Validation:
-    """Scores of one output on the validation set: mean Dice of scans with lesion, mean false mL of healthy ones."""
+    """Scores of one output on the validation set.
 
-    dice: float
+    Attributes
+    ----------
+    dice : dict of str to float
+        Mean Dice by volume class.
+    false_ml : float
+        Mean volume marked in healthy scans.
+    """
+
+    dice: dict[str, float]
     false_ml: float
+
+    def __str__(self) -> str:
+        dice = ", ".join(f"{value:.2f} {name}" for name, value in self.dice.items())
+        return f"Dice {dice}, healthy {self.false_ml:.2f} mL"
 
 
 def build_network(fusion: Fusion, extra_outputs: int = plans.ANATOMY_OUTPUTS) -> torch.nn.Module:
@@ -169,23 +186,17 @@ class Trainer:
         torch._foreach_copy_(list(self.network.parameters()), list(weights))
 
     @torch.no_grad()
-    def validate(self, batches: Sequence[Batch]) -> list[Validation]:
+    def validate(self, cases: Sequence[Case]) -> list[Validation]:
         """Scores of every output with the averaged weights, at a threshold of one half."""
         self.network.eval()
         with self.averaged():
-            scores = [self._score(batch.to(self.device)) for batch in batches]
-        return [_summary(cases) for cases in zip(*scores, strict=True)]
+            found = [self._marked(case) for case in cases]
+        return [_summary(cases, masks) for masks in zip(*found, strict=True)]
 
-    def _score(self, batch: Batch) -> list[tuple[float, float]]:
-        """Dice (nan for a healthy scan) and false mL (nan for others) of every output, for a batch of one scan."""
-        scored = []
-        for output in judged_outputs(self.network, batch.image, self.fusion.contrasts):
-            found = output.logits[0].argmax(dim=1) > 0
-            true = batch.targets[0][:, output.channel] > 0
-            both, total = int((found & true).sum()), int(found.sum() + true.sum())
-            nothing = float("nan")
-            scored.append((2 * both / total, nothing) if true.any() else (nothing, total * SPACING_MM**3 / 1000))
-        return scored
+    def _marked(self, case: Case) -> list[np.ndarray]:
+        """What every output marks in one case, ``(z, y, x)`` bool."""
+        outputs = judged_outputs(self.network, case.image[None].to(self.device), self.fusion.contrasts)
+        return [output.logits[0][0].argmax(dim=0).cpu().numpy() > 0 for output in outputs]
 
     def save(self, name: str) -> None:
         """Write a checkpoint, under its name only when whole."""
@@ -197,10 +208,8 @@ class Trainer:
             "step": self.step,
             "fusion": self.fusion.name,
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f"{name}.partial"
-        torch.save(state, partial)
-        partial.replace(self.folder / name)
+        with atomic(self.folder / name) as whole:
+            torch.save(state, whole)
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint."""
@@ -218,10 +227,9 @@ class Trainer:
 
     def run(self) -> None:
         """Train until the time is used up; ``stable.pth`` is from just before the rate falls."""
-        fixed = [
-            as_batch([scan_number(self.material, number, validation=True)], self.levels)
-            for number in range(self.material.validation_scans)
-        ]
+        material = self.material
+        heads, lesions = material.validation_sources, material.validation_lesions
+        fixed = list(make_cases(heads, lesions, material.validation_scans, VALIDATION_SEED))
         losses, falling, begun = [], False, time.monotonic()
         self.started = time.monotonic()
         for batch in endless(Series(self.material, self.step, self.batch_size, self.levels)):
@@ -246,11 +254,13 @@ class Trainer:
         """Say what validation found, and keep it in ``validation.jsonl``."""
         with (self.folder / "validation.jsonl").open("a") as log:
             log.write(json.dumps({"step": self.step, "outputs": [asdict(score) for score in scores]}) + "\n")
-        found = "; ".join(f"Dice {score.dice:.3f}, false {score.false_ml:.2f} mL" for score in scores)
-        self.say(f"step {self.step}: validation: {found}")
+        self.say(f"step {self.step}: validation: {'; '.join(map(str, scores))}")
 
 
-def _summary(cases: Sequence[tuple[float, float]]) -> Validation:
-    """Means over the scans that count."""
-    dice, false_ml = (torch.tensor(values).nanmean().item() for values in zip(*cases, strict=True))
-    return Validation(dice, false_ml)
+def _summary(cases: Sequence[Case], masks: Sequence[np.ndarray]) -> Validation:
+    """Means by volume class over what one output marked."""
+    pairs = list(zip(cases, masks, strict=True))
+    each = {name: [dice(case.truth, mask) for case, mask in pairs if case.group == name] for name in CLASSES}
+    false_ml = [mask.sum() * SPACING_MM**3 / 1000 for case, mask in pairs if case.group == HEALTHY]
+    means = {name: float(np.mean(values)) for name, values in each.items() if values}
+    return Validation(means, float(np.mean(false_ml)))

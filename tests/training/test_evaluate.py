@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from bids_app.training import evaluate
-from bids_app.training.evaluate import Case, Operating
-from tests.training.heads import toy_lesion, toy_source
+from bids_app.training.cases import Case
+from bids_app.training.evaluate import Operating
 
 SHAPE = (12, 12, 12)
 CUBE = slice(2, 6)
 
 
-def case(group: str = "15 mL or less", truth: slice | None = CUBE) -> Case:
+def case(group: str = "small", truth: slice | None = CUBE) -> Case:
     """A cube of lesion in an empty scan."""
     mask = np.zeros(SHAPE, bool)
     if truth is not None:
@@ -31,11 +31,6 @@ def marked(where: slice | None = CUBE, high: float = 0.9, shape: tuple[int, ...]
     if where is not None:
         probability[where, where, where] = high
     return torch.logit(probability)
-
-
-def test_group_of_follows_the_volume():
-    groups = [evaluate.group_of(v) for v in (0, 15, 15.1, 70, 71)]
-    assert groups == ["healthy", "15 mL or less", "15-70 mL", "15-70 mL", "over 70 mL"]
 
 
 def test_segment_drops_small_components():
@@ -54,9 +49,9 @@ def test_score_of_a_perfect_a_missed_and_a_false_lesion():
     assert (perfect.found, perfect.false_ml) == (1, 0)
     missed = evaluate.score(case(), marked(None), point)
     assert (missed.dice, missed.f1, missed.found) == (0, 0, 0) and np.isnan(missed.assd_mm)
-    healthy = evaluate.score(case("healthy", None), marked(), point)
+    healthy = evaluate.score(case("none", None), marked(), point)
     assert (healthy.dice, healthy.found) == (0, 0) and healthy.false_ml == pytest.approx(64 * 0.008)
-    assert evaluate.score(case("healthy", None), marked(None), point).dice == 1
+    assert evaluate.score(case("none", None), marked(None), point).dice == 1
 
 
 def test_margin_of_a_lesion_is_no_false_lesion():
@@ -66,10 +61,10 @@ def test_margin_of_a_lesion_is_no_false_lesion():
 
 def test_operating_point_keeps_healthy_heads_clean():
     sick = [(case(), marked(high=0.9)), (case(), marked(high=0.55))]
-    nothing = Case("head", "healthy", torch.zeros(2, 30, 30, 30), np.zeros((30,) * 3, bool))
+    nothing = Case("head", "none", torch.zeros(2, 30, 30, 30), np.zeros((30,) * 3, bool))
     dirty = (nothing, torch.logit(torch.full((30,) * 3, 0.45)))
     assert evaluate.choose_operating_point([*sick, dirty]).threshold == 0.5
-    assert evaluate.choose_operating_point([*sick, (case("healthy", None), marked(None))]).threshold == 0.2
+    assert evaluate.choose_operating_point([*sick, (case("none", None), marked(None))]).threshold == 0.2
 
 
 def test_interval_contains_the_mean_and_leaves_nan_out():
@@ -79,16 +74,6 @@ def test_interval_contains_the_mean_and_leaves_nan_out():
     same = evaluate.clustered_interval([0.5, np.nan] * 8, ["a", "b"] * 8)
     assert same == (0.5, 0.5)
     assert np.isnan(evaluate.clustered_interval([np.nan], ["a"])).all()
-
-
-def test_cases_come_from_every_head_and_group_and_are_the_same_again():
-    lesions = [toy_lesion(), toy_lesion(-25, 22.0, "sub-0012")]
-    first, again = (list(evaluate.make_cases([toy_source()], lesions, 1, seed=3)) for _ in range(2))
-    assert [c.group for c in first] == ["15 mL or less", "15-70 mL", "healthy"]
-    for one, other in zip(first, again, strict=True):
-        assert torch.equal(one.image, other.image) and np.array_equal(one.truth, other.truth)
-    others = list(evaluate.make_cases([toy_source()], lesions, 1, seed=4, healthy=2))
-    assert len(others) == 4 and not torch.equal(first[0].image, others[0].image)
 
 
 def test_calibration_writes_the_point_into_the_card(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -15,6 +16,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from bids_app.errors import NoInputError
 from bids_app.lesion.model import load_model, load_models
 from bids_app.training import embed, plans, run, trainer
+from bids_app.training.cases import make_cases
 from bids_app.training.series import Material, Series, as_batch, endless, scan_number
 from bids_app.training.trainer import LATEST, STABLE, Schedule, Trainer
 from tests.networks.test_architectures import TINY
@@ -112,22 +114,28 @@ def test_validation_uses_the_average_and_gives_the_weights_back(tmp_path: Path):
     assert all(torch.equal(a, b) for a, b in zip(own, worker.network.parameters(), strict=True))
 
 
-def test_validation_scores_what_the_network_says(tmp_path: Path, monkeypatch):
+def test_validation_scores_what_the_network_says_by_volume_class(tmp_path: Path, monkeypatch):
     worker = tiny(tmp_path, "t1w")
-    sick = material(recipe=dataclasses.replace(worker.material.recipe, healthy=0.0))
-    batch = as_batch([scan_number(sick, 0)], 2)
-    truth = batch.targets[0][:, 0:1].float()
-    perfect = trainer.judged_outputs(worker.network, batch.image, ("T1w",))[0]
-    perfect = dataclasses.replace(perfect, logits=[torch.cat([0.5 - truth, truth - 0.5], dim=1)])
-    monkeypatch.setattr(trainer, "judged_outputs", lambda *_: [perfect])
-    assert worker.validate([batch])[0].dice == 1
+    cases = list(make_cases([toy_source()], [toy_lesion()], 1, seed=0))
+    truth = {id(case.image): torch.from_numpy(case.truth).float()[None, None] for case in cases}
+    marks = iter([*truth.values()])
+
+    def all_found_and_more(*_):
+        mask = next(marks)
+        mask[..., :2, :2, :2] = 1
+        return [SimpleNamespace(logits=[torch.cat([0.5 - mask, mask - 0.5], dim=1)])]
+
+    monkeypatch.setattr(trainer, "judged_outputs", all_found_and_more)
+    (found,) = worker.validate(cases)
+    assert [case.group for case in cases] == ["small", "none"] and set(found.dice) == {"small"}
+    assert 0.98 < found.dice["small"] < 1 and found.false_ml == pytest.approx(0.064)
+    assert str(found) == f"Dice {found.dice['small']:.2f} small, healthy 0.06 mL"
 
 
 def test_series_are_reproducible_and_apart():
     first, second = material(seed=0), material(seed=1)
     assert torch.equal(scan_number(first, 3).image, scan_number(first, 3).image)
     assert not torch.equal(scan_number(first, 3).image, scan_number(second, 3).image)
-    assert scan_number(first, 3, validation=True).lesions in ("", "sub-0001", "sub-0001+sub-0001")
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from bids_app import images
+from bids_app.derivatives.write import atomic, write_image
 from bids_app.lesion.model import LesionModel, load_model
 from bids_app.lesion.preparation import prepare, to_box
 from bids_app.networks.device import Device
@@ -65,7 +66,8 @@ def predict_held_out(model_folder: Path, seen: Sequence[Seen], device: Device, t
         for ready in todo:
             probability = model.predict([images.load(ready.channel(channel)) for channel in model.channels]).probability
             thousandths = np.round(1000 * images.data(probability)).astype(np.uint16)
-            _save_whole(images.like(probability, thousandths), found[ready.label])
+            # whole or not at all: a file that is there is not predicted again
+            write_image(found[ready.label], images.like(probability, thousandths))
     return found
 
 
@@ -127,9 +129,8 @@ def _branch_logits(folder: Path, seen: Sequence[Seen], device: Device, target: P
         engine = TorchEngine(_Branches(model.engines[0].network), len(model.channels), 2 * len(model.channels), device)
         for ready in todo:
             logits, truth = _logits_and_truth(model, engine, ready)
-            partial = target / f".{ready.label}.partial.npz"
-            np.savez(partial, logits=logits.astype(np.float16), truth=truth)
-            partial.replace(found[ready.label])
+            with atomic(found[ready.label]) as whole:
+                np.savez(whole, logits=logits.astype(np.float16), truth=truth)
     return found
 
 
@@ -142,10 +143,3 @@ def _logits_and_truth(model: LesionModel, engine: TorchEngine, ready: Ready) -> 
     oriented = images.to_ras(mask) if model.recipe.reorient else mask
     truth = images.data(oriented).transpose(model.recipe.axes)[prepared.box] > 0
     return box.numpy().reshape(len(box), -1), truth.ravel()
-
-
-def _save_whole(image: images.Image, path: Path) -> None:
-    """Under its name only when whole: a file that is there is not predicted again."""
-    partial = path.with_name(f".partial.{path.name}")
-    images.save(image, partial)
-    partial.replace(path)

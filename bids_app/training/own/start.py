@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from bids_app.errors import ConfigError
-from bids_app.lesion.folder import ModelFolder, is_onnx, read_folder, read_json
-from bids_app.lesion.segmentation import CHANNEL_NAMES
+from bids_app.lesion.folder import ModelFolder, is_onnx, read_folder
+from bids_app.lesion.nnunet import model_channels
 from bids_app.networks.registry import find_model
 from bids_app.networks.weights import load_checkpoint, network_weights
 from bids_app.training.plans import CONFIGURATION, FUSIONS, for_channels
@@ -83,7 +83,7 @@ def find_start(name: str | None, fusion: str) -> Start | None:
     if CONFIGURATION not in folder.plans.get("configurations", {}):
         known = ", ".join(folder.plans.get("configurations", {})) or "none"
         raise ConfigError(f"{name} has no configuration {CONFIGURATION}, only {known}.", "Start from another model.")
-    channels = _channels(folder)
+    channels = model_channels(folder)
     return Start(name, channels, _sources(name, folder, channels, fusion))
 
 
@@ -179,19 +179,6 @@ def _architecture(folder: ModelFolder) -> dict:
         raise ConfigError(
             f"{folder.path / 'plans.json'} describes no architecture.", "Start from a model of nnU-Net 2.5 or later."
         ) from error
-
-
-def _channels(folder: ModelFolder) -> tuple[str, ...]:
-    """Our names of a model's channels; unknown ones as they are."""
-    card = folder.path / "card.json"
-    listed = read_json(card).get("channels") if card.is_file() else None
-    names = folder.dataset.get("channel_names", {})
-    raw = listed or [names[key] for key in sorted(names, key=int)]
-    plain = ["".join(letter for letter in str(name).lower() if letter.isalnum()) for name in raw]
-    return tuple(
-        next((ours for ours, theirs in CHANNEL_NAMES.items() if name in theirs), str(given))
-        for name, given in zip(plain, raw, strict=True)
-    )
 
 
 def _kind(folder: ModelFolder, channels: tuple[str, ...]) -> str:
