@@ -12,7 +12,7 @@ from bids_app.training.synthesis.scan import BOTH
 from bids_app.training.synthesis.tissue import FLAIR, T1W
 from tests.networks.test_architectures import build
 
-SHAPE = (24, 24, 24)
+SHAPE = (48, 48, 48)
 
 
 def logits_of(mask: torch.Tensor) -> torch.Tensor:
@@ -23,7 +23,7 @@ def logits_of(mask: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("hardest", [0.0, 0.5])
 def test_loss_feels_what_is_missed_and_what_is_falsely_marked(hardest: float):
     empty, sick = torch.zeros(2, 1, *SHAPE), torch.zeros(2, 1, *SHAPE)
-    sick[0, :, 8:12, 8:12, 8:12] = 1
+    sick[0, :, 8:24, 8:24, 8:24] = 1
 
     def loss(mask: torch.Tensor, truth: torch.Tensor) -> float:
         levels = [mask, mask[..., ::2, ::2, ::2]]
@@ -31,10 +31,14 @@ def test_loss_feels_what_is_missed_and_what_is_falsely_marked(hardest: float):
 
     right = loss(sick, sick)
     assert right < -0.9
-    assert loss(empty, sick) > right + 0.9 and loss(1 - empty, sick) > right + 0.9
+    assert loss(empty, sick) > right + 0.45 and loss(1 - empty, sick) > right + 0.9
     both = sick.clone()
-    both[1, :, 3:7, 3:7, 3:7] = 1
+    both[1, :, 4:10, 4:10, 4:10] = 1
     assert loss(both, sick) > right + 0.25, "a false lesion in the healthy scan of the batch counts"
+    small = torch.zeros(2, 1, *SHAPE)
+    small[0], small[1, :, 4:12, 4:12, 4:12] = sick[0], 1
+    missed = loss(torch.stack([sick[0], empty[0]]), small) - loss(small, small)
+    assert missed > 0.4, "a small lesion counts as much as the large one in the same batch"
 
 
 def test_hardest_voxels_come_in_later():

@@ -39,6 +39,9 @@ STAGES = (("chronic", 0.45), ("subacute", 0.33), ("acute", 0.14), ("faint", 0.08
 
 MASS_EFFECT_FROM_ML = 8.0
 
+STRATA_WEIGHTS = (0.25, 0.25, 0.3, 0.2)
+"""How often a lesion of each stratum is drawn, of which 5, 15 and 70 mL are the limits."""
+
 _COARSE = 4
 """Mass effect is computed on every fourth voxel: it is smooth."""
 
@@ -79,8 +82,8 @@ def stratify(lesions: Sequence[LesionMask]) -> tuple[list[LesionMask], ...]:
 
 
 def pick_lesion(strata: Sequence[Sequence[LesionMask]], rng: Generator) -> LesionMask:
-    """A lesion from a random stratum; large ones come more often than in the cohort they stem from."""
-    weights = np.cumsum((0.15, 0.25, 0.35, 0.25)[-len(strata) :])
+    """A lesion from a random stratum; large ones come more often than in the cohorts they stem from."""
+    weights = np.cumsum(STRATA_WEIGHTS[-len(strata) :])
     index = np.searchsorted(weights, uniform(0, weights[-1], rng), side="right")
     return pick(strata[min(int(index), len(strata) - 1)], rng)
 
