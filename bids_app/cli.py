@@ -105,7 +105,7 @@ def _case(request: Request) -> ExitCode:
     case = request.case
     check_case(case)
     settings = replace(request.settings, skip_bids_validation=True)
-    check_places(replace(settings, bids_dir=dataset_of(case.t1w)))
+    check_places(replace(settings, bids_dir=dataset_of(case.scans[0])))
     refuse_other_pipeline(settings.out_dir)  # before anything is written there
     if not request.dry_run:
         check_writable(settings)

@@ -94,7 +94,7 @@ def read_request(arguments: Sequence[str]) -> Request:
     parser = case_parser() if single else bids_parser()
     given = vars(parser.parse_args([_hyphenated(argument) for argument in arguments[single:]]))
     level = "case" if single else given.pop("level")
-    case = Case(given.pop("t1w"), given.pop("flair"), given.pop("label", None)) if single else None
+    case = _read_case(given) if single else None
     dry_run, _ = given.pop("dry_run", False), given.pop("notrack", None)
     if "derivatives" in given:
         given["derivatives"] = dict(given["derivatives"])
@@ -122,16 +122,35 @@ def bids_parser() -> argparse.ArgumentParser:
 
 
 def case_parser() -> argparse.ArgumentParser:
-    """The parser of ``afterstroke case T1W [FLAIR] OUT``."""
-    usage = "T1W [FLAIR] OUT [options]"
+    """The parser of ``afterstroke case``."""
+    usage = "T1W [FLAIR] OUT [options], or --flair-only FLAIR OUT [options]"
     parser = _parser("afterstroke case", usage, "Run one scan that is in no BIDS dataset, through the same code.")
     parser.add_argument("t1w", metavar="T1W", type=Path, help="a T1w scan, NIfTI")
     parser.add_argument("flair", metavar="FLAIR", type=Path, nargs="?", default=None, help="its FLAIR, NIfTI")
     parser.add_argument("out_dir", metavar="OUT", type=Path, help="where the derivatives go")
-    label = "what to call the case (default: taken from the name of T1W)"
+    _add_flag(parser, "--flair-only", "there is no T1w: the one scan is a FLAIR")
+    label = "what to call the case (default: taken from the name of the scan)"
     parser.add_argument("--participant-label", dest="label", metavar="LABEL", type=_participant, help=label)
     _add_common(parser)
     return parser
+
+
+def _read_case(given: dict) -> Case:
+    """The files of the level ``case``, taken out of what was given.
+
+    Raises
+    ------
+    UsageError
+        If they are not what they are called.
+    """
+    first, second, label = given.pop("t1w"), given.pop("flair"), given.pop("label", None)
+    if given.pop("flair_only", False):
+        if second is not None:
+            raise UsageError("--flair-only takes one scan, the FLAIR.", "Leave out the option or the T1w.")
+        return Case(None, first, label)
+    if re.search(r"_FLAIR\.nii(\.gz)?$", first.name):
+        raise UsageError(f"{first.name} is called a FLAIR.", "Give the T1w before it, or say --flair-only.")
+    return Case(first, second, label)
 
 
 def train_parser() -> argparse.ArgumentParser:

@@ -213,6 +213,16 @@ def test_case():
         read_request(["case", "a.nii"])
 
 
+def test_case_of_a_flair_alone():
+    alone = read_request(["case", "a.nii", "out", "--flair-only"])
+    assert (alone.case.t1w, alone.case.flair) == (None, Path("a.nii"))
+    with pytest.raises(UsageError, match="takes one scan"):
+        read_request(["case", "a.nii", "b.nii", "out", "--flair-only"])
+    with pytest.raises(UsageError, match="is called a FLAIR") as told:
+        read_request(["case", "sub-1_FLAIR.nii.gz", "out"])
+    assert "--flair-only" in told.value.hint
+
+
 def test_version_names_the_models(monkeypatch, tmp_path):
     from bids_app.networks import registry
 

@@ -28,15 +28,20 @@ class Case:
 
     Attributes
     ----------
-    t1w : Path
-    flair : Path or None
+    t1w, flair : Path or None
+        At least one of them.
     label : str or None
-        Participant label; None takes it from the name of the T1w.
+        Participant label; None takes it from the name of the T1w, else of the FLAIR.
     """
 
-    t1w: Path
+    t1w: Path | None
     flair: Path | None = None
     label: str | None = None
+
+    @property
+    def scans(self) -> list[Path]:
+        """What there is, the one that names the case first."""
+        return [path for path in (self.t1w, self.flair) if path]
 
     @property
     def subject(self) -> str:
@@ -47,13 +52,13 @@ class Case:
         """
         if self.label:
             return self.label
-        entities = dict(ScanName.parse(self.t1w.name).entities)
-        return entities.get("sub") or re.sub(r"[^0-9A-Za-z]", "", _stem(self.t1w)) or "case"
+        entities = dict(ScanName.parse(self.scans[0].name).entities)
+        return entities.get("sub") or re.sub(r"[^0-9A-Za-z]", "", _stem(self.scans[0])) or "case"
 
     @property
     def session(self) -> str | None:
         """Session label of a BIDS name."""
-        entities = dict(ScanName.parse(self.t1w.name).entities)
+        entities = dict(ScanName.parse(self.scans[0].name).entities)
         return entities.get("ses") if "sub" in entities else None
 
 
@@ -65,7 +70,7 @@ def check_case(case: Case) -> None:
     NoInputError, UsageError
         Naming the file.
     """
-    for path in filter(None, (case.t1w, case.flair)):
+    for path in case.scans:
         if not path.is_file():
             raise NoInputError(f"The file {path} does not exist.", "Check the path; in a container, bind its folder.")
         if not path.name.endswith(IMAGE_EXTENSIONS):
@@ -85,19 +90,19 @@ def make_case(case: Case, out_dir: Path) -> Path:
         If another file went to that output folder under the same label, or the scan is one of those links.
     """
     root = out_dir / "sourcedata" / RAW_DATASET
-    for path in filter(None, (case.t1w, case.flair)):
+    for path in case.scans:
         if path.absolute().is_relative_to(root.absolute()):
             raise UsageError(f"{path} was put there by an earlier run.", "Give the file that it was made from.")
     anat = root / visit_folder(case.subject, case.session) / "anat"
     anat.mkdir(parents=True, exist_ok=True)
     _describe(root)
     stem = anat / visit_label(case.subject, case.session)
-    for earlier in anat.glob("*_T1w.*"):
-        if earlier.is_symlink() and earlier.readlink() != case.t1w.absolute():
-            raise UsageError(
-                f"{out_dir} already holds {stem.name}, made from {earlier.readlink()}.",
-                "Name this case with --participant-label, or choose another output folder.",
-            )
+    earlier = next((link for name in ("*_T1w.*", "*_FLAIR.*") for link in anat.glob(name) if link.is_symlink()), None)
+    if earlier and earlier.readlink() not in [path.absolute() for path in case.scans]:
+        raise UsageError(
+            f"{out_dir} already holds {stem.name}, made from {earlier.readlink()}.",
+            "Name this case with --participant-label, or choose another output folder.",
+        )
     _replace(f"{stem}_T1w", case.t1w)
     _replace(f"{stem}_FLAIR", case.flair)
     return root

@@ -45,6 +45,27 @@ def test_flair_and_a_label_of_ones_own(tmp_path):
     assert {name: time for name, time in listing(tmp_path).items() if name in before} == before
 
 
+def test_flair_alone(tmp_path):
+    flair = write_scan(tmp_path / "sub-07_FLAIR.nii")
+    case = Case(None, flair)
+    check_case(case)
+    visit = indexed(case, tmp_path)[0]
+    assert (visit.label, visit.t1w, visit.flair.path.resolve()) == ("sub-07", None, flair)
+
+
+def test_flair_alone_and_other_scans_do_not_mix(tmp_path):
+    t1w, flair, other = (write_scan(tmp_path / name) for name in ("a.nii", "b.nii", "c.nii"))
+    out = tmp_path / "out"
+    make_case(Case(None, flair, "P1"), out)
+    with pytest.raises(UsageError, match="already holds sub-P1"):
+        make_case(Case(None, other, "P1"), out)
+    with pytest.raises(UsageError, match="already holds sub-P1"):
+        make_case(Case(t1w, None, "P1"), out)
+    make_case(Case(t1w, flair, "P1"), out)
+    with pytest.raises(UsageError, match="already holds sub-P1"):
+        make_case(Case(None, flair, "P1"), out)
+
+
 def test_second_run_takes_the_flair_away(tmp_path):
     t1w, flair = write_scan(tmp_path / "a.nii.gz"), write_scan(tmp_path / "b.nii")
     assert indexed(Case(t1w, flair), tmp_path)[0].flair
