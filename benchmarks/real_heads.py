@@ -29,6 +29,7 @@ SCANS = {
     ("uih", "T1w"): "whole_head/uih_umr770_t1_gre_fsp_3d_1mm.nii.gz",
     ("tcga", "T1w"): "paired_clinical/TCGA-FG-6692_T1.nii.gz",
     ("tcga", "FLAIR"): "paired_clinical/TCGA-FG-6692_FLAIR.nii.gz",
+    ("synthsr", "FLAIR"): "whole_head/synthsr_FLAIR.nii.gz",
 }
 
 
@@ -76,7 +77,7 @@ def main() -> None:
     make_dataset(arguments.data, bids)
     seconds = run(bids, out, arguments.out / "work", options)
     print(as_markdown(table(out)))
-    print(f"\nparticipant level: {seconds:.0f} s for {len(SCANS) - 1} visits")
+    print(f"\nparticipant level: {seconds:.0f} s for {len({label for label, _ in SCANS})} visits")
     for label in sorted({label for label, _ in SCANS}):
         picture_visit(out, label, arguments.out / "pictures" / f"sub-{label}.png")
 

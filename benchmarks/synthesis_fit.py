@@ -51,6 +51,14 @@ class Look:
     lesion: np.ndarray
 
 
+@dataclass(frozen=True)
+class Compared:
+    """Real and synthetic looks at the same thing."""
+
+    real: Sequence[Look]
+    synthetic: Sequence[Look]
+
+
 def measures(look: Look) -> dict[str, float]:
     """The values of ``MEASURES``; those of the lesion are nan without one."""
     brain = look.image != 0
@@ -113,11 +121,11 @@ def real_heads(data: Path) -> Iterator[Look]:
         yield Look(zscored(coarse), np.zeros(coarse.shape, bool))
 
 
-def table(real: Sequence[Look], synthetic: Sequence[Look], name: str) -> Iterator[str]:
+def table(compared: Compared, name: str) -> Iterator[str]:
     """10th, 50th and 90th percentile of each measure over the scans."""
-    yield f"| {name} | real ({len(real)}) | synthetic ({len(synthetic)}) |"
+    yield f"| {name} | real ({len(compared.real)}) | synthetic ({len(compared.synthetic)}) |"
     yield "|---|---|---|"
-    columns = [[measures(look) for look in looks] for looks in (real, synthetic)]
+    columns = [[measures(look) for look in looks] for looks in (compared.real, compared.synthetic)]
     for key, text in MEASURES.items():
         cells = [_range([row[key] for row in rows]) for rows in columns]
         if cells[0]:
@@ -129,32 +137,34 @@ def _range(values: Sequence[float]) -> str:
     return " / ".join(f"{value:.2f}" for value in np.percentile(known, (10, 50, 90))) if known else ""
 
 
-def draw(real: Sequence[Look], synthetic: Sequence[Look], path: Path) -> None:
-    """Examples side by side, and histograms of the brain and of the lesion."""
+def draw(flair: Compared, t1w: Compared, path: Path) -> None:
+    """FLAIR slices side by side; histograms of the brain and of the lesion in FLAIR, and of the brain in T1w."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     figure = plt.figure(figsize=(13, 8))
-    grid = figure.add_gridspec(3, 8)
-    for row, (looks, title) in enumerate(((real, "real"), (synthetic, "synthetic"))):
+    grid = figure.add_gridspec(3, 24)
+    for row, looks in enumerate((flair.real, flair.synthetic)):
         with_lesion = [look for look in looks if look.lesion.sum() > _MIN_LESION_VOXELS][:8]
         for column, look in enumerate(with_lesion):
-            axes = figure.add_subplot(grid[row, column])
+            axes = figure.add_subplot(grid[row, 3 * column : 3 * column + 3])
             # real slices are stored (x, y), x growing to the left; synthetic ones (y, x), x growing to the right
             shown = (look.image, look.lesion) if row else (look.image[::-1].T, look.lesion[::-1].T)
             axes.imshow(shown[0], cmap="gray", vmin=-2.5, vmax=3, origin="lower")
             axes.contour(shown[1], [0.5], colors="tab:red", linewidths=0.6)
             axes.set_axis_off()
-            axes.set_title(title if column == 0 else "", loc="left", fontsize=9)
+            axes.set_title(("" if column else ("real", "synthetic")[row]), loc="left", fontsize=9)
     edges = np.linspace(-4, 5, 91)
-    for column, (text, pick) in enumerate((("healthy brain", False), ("lesion", True))):
-        axes = figure.add_subplot(grid[2, 4 * column : 4 * column + 4])
-        for looks, title in ((real, "real"), (synthetic, "synthetic")):
+    parts = (("FLAIR, healthy brain", flair, False), ("FLAIR, lesion", flair, True), ("T1w, healthy brain", t1w, False))
+    for column, (text, compared, pick) in enumerate(parts):
+        axes = figure.add_subplot(grid[2, 8 * column : 8 * column + 8])
+        for looks, title in ((compared.real, "real"), (compared.synthetic, "synthetic")):
             values = np.concatenate([look.image[(look.image != 0) & (look.lesion == pick)] for look in looks])
             axes.hist(values, edges, density=True, histtype="step", label=title)
-        axes.set_xlabel(f"FLAIR intensity in {text}, standard deviations of the brain")
+        axes.set_xlabel(f"{text} (standard deviations of the brain)")
+        axes.set_yticks([])
         axes.legend(frameon=False)
     figure.tight_layout()
     figure.savefig(path, dpi=80)
@@ -170,11 +180,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     drawn = list(synthetic(options.data, options.cache, options.scans))
     slices = [flair_slice(scan, source) for scan, source in drawn]
-    t1w = [Look(scan.image[T1W].numpy(), scan.target[T1W].numpy() > 0) for scan, _ in drawn]
-    real = list(real_slices(options.data))
-    print("\n".join(table(real, slices, "FLAIR at z = +18 mm")), end="\n\n")
-    print("\n".join(table(list(real_heads(options.data)), t1w, "T1w, whole brain")))
-    draw(real, slices, options.figure)
+    volumes = [Look(scan.image[T1W].numpy(), scan.target[T1W].numpy() > 0) for scan, _ in drawn]
+    flair = Compared(list(real_slices(options.data)), slices)
+    t1w = Compared(list(real_heads(options.data)), volumes)
+    print("\n".join(table(flair, "FLAIR at z = +18 mm")), end="\n\n")
+    print("\n".join(table(t1w, "T1w, whole brain")))
+    draw(flair, t1w, options.figure)
 
 
 if __name__ == "__main__":
