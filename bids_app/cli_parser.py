@@ -148,7 +148,7 @@ def _read_case(given: dict) -> Case:
         if second is not None:
             raise UsageError("--flair-only takes one scan, the FLAIR.", "Leave out the option or the T1w.")
         return Case(None, first, label)
-    if re.search(r"_FLAIR\.nii(\.gz)?$", first.name):
+    if re.search("flair", first.name, re.IGNORECASE) and not re.search("t1", first.name, re.IGNORECASE):
         raise UsageError(f"{first.name} is called a FLAIR.", "Give the T1w before it, or say --flair-only.")
     return Case(first, second, label)
 

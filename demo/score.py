@@ -45,6 +45,8 @@ def score(truth: Path, out_dir: Path) -> Score:
     name = names.ScanName.parse(truth.name)
     visit, true = names.visit_label(name.subject, name.session), images.load(truth)
     path = out_dir / names.lesion_mask(name)
+    if not path.is_file():  # a visit without T1w
+        path = out_dir / names.lesion_mask(name, "FLAIR")
     if not path.is_file():
         return Score(visit, volume_ml(true), None, None)
     found = images.load(path)

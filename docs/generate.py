@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bids_app.cli_parser import bids_parser, options_markdown, train_parser
+from bids_app.cli_parser import bids_parser, case_parser, options_markdown, train_parser
 from bids_app.derivatives import names
 from bids_app.derivatives.columns import dictionary
 from bids_app.derivatives.description import DISCLAIMER
@@ -129,6 +129,9 @@ def options() -> str:
         "Written by `python docs/generate.py` from the App itself.",
         "## afterstroke BIDS_DIR OUT_DIR participant|group",
         options_markdown(bids_parser()).rstrip(),
+        "## afterstroke case",
+        "`afterstroke case T1W [FLAIR] OUT`, or `afterstroke case --flair-only FLAIR OUT`, with these options:",
+        options_markdown(case_parser()).rstrip(),
         "## afterstroke train lesion",
         options_markdown(train_parser()).rstrip(),
     ]

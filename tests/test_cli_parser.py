@@ -218,8 +218,10 @@ def test_case_of_a_flair_alone():
     assert (alone.case.t1w, alone.case.flair) == (None, Path("a.nii"))
     with pytest.raises(UsageError, match="takes one scan"):
         read_request(["case", "a.nii", "b.nii", "out", "--flair-only"])
-    with pytest.raises(UsageError, match="is called a FLAIR") as told:
-        read_request(["case", "sub-1_FLAIR.nii.gz", "out"])
+    for name in ("sub-1_FLAIR.nii.gz", "AX_flair_5.nii"):
+        with pytest.raises(UsageError, match="is called a FLAIR") as told:
+            read_request(["case", name, "out"])
+    assert read_request(["case", "flair-study_T1w.nii", "out"]).case.flair is None
     assert "--flair-only" in told.value.hint
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bids_app.training import losses
-from bids_app.training.losses import HARDEST_FROM, HARDEST_UNTIL, HARDEST_WEIGHT, hardest_weight, lesion_loss
+from bids_app.training.losses import HARDEST_FROM, HARDEST_UNTIL, HARDEST_WEIGHT, LESION_WEIGHT, hardest_weight, lesion_loss
 from bids_app.training.series import Batch
 from bids_app.training.synthesis.scan import BOTH
 from bids_app.training.synthesis.tissue import FLAIR, T1W
@@ -39,6 +39,14 @@ def test_loss_feels_what_is_missed_and_what_is_falsely_marked(hardest: float):
     small[0], small[1, :, 4:12, 4:12, 4:12] = sick[0], 1
     missed = loss(torch.stack([sick[0], empty[0]]), small) - loss(small, small)
     assert missed > 0.4, "a small lesion counts as much as the large one in the same batch"
+
+
+def test_a_lesion_that_a_sure_network_misses_still_has_a_gradient():
+    truth = torch.zeros(1, 1, *SHAPE)
+    truth[..., 4:8, 4:8, 4:8] = 1
+    logits = (-4 * torch.cat([-torch.ones_like(truth), torch.ones_like(truth)], dim=1)).requires_grad_()
+    lesion_loss([logits], [truth], 0.0).backward()
+    assert -logits.grad[0, 1][truth[0, 0] > 0].sum() > 0.9 * LESION_WEIGHT
 
 
 def test_hardest_voxels_come_in_later():

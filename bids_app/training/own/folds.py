@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pandas as pd
+
 from bids_app.errors import NoInputError
-from bids_app.training.own.cases import Case
+from bids_app.training.own.cases import Case, Cohort
 from bids_app.wording import counted
 
 
@@ -56,6 +58,25 @@ def make_folds(cases: Sequence[Case], count: int) -> tuple[Fold, ...]:
         )
         for fold in range(count)
     )
+
+
+def case_table(cohort: Cohort, folds: Sequence[Fold]) -> pd.DataFrame:
+    """A row for each visit: the fold that it is held out from, or why it was left out.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``visit``, ``fold``, ``lesion_volume_ml``, ``problem`` and ``what``.
+    """
+    fold_of = {label: number for number, fold in enumerate(folds) for label in fold.validation}
+    rows = [(label, None, None, problem.code, problem.message) for label, problem in cohort.left_out]
+    for case in cohort.cases:
+        used = case.label in fold_of
+        codes = ", ".join(problem.code for problem in case.problems) if used else "not-prepared"
+        what = " ".join(problem.message for problem in case.problems) if used else "Its preparation failed."
+        rows.append((case.label, fold_of.get(case.label), round(case.volume_ml, 3), codes or None, what or None))
+    table = pd.DataFrame(sorted(rows), columns=["visit", "fold", "lesion_volume_ml", "problem", "what"])
+    return table.astype({"fold": "Int64"})
 
 
 def render_folds(folds: Sequence[Fold], cases: Sequence[Case]) -> str:

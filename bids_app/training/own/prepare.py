@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from bids_app import app_version, images
 from bids_app.derivatives.record import fingerprint
 from bids_app.derivatives.results import Prepared, Provenance
 from bids_app.derivatives.write import write_json
-from bids_app.errors import AppError, CannotWriteError, DatasetError, VisitError
+from bids_app.errors import AppError, CannotWriteError, DatasetError, UnavailableError, VisitError
 from bids_app.images import Image
 from bids_app.measures.volumes import volume_ml
 from bids_app.networks.weights import sha256
@@ -59,6 +61,11 @@ class Ready:
     def label(self) -> str:
         return self.case.label
 
+    @property
+    def folder(self) -> Path:
+        """The folder of its files."""
+        return self.mask.parent
+
     def channel(self, contrast: str) -> Path:
         """The scan of one contrast."""
         return dict(self.scans)[contrast]
@@ -71,11 +78,11 @@ class _Task:
     case: Case
     settings: TrainingSettings
     contrasts: tuple[str, ...]
-    folder: Path
+    scans: Path
 
     def __call__(self) -> Ready | Problem:
         try:
-            return prepare_case(self.case, self.settings, self.contrasts, self.folder)
+            return prepare_case(self.case, self.settings, self.contrasts, self.scans)
         except CannotWriteError:
             raise  # of the run, not of the case
         except AppError as error:
@@ -97,8 +104,11 @@ def prepare_all(
     ------
     DatasetError
         If more than half fail.
+    UnavailableError
+        If there is not enough memory to prepare so many side by side.
     """
-    tasks = [_Task(case, settings, contrasts, scans_folder(settings, contrasts) / case.label) for case in cases]
+    scans = settings.work_dir / "training" / "scans" / "-".join(contrasts)
+    tasks = [_Task(case, settings, contrasts, scans) for case in cases]
     ready, failed = [], 0
     for number, (task, result) in enumerate(_each(tasks, settings.nprocs), start=1):
         if isinstance(result, Ready):
@@ -115,11 +125,6 @@ def prepare_all(
     return tuple(sorted(ready, key=lambda item: item.label))
 
 
-def scans_folder(settings: TrainingSettings, contrasts: Sequence[str]) -> Path:
-    """Where the prepared scans of all trainings from the same contrasts are kept."""
-    return settings.work_dir / "training" / "scans" / "-".join(contrasts)
-
-
 def _each(tasks: Sequence[_Task], nprocs: int) -> Iterator[tuple[_Task, Ready | Problem]]:
     """Tasks and their results as they come, from worker processes if there may be several."""
     workers = min(nprocs, len(tasks))
@@ -133,19 +138,27 @@ def _each(tasks: Sequence[_Task], nprocs: int) -> Iterator[tuple[_Task, Ready | 
         try:
             for done in as_completed(running):
                 yield running[done], done.result()
+        except BrokenProcessPool as error:
+            raise UnavailableError(
+                f"A process that prepared scans was stopped from outside, of {workers} side by side.",
+                "This is how running out of memory looks (up to 4 GB each): give fewer --nprocs and start again.",
+            ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def prepare_case(case: Case, settings: TrainingSettings, contrasts: tuple[str, ...], folder: Path) -> Ready:
+def prepare_case(case: Case, settings: TrainingSettings, contrasts: tuple[str, ...], scans: Path) -> Ready:
     """Bring scans and mask of one case into the pose, or find that it was done before.
+
+    Each case is kept below its label and a digest of what it was made from: trainings with other masks or from another
+    dataset, even at the same time, leave each other's scans alone.
 
     Parameters
     ----------
     contrasts : tuple of str
         What is needed of ``T1w`` and ``FLAIR``.
-    folder : Path
-        Where the images are kept.
+    scans : Path
+        Where prepared cases are kept.
 
     Raises
     ------
@@ -153,22 +166,49 @@ def prepare_case(case: Case, settings: TrainingSettings, contrasts: tuple[str, .
         If a scan is broken, a registration failed, or the mask does not lie in the brain.
     """
     record = _record(case, settings, contrasts)
-    scans = tuple((contrast, folder / f"{contrast}.nii.gz") for contrast in contrasts)
-    ready = Ready(case, scans, folder / "mask.nii.gz", record["fingerprint"])
-    if _is_done(ready, folder, record):
+    ready = _ready(case, contrasts, scans, record)
+    if _is_done(ready, record):
         return ready
-    shutil.rmtree(folder, ignore_errors=True)
-    steps = folder / "steps"
+    unfinished = ready.folder.with_name(f".{uuid.uuid4().hex}.{ready.folder.name}")
+    try:
+        _prepare_into(unfinished, ready, settings)
+        write_json(unfinished / RECORD, record)
+        _put(unfinished, ready, record)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return ready
+
+
+def _ready(case: Case, contrasts: Sequence[str], scans: Path, record: Mapping) -> Ready:
+    """Where the files of a case lie once they are made."""
+    folder = scans / f"{case.label}_{record['fingerprint'][:8]}"
+    files = tuple((contrast, folder / f"{contrast}.nii.gz") for contrast in contrasts)
+    return Ready(case, files, folder / "mask.nii.gz", record["fingerprint"])
+
+
+def _prepare_into(folder: Path, ready: Ready, settings: TrainingSettings) -> None:
+    """Make the files of a case, in a folder of their own."""
+    case, contrasts, steps = ready.case, [contrast for contrast, _ in ready.scans], folder / "steps"
     prepared = stages.prepare(_job(case, settings), steps)
     _require_flair(prepared, contrasts)
     posed = stages.pose(prepared, steps)
-    for contrast, path in scans:
-        images.save(images.load(posed.scan(contrast)), path)
+    for contrast, path in ready.scans:
+        images.save(images.load(posed.scan(contrast)), folder / path.name)
     matrix = np.array(posed.matrix) @ mask_to_reference(case, prepared)
-    images.save(mask_in_pose(case, matrix), ready.mask)
+    images.save(mask_in_pose(case, matrix), folder / ready.mask.name)
     shutil.rmtree(steps, ignore_errors=True)
-    write_json(folder / RECORD, record)
-    return ready
+
+
+def _put(unfinished: Path, ready: Ready, record: Mapping) -> None:
+    """Give a finished case its name, unless another training has done so meanwhile."""
+    if _is_done(ready, record):
+        return
+    shutil.rmtree(ready.folder, ignore_errors=True)
+    try:
+        unfinished.rename(ready.folder)
+    except OSError:
+        if not _is_done(ready, record):
+            raise
 
 
 def mask_to_reference(case: Case, prepared: Prepared) -> np.ndarray:
@@ -241,9 +281,9 @@ def _record(case: Case, settings: TrainingSettings, contrasts: Sequence[str]) ->
     return {"inputs": inputs, **how, "fingerprint": fingerprint(inputs | how)}
 
 
-def _is_done(ready: Ready, folder: Path, record: dict) -> bool:
+def _is_done(ready: Ready, record: Mapping) -> bool:
     try:
-        known = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        known = json.loads((ready.folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return known == record and all(path.is_file() for path in (ready.mask, *(path for _, path in ready.scans)))

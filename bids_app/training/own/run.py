@@ -8,15 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bids_app.derivatives.write import write_json
+from bids_app.derivatives.write import write_json, write_table
 from bids_app.errors import ConfigError, ExitCode, NoInputError, UsageError
+from bids_app.lesion.folder import CARD
 from bids_app.networks.device import Device, choose_device
 from bids_app.settings import Settings, TrainingSettings
 from bids_app.study.folders import check_places, check_writable
 from bids_app.training.own import model, out_of_fold, scores
 from bids_app.training.own.cases import Case, find_cases, render_cohort
 from bids_app.training.own.dataset import Dataset, preprocess, write_raw, write_splits
-from bids_app.training.own.folds import Fold, make_folds, render_folds
+from bids_app.training.own.folds import Fold, case_table, make_folds, render_folds
 from bids_app.training.own.planning import SMALL, Part, check_preset, late_plans, parts_of, plans_for
 from bids_app.training.own.prepare import Ready, prepare_all
 from bids_app.training.own.progress import Reporter, duration, reporter
@@ -27,6 +28,7 @@ from bids_app.wording import counted
 from bids_app.workflow.tools import limit_threads
 
 RECORD = "training.json"
+CASES = "cases.tsv"
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ def train_lesion(settings: TrainingSettings, dry_run: bool = False) -> ExitCode:
     places = Settings(settings.out_dir, settings.bids_dir, settings.work_dir)
     check_places(places)
     _check_folds(settings)
+    _check_result(settings)
     cohort = find_cases(settings)
     folds = make_folds(cohort.cases, settings.folds)
     _require_lesions(cohort.cases)
@@ -125,6 +128,7 @@ def train_lesion(settings: TrainingSettings, dry_run: bool = False) -> ExitCode:
         cases = prepare_all(cohort.cases, settings, FUSIONS[settings.fusion].contrasts, told.say)
         limit_threads(settings.nprocs)
         folds = make_folds([ready.case for ready in cases], settings.folds)
+        write_table(work_folder(settings) / CASES, case_table(cohort, folds))
         session = Session(settings, cohort.name, cases, folds, start, device)
         _train(session, told)
         told.say(f"{session.result}: done in {duration(time.monotonic() - begun)}")
@@ -138,6 +142,16 @@ def _check_folds(settings: TrainingSettings) -> None:
     if unknown := [fold for fold in settings.chosen_folds if not 0 <= fold < settings.folds]:
         raise UsageError(
             f"There is no fold {unknown[0]} among {settings.folds}.", f"Folds count from 0 to {settings.folds - 1}."
+        )
+
+
+def _check_result(settings: TrainingSettings) -> None:
+    """Refuse to replace a model that another training left, or the one to start from."""
+    result = settings.out_dir / settings.name
+    if (result / CARD).exists() and not (work_folder(settings) / RECORD).exists():
+        raise UsageError(
+            f"{result} holds a model already, and not of the training in {work_folder(settings)}.",
+            "Choose another --name or --out; to go on with that training, give its --work-dir.",
         )
 
 

@@ -43,7 +43,7 @@ STRATA_WEIGHTS = (0.25, 0.25, 0.3, 0.2)
 """How often a lesion of each stratum is drawn, of which 5, 15 and 70 mL are the limits."""
 
 _COARSE = 4
-"""Mass effect is computed on every fourth voxel: it is smooth."""
+"""Mass effect is computed on blocks of 4 x 4 x 4 voxels: it is smooth."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def mass_effect(points: Tensor, stroke: Stroke, recipe: Recipe, rng: Generator) 
     """
     if stroke.lesion.volume_ml < MASS_EFFECT_FROM_ML or chance(0.4, rng):
         return points
-    coarse = points[:, ::_COARSE, ::_COARSE, ::_COARSE]
+    coarse = F.avg_pool3d(points.movedim(-1, 1), _COARSE).movedim(1, -1)
     mask = torch.from_numpy(stroke.lesion.mask).to(points.device, torch.float32)[None, None]
     pooled = F.avg_pool3d(mask, _COARSE, ceil_mode=True, count_include_pad=False)
     to_pooled = np.diag([1 / _COARSE] * 3 + [1.0])

@@ -113,9 +113,15 @@ def zscore(image: Tensor, mask: Tensor) -> Tensor:
 
 
 def recenter(volumes: Tensor, mask: Tensor, jitter: Sequence[int]) -> Tensor:
-    """Shift ``(n, c, z, y, x)`` so that the mask's bounding box sits in the middle, ``jitter`` voxels off."""
-    shifts = []
+    """Shift ``(n, c, z, y, x)`` so that the mask's bounding box sits in the middle, ``jitter`` voxels off.
+
+    What leaves the patch on one side is lost, as in a scan that was cut off; zeros come in on the other.
+    """
     for axis in (2, 3, 4):
         hit = torch.nonzero((mask > 0.5).any(dim=[a for a in (0, 1, 2, 3, 4) if a != axis]))
-        shifts.append(round((volumes.shape[axis] - 1 - int(hit.min()) - int(hit.max())) / 2) + jitter[axis - 2])
-    return torch.roll(volumes, shifts, (2, 3, 4))
+        size = volumes.shape[axis]
+        shift = round((size - 1 - int(hit.min()) - int(hit.max())) / 2) + jitter[axis - 2]
+        kept = volumes.narrow(axis, max(0, -shift), size - abs(shift))
+        zeros = torch.zeros_like(volumes.narrow(axis, 0, abs(shift)))
+        volumes = torch.cat([zeros, kept] if shift > 0 else [kept, zeros], dim=axis)
+    return volumes

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from bids_app.errors import NoInputError
-from bids_app.study.models import Visit
-from bids_app.training.own.cases import Case
-from bids_app.training.own.folds import make_folds, render_folds
+from bids_app.study.models import Problem, Severity, Visit
+from bids_app.training.own.cases import Case, Cohort
+from bids_app.training.own.folds import case_table, make_folds, render_folds
 
 
 def case(subject: str, session: str, volume_ml: float) -> Case:
@@ -53,3 +53,13 @@ def test_the_table_has_a_line_a_fold():
     lines = render_folds(make_folds(CASES, 5), CASES).splitlines()
     assert len(lines) == 6
     assert lines[1].split()[:3] == ["0", "32", "8"]
+
+
+def test_the_table_of_cases_says_what_became_of_each_visit():
+    left_out = (("sub-99", Problem("no-mask", Severity.ERROR, "sub-99 has no mask.")),)
+    folds = make_folds(CASES[:-1], 5)
+    table = case_table(Cohort("study", tuple(CASES), left_out), folds).set_index("visit")
+    assert list(table.loc["sub-99", ["problem", "what"]]) == ["no-mask", "sub-99 has no mask."]
+    assert table.loc[CASES[-1].label, "problem"] == "not-prepared"
+    held_out = {label: number for number, fold in enumerate(folds) for label in fold.validation}
+    assert {label: row.fold for label, row in table.iterrows() if row.problem is None} == held_out

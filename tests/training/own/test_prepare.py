@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import signal
 from pathlib import Path
 
 import nibabel as nib
@@ -9,7 +12,7 @@ import numpy as np
 import pytest
 
 from bids_app import images
-from bids_app.errors import DatasetError
+from bids_app.errors import DatasetError, UnavailableError
 from bids_app.preprocessing.checks import Check, Registration
 from bids_app.settings import TrainingSettings
 from bids_app.study.models import Problem, Severity
@@ -120,6 +123,45 @@ def test_what_is_prepared_is_not_prepared_again(root: Path, monkeypatch, tmp_pat
     first.mask.unlink()
     prepare.prepare_case(case, settings, ("T1w",), tmp_path / "a")
     assert calls.count == 2
+
+
+def test_a_training_on_other_masks_leaves_the_scans_of_this_one_alone(root: Path, monkeypatch, tmp_path: Path):
+    calls, settings = Calls(monkeypatch, root), settings_of(root)
+    case, other = find_cases(settings).cases[:2]
+    first = prepare.prepare_case(case, settings, ("T1w",), tmp_path)
+    second = prepare.prepare_case(dataclasses.replace(case, mask=other.mask), settings, ("T1w",), tmp_path)
+    assert calls.count == 2 and first.label == second.label
+    assert first.mask != second.mask and first.mask.exists() and second.mask.exists()
+
+
+def test_of_two_trainings_at_once_the_first_to_finish_counts(root: Path, monkeypatch, tmp_path: Path):
+    calls, settings = Calls(monkeypatch, root), settings_of(root)
+    case, meanwhile = find_cases(settings).cases[0], prepare._prepare_into
+
+    def slower(folder: Path, ready: prepare.Ready, settings: TrainingSettings) -> None:
+        meanwhile(folder, ready, settings)
+        monkeypatch.setattr(prepare, "_prepare_into", meanwhile)
+        inode.append(prepare.prepare_case(case, settings, ("T1w",), tmp_path).mask.stat().st_ino)
+
+    inode: list[int] = []
+    monkeypatch.setattr(prepare, "_prepare_into", slower)
+    ready = prepare.prepare_case(case, settings, ("T1w",), tmp_path)
+    assert calls.count == 2 and [ready.mask.stat().st_ino] == inode
+    assert [path.name for path in tmp_path.iterdir()] == [ready.folder.name]
+
+
+class Killed:
+    """A task whose process is stopped by the operating system."""
+
+    def __call__(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_killed_for_memory_is_told(root: Path, monkeypatch):
+    settings = dataclasses.replace(settings_of(root), nprocs=2)
+    with pytest.raises(UnavailableError, match="stopped from outside") as told:
+        list(prepare._each([Killed(), Killed()], settings.nprocs))
+    assert "--nprocs" in told.value.hint
 
 
 def test_a_changed_mask_is_prepared_again(tmp_path: Path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -46,8 +48,14 @@ def card_of(settings: TrainingSettings) -> dict:
 
 
 def scans_of(settings: TrainingSettings, channels: tuple[str, ...]) -> list[images.Image]:
-    folder = settings.work_dir / "training" / "scans" / "-".join(channels) / "sub-01_ses-1"
+    folder = prepared(settings, channels)
     return [images.load(folder / f"{channel}.nii.gz") for channel in channels]
+
+
+def prepared(settings: TrainingSettings, channels: tuple[str, ...]) -> Path:
+    """Folder of the prepared case ``sub-01_ses-1``."""
+    scans = settings.work_dir / "training" / "scans" / "-".join(channels)
+    return next(scans.glob("sub-01_ses-1_*"))
 
 
 def test_the_result_is_a_model_that_the_app_runs(t1w: TrainingSettings):
@@ -151,7 +159,7 @@ def test_the_logits_that_are_fitted_are_those_that_are_fused(late: TrainingSetti
     box, axes = prepare(scans, model.recipe).box, model.recipe.axes
     probability = images.data(model.predict(scans).probability).transpose(axes)[box]
     np.testing.assert_allclose(probability.ravel(), 1 / (1 + np.exp(-lesion)), atol=0.01)
-    mask = images.load(late.work_dir / "training" / "scans" / "T1w-FLAIR" / "sub-01_ses-1" / "mask.nii.gz")
+    mask = images.load(prepared(late, ("T1w", "FLAIR")) / "mask.nii.gz")
     np.testing.assert_array_equal(images.data(mask).transpose(axes)[box].ravel() > 0, truth)
 
 
@@ -163,6 +171,18 @@ def test_too_few_subjects_are_told(place: Path, trained: Callable):
 def test_a_fold_that_does_not_exist_is_told(place: Path, trained: Callable):
     with pytest.raises(UsageError, match="no fold 2 among 2"):
         trained(place, "t1w", chosen_folds=(2,), name="two")
+
+
+def test_the_model_of_another_training_is_not_replaced(place: Path, t1w: TrainingSettings, trained: Callable):
+    with pytest.raises(UsageError, match="holds a model already"):
+        run.train_lesion(dataclasses.replace(t1w, work_dir=place / "elsewhere"))
+    assert (t1w.out_dir / "t1w" / "card.json").exists()
+
+
+def test_a_table_says_what_became_of_each_visit(t1w: TrainingSettings):
+    table = pd.read_csv(t1w.work_dir / "training" / "t1w" / "cases.tsv", sep="\t").set_index("visit")
+    assert set(table.index) == LABELS and set(table.fold) == {0, 1}
+    assert "empty-mask" in set(table.problem)
 
 
 def test_a_dry_run_writes_nothing(place: Path, tmp_path: Path, capsys):

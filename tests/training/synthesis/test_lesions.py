@@ -10,6 +10,7 @@ import torch
 from torch import Generator
 
 from bids_app.training.synthesis import lesions
+from bids_app.training.synthesis.fields import sample
 from bids_app.training.synthesis.recipe import Recipe
 from bids_app.training.synthesis.tissue import FLAIR, T1W
 from tests.training.heads import toy_head, toy_lesion
@@ -108,6 +109,15 @@ def volume_near(stage: str, reach: float) -> float:
 def test_fresh_lesions_push_and_old_ones_pull():
     assert volume_near("acute", 5.0) > 0.3, "a point beside it shows what lay nearer to the lesion"
     assert volume_near("chronic", 5.0) < -0.3
+
+
+def test_mass_effect_lies_around_the_lesion():
+    tissue, big = calm_tissue(), stroke("acute", radius=18.0)
+    mask = sample(torch.from_numpy(big.lesion.mask).float()[None, None], tissue.points, big.matrix)[:, 0, ..., None]
+    moved = (lesions.mass_effect(tissue.points, big, CALM, seeded(s)) - tissue.points for s in range(20))
+    strongest = max((shift.norm(dim=-1, keepdim=True) for shift in moved), key=torch.max)
+    places = [(weight * tissue.points).sum(dim=(0, 1, 2, 3)) / weight.sum() for weight in (mask, strongest)]
+    assert strongest.max() > 1 and (places[0] - places[1]).norm() < 1
 
 
 def test_mass_effect_stays_within_its_limit_and_does_not_fold():

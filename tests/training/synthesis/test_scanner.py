@@ -37,6 +37,13 @@ def test_recenter_moves_the_box_to_the_middle():
     assert moved[0, 0, 3:7, 4:6, 3:7].all() and moved.sum() == mask.sum()
 
 
+def test_what_recenter_moves_out_does_not_come_back_on_the_other_side():
+    head = torch.zeros(1, 1, 10, 10, 10)
+    head[0, 0, :, 2:8, 2:8] = torch.arange(1.0, 11.0)[:, None, None]
+    for jitter, expected in ((2, [0, 0, 1, 2, 3, 4, 5, 6, 7, 8]), (-2, [3, 4, 5, 6, 7, 8, 9, 10, 0, 0])):
+        assert scanner.recenter(head, head, (jitter, 0, 0))[0, 0, :, 5, 5].tolist() == expected
+
+
 def test_a_shift_moves_by_so_many_millimetres_to_the_right_side():
     movement = np.eye(4)
     movement[0, 3] = 4.0  # what is shown lay 4 mm, two voxels, to the right
