@@ -2,9 +2,9 @@
 
     python -m benchmarks.real_flair --data DIR --cache DIR --out DIR [--steps 1500]
 
-trains the same 2-d network in three ways: on slices of synthetic FLAIR; on the real slices of all patients but those
-kept for testing, in five folds by patient, with nnU-Net's own augmentation; and on the real slices starting from the
-synthetic ones. All are measured on the real slices of the test patients (ids that end in 3), at 1 mm. Everything is at
+trains the same 2-d network for as many steps in three ways: on slices of synthetic FLAIR; on the real slices of all
+patients but those kept for testing, in five folds by patient, with nnU-Net's own augmentation; and on batches that are
+half of either. All are measured on the real slices of the test patients (ids that end in 3), at 1 mm. Everything is at
 2 mm otherwise, in slices z-scored inside the brain. Checkpoints in OUT let a second call go on.
 """
 
@@ -23,7 +23,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import Tensor
 
-from benchmarks.synthesis_fit import HEIGHT_MM, SLICES, halved, synthetic, zscored
+from benchmarks.synthesis_fit import HEIGHT_MM, SLICES, halved, synthetic, upright, zscored
+from bids_app.derivatives.write import atomic
 from bids_app.measures.overlap import dice
 from bids_app.training.anatomy import FOLDS, split_of
 from bids_app.training.losses import hardest_weight, lesion_loss
@@ -67,11 +68,6 @@ class Slices:
         return Slices(self.image[chosen], self.lesion[chosen], names, truth)
 
 
-def upright(stored: np.ndarray) -> np.ndarray:
-    """A stored slice ``(x, y)``, x growing to the left, as ``(y, x)`` with x growing to the right."""
-    return stored[::-1].T
-
-
 def centered(image: np.ndarray, brain: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """A slice moved so that the brain's bounding box lies in the middle of another shape."""
     out = np.zeros(shape, image.dtype)
@@ -112,7 +108,8 @@ def from_synthesis(data: Path, cache: Path, scans: int, kept: Path) -> Slices:
                 brain = image != 0
                 images.append(centered(image, brain, SHAPE).astype(np.float16))
                 lesions.append(centered(scan.target[FLAIR, z].numpy(), brain, SHAPE))
-        np.savez_compressed(kept, image=np.array(images), lesion=np.array(lesions))
+        with atomic(kept) as whole:
+            np.savez_compressed(whole, image=np.array(images), lesion=np.array(lesions))
     with np.load(kept) as stored:
         image, lesion = stored["image"].astype(np.float32), stored["lesion"] > 0
     return Slices(image, lesion, ("synthetic",) * len(image))
@@ -141,45 +138,61 @@ def augmentation() -> Callable[..., dict]:
     )
 
 
-def batches(slices: Slices, seed: int, augment: Callable[..., dict] | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless batches; slices with and without lesion as they come."""
+@dataclass(frozen=True)
+class Diet:
+    """What a network is trained on.
+
+    Attributes
+    ----------
+    slices : Slices
+    augment : callable or None
+        What makes another slice of one, for slices that are not endless.
+    """
+
+    slices: Slices
+    augment: Callable[..., dict] | None = None
+
+    def draw(self, count: int, rng: np.random.Generator) -> list[tuple[Tensor, Tensor]]:
+        """Image and lesion of slices, with and without lesion as they come."""
+        return [self._one(i, rng) for i in rng.integers(len(self.slices.image), size=count)]
+
+    def _one(self, index: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        image = torch.from_numpy(self.slices.image[index])[None]
+        lesion = torch.from_numpy(self.slices.lesion[index].astype(np.int16))[None]
+        if self.augment is not None:
+            done = self.augment(image=image, segmentation=lesion)
+            return done["image"], done["segmentation"].clamp_min(0)
+        flip = [-1] if rng.integers(2) else []
+        return image.flip(flip), lesion.flip(flip)
+
+
+def batches(diets: Sequence[Diet], seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless batches, as much of one as of the other."""
     rng = np.random.default_rng(seed)
     while True:
-        chosen = rng.integers(len(slices.image), size=BATCH)
-        pairs = [_pair(slices.image[i], slices.lesion[i], augment, rng) for i in chosen]
+        pairs = [pair for diet in diets for pair in diet.draw(BATCH // len(diets), rng)]
         yield torch.stack([image for image, _ in pairs]), torch.stack([lesion for _, lesion in pairs])
 
 
-def _pair(image: np.ndarray, lesion: np.ndarray, augment, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    first, second = torch.from_numpy(image)[None], torch.from_numpy(lesion.astype(np.int16))[None]
-    if augment is not None:
-        done = augment(image=first, segmentation=second)
-        return done["image"], done["segmentation"].clamp_min(0)
-    flip = [-1] if rng.integers(2) else []
-    return first.flip(flip), second.flip(flip)
-
-
-def train(
-    slices: Slices, steps: int, path: Path, seed: int, augment=None, start: Path | None = None
-) -> torch.nn.Module:
-    """A network trained for some steps, from another network or anew; loaded if it was trained before."""
+def train(diets: Sequence[Diet], steps: int, path: Path, seed: int) -> torch.nn.Module:
+    """A network trained for some steps; loaded if it was trained before."""
     torch.manual_seed(seed)
+    np.random.seed(seed)  # nnU-Net's augmentation draws from it
     network = build()
     if path.exists():
         network.load_state_dict(torch.load(path, weights_only=True))
         return network.eval()
-    if start is not None:
-        network.load_state_dict(torch.load(start, weights_only=True))
     optimizer = Muon(network.parameters(), RATE)
-    for step, (image, lesion) in enumerate(islice(batches(slices, seed, augment), steps)):
+    for step, (image, lesion) in enumerate(islice(batches(diets, seed), steps)):
         optimizer.param_groups[0]["lr"] = RATE * min(1, (step + 1) / 50) * (1.02 - step / steps)
         optimizer.zero_grad(set_to_none=True)
         levels = network(image.contiguous(memory_format=torch.channels_last))
         targets = [F.max_pool2d(lesion.float(), 2**level) if level else lesion for level in range(len(levels))]
         lesion_loss(levels, targets, hardest_weight(step)).backward()
         optimizer.step()
+    with atomic(path) as whole:
+        torch.save(network.state_dict(), whole)
     print(f"{path.stem}: trained", flush=True)
-    torch.save(network.state_dict(), path)
     return network.eval()
 
 
@@ -192,13 +205,55 @@ def logits(network: torch.nn.Module, slices: Slices) -> np.ndarray:
     return F.interpolate(difference, scale_factor=2, mode="bilinear", align_corners=False)[:, 0].numpy()
 
 
-def scores(values: np.ndarray, slices: Slices) -> tuple[float, float, float]:
-    """Mean Dice of slices with lesion (20 mm2 and more), pooled Dice, and mean false area without lesion, mm2."""
+@dataclass(frozen=True)
+class Scores:
+    """Scores on the test slices.
+
+    Attributes
+    ----------
+    dice : ndarray
+        Dice of every slice with lesion (20 mm2 and more).
+    pooled : float
+        Dice of all slices taken together.
+    false_mm2 : float
+        Mean area marked in slices without lesion.
+    """
+
+    dice: np.ndarray
+    pooled: float
+    false_mm2: float
+
+
+def score(values: np.ndarray, slices: Slices) -> Scores:
+    """Scores of lesion logits at 1 mm."""
     found = values > 0
     area = slices.truth.sum(axis=(1, 2))
     sick, healthy = area >= 20, area == 0
     each = [dice(truth, mask) for truth, mask in zip(slices.truth[sick], found[sick], strict=True)]
-    return float(np.mean(each)), dice(slices.truth, found), float(found[healthy].sum(axis=(1, 2)).mean())
+    return Scores(np.array(each), dice(slices.truth, found), float(found[healthy].sum(axis=(1, 2)).mean()))
+
+
+def mean_of(parts: Sequence[Scores]) -> Scores:
+    """Scores on average over folds."""
+    pooled, false_mm2 = (float(np.mean([getattr(part, name) for part in parts])) for name in ("pooled", "false_mm2"))
+    return Scores(np.mean([part.dice for part in parts], axis=0), pooled, false_mm2)
+
+
+def interval(values: np.ndarray, draws: int = 2000) -> str:
+    """Mean and 95 % bootstrap interval over slices, of which each patient has one."""
+    rng = np.random.default_rng(0)
+    low, high = np.percentile(rng.choice(values, (draws, len(values))).mean(axis=1), (2.5, 97.5))
+    return f"{values.mean():.3f} ({low:.3f} to {high:.3f})"
+
+
+def table(rows: dict[str, Scores]) -> Iterator[str]:
+    """Scores, and what each row gains over that of one network trained on real slices."""
+    yield "| trained on | Dice, slices with lesion | against real, one fold | Dice, pooled | false mm2 without lesion |"
+    yield "|---|---|---|---|---|"
+    reference = rows["real, one fold"].dice
+    for name, found in rows.items():
+        cells = (name, interval(found.dice), interval(found.dice - reference), f"{found.pooled:.3f}")
+        yield f"| {' | '.join(cells)} | {found.false_mm2:.0f} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -215,26 +270,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     everyone = real(options.data)
     kept = np.array([split_of(f"sub-{patient}") == "test" for patient in everyone.patients])
     test, others = everyone[kept], everyone[~kept]
-    made = from_synthesis(options.data, options.cache, options.scans, options.out / "slices.npz")
-    synthetic_path = options.out / "synthetic.pth"
-    found = {"synthetic": [logits(train(made, options.steps, synthetic_path, 0), test)], "real": [], "both": []}
+    made = Diet(from_synthesis(options.data, options.cache, options.scans, options.out / f"{options.scans}_scans.npz"))
+
+    def say(name: str, diets: Sequence[Diet], seed: int) -> np.ndarray:
+        path = options.out / f"{name}_{seed}_{options.steps}_steps_{options.scans}_scans.pth"
+        return logits(train(diets, options.steps, path, seed), test)
+
+    said = {"synthetic": [say("synthetic", [made], 0)], "real": [], "both": []}
     fold_of = np.arange(len(others.patients)) % FOLDS
     for fold in range(FOLDS):
-        seen = others[fold_of != fold]
-        for name, start in (("real", None), ("both", synthetic_path)):
-            path = options.out / f"{name}_{fold}.pth"
-            found[name].append(logits(train(seen, options.steps, path, fold, augmentation(), start), test))
-    print("| trained on | folds | Dice of slices with lesion | Dice, pooled | false mm2 in slices without |")
-    print("|---|---|---|---|---|")
-    for name, parts in found.items():
-        rows = {"one": [scores(part, test) for part in parts]}
-        if len(parts) > 1:
-            rows["mean of 5"] = [scores(np.mean(parts, axis=0), test)]
-        for how, values in rows.items():
-            means = np.mean(values, axis=0)
-            print(f"| {name} | {how} | {means[0]:.3f} | {means[1]:.3f} | {means[2]:.0f} |")
-    together = scores((found["synthetic"][0] + np.mean(found["real"], axis=0)) / 2, test)
-    print(f"| synthetic and real, averaged | mean | {together[0]:.3f} | {together[1]:.3f} | {together[2]:.0f} |")
+        seen = Diet(others[fold_of != fold], augmentation())
+        said["real"].append(say("real", [seen], fold))
+        said["both"].append(say("both", [seen, made], fold))
+    rows = {"synthetic": score(said["synthetic"][0], test)}
+    for name in ("real", "both"):
+        rows[f"{name}, one fold"] = mean_of([score(values, test) for values in said[name]])
+        rows[f"{name}, mean of {FOLDS} folds"] = score(np.mean(said[name], axis=0), test)
+    with_synthetic = (said["synthetic"][0] + np.mean(said["real"], axis=0)) / 2
+    rows["synthetic, averaged with real of 5 folds"] = score(with_synthetic, test)
+    print(f"{len(test.patients)} test patients, {len(rows['synthetic'].dice)} with lesion\n")
+    print("\n".join(table(rows)))
 
 
 if __name__ == "__main__":

@@ -21,15 +21,18 @@ from torch import Generator
 
 from bids_app.training import anatomy
 from bids_app.training.anatomy import split_of
+from bids_app.training.series import Material, pick_source
 from bids_app.training.synthesis.fields import PATCH, SPACING_MM
 from bids_app.training.synthesis.lesions import stratify
-from bids_app.training.synthesis.recipe import Recipe
 from bids_app.training.synthesis.scan import SynthScan, synthesize
 from bids_app.training.synthesis.tissue import FLAIR, T1W, Source, make_source
 
 SLICES = Path("stroke_flair_slices", "soop_flair_axial_z18.npz")
 HEIGHT_MM = 18.0
-FITTED_HEADS = ("whole_head/chris_t1.nii.gz", "whole_head/studyforrest_sub02_T1w_1mm.nii.gz")
+FITTED_HEADS = {
+    "chris": "whole_head/chris_t1.nii.gz",
+    "studyforrest": "whole_head/studyforrest_sub02_T1w_1mm.nii.gz",
+}
 MEASURES = {
     "dark": "5th percentile of healthy brain",
     "middle": "median of healthy brain",
@@ -45,10 +48,21 @@ _MIN_LESION_VOXELS = 40
 
 @dataclass(frozen=True)
 class Look:
-    """One scan or slice as a network sees it: intensities z-scored in the brain, and its lesion."""
+    """One scan or slice as a network sees it.
+
+    Attributes
+    ----------
+    image : ndarray
+        ``(y, x)`` or ``(z, y, x)``, x growing to the right of the patient; z-scored in the brain, zero outside.
+    lesion : ndarray
+        The same shape, bool.
+    head : str
+        Where its anatomy is from.
+    """
 
     image: np.ndarray
     lesion: np.ndarray
+    head: str
 
 
 @dataclass(frozen=True)
@@ -84,7 +98,13 @@ def real_slices(data: Path) -> Iterator[Look]:
         ids, flair, lesion = stored["id"], stored["flair"], stored["lesion"]
     for name, image, mask in zip(ids, flair, lesion, strict=True):
         if split_of(f"sub-{name}") == "train":
-            yield Look(zscored(halved(image.astype(float))), halved(mask.astype(float)) > 0.5)
+            image, mask = (halved(upright(part).astype(float)) for part in (image, mask))
+            yield Look(zscored(image), mask > 0.5, f"sub-{name}")
+
+
+def upright(stored: np.ndarray) -> np.ndarray:
+    """A stored slice ``(x, y)``, x growing to the left, as ``(y, x)`` with x growing to the right."""
+    return stored[::-1].T
 
 
 def halved(image: np.ndarray) -> np.ndarray:
@@ -98,17 +118,19 @@ def halved(image: np.ndarray) -> np.ndarray:
 def flair_slice(scan: SynthScan, source: Source) -> Look:
     """The slice of a synthetic FLAIR at about the height of the real ones."""
     z = round((PATCH[0] - 1) / 2 + (HEIGHT_MM - source.head.center[2]) / SPACING_MM)
-    return Look(zscored(scan.image[FLAIR, z].numpy()), scan.target[FLAIR, z].numpy() > 0)
+    return Look(zscored(scan.image[FLAIR, z].numpy()), scan.target[FLAIR, z].numpy() > 0, scan.head)
 
 
 def synthetic(data: Path, cache: Path, count: int) -> Iterator[tuple[SynthScan, Source]]:
     """Scans as training draws them, from other seeds."""
     heads, lesions = anatomy.prepare(data, cache)
     sources = [make_source(head) for head in anatomy.in_split(heads, "train")]
-    strata, recipe = stratify(anatomy.in_split(lesions, "train")), Recipe()
+    material = Material(sources, anatomy.in_split(lesions, "train"), (), ())
+    strata = stratify(material.lesions)
     for number in range(count):
-        source = sources[number % len(sources)]
-        yield synthesize(source, strata, recipe, Generator().manual_seed(10**12 + number)), source
+        rng = Generator().manual_seed(10**12 + number)
+        source = pick_source(material, rng)
+        yield synthesize(source, strata, material.recipe, rng), source
 
 
 def real_heads(data: Path) -> Iterator[Look]:
@@ -116,9 +138,9 @@ def real_heads(data: Path) -> Iterator[Look]:
     from bids_app import images
     from bids_app.training.real_heads import pose_head
 
-    for path in FITTED_HEADS:
-        coarse = halved(images.data(pose_head(data / path)).astype(float))
-        yield Look(zscored(coarse), np.zeros(coarse.shape, bool))
+    for name, path in FITTED_HEADS.items():
+        coarse = halved(images.data(pose_head(data / path)).transpose(2, 1, 0).astype(float))
+        yield Look(zscored(coarse), np.zeros(coarse.shape, bool), name)
 
 
 def table(compared: Compared, name: str) -> Iterator[str]:
@@ -150,10 +172,8 @@ def draw(flair: Compared, t1w: Compared, path: Path) -> None:
         with_lesion = [look for look in looks if look.lesion.sum() > _MIN_LESION_VOXELS][:8]
         for column, look in enumerate(with_lesion):
             axes = figure.add_subplot(grid[row, 3 * column : 3 * column + 3])
-            # real slices are stored (x, y), x growing to the left; synthetic ones (y, x), x growing to the right
-            shown = (look.image, look.lesion) if row else (look.image[::-1].T, look.lesion[::-1].T)
-            axes.imshow(shown[0], cmap="gray", vmin=-2.5, vmax=3, origin="lower")
-            axes.contour(shown[1], [0.5], colors="tab:red", linewidths=0.6)
+            axes.imshow(look.image, cmap="gray", vmin=-2.5, vmax=3, origin="lower")
+            axes.contour(look.lesion, [0.5], colors="tab:red", linewidths=0.6)
             axes.set_axis_off()
             axes.set_title(("" if column else ("real", "synthetic")[row]), loc="left", fontsize=9)
     edges = np.linspace(-4, 5, 91)
@@ -180,7 +200,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     drawn = list(synthetic(options.data, options.cache, options.scans))
     slices = [flair_slice(scan, source) for scan, source in drawn]
-    volumes = [Look(scan.image[T1W].numpy(), scan.target[T1W].numpy() > 0) for scan, _ in drawn]
+    volumes = [
+        Look(scan.image[T1W].numpy(), scan.target[T1W].numpy() > 0, scan.head)
+        for scan, _ in drawn
+        if scan.head not in FITTED_HEADS  # a scan made from a head would be compared with itself
+    ]
     flair = Compared(list(real_slices(options.data)), slices)
     t1w = Compared(list(real_heads(options.data)), volumes)
     print("\n".join(table(flair, "FLAIR at z = +18 mm")), end="\n\n")

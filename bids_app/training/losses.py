@@ -26,8 +26,8 @@ HARDEST_FROM, HARDEST_UNTIL, HARDEST_WEIGHT = 500, 1500, 0.1
 all voxels at one even probability are a place that its gradients do not lead out of."""
 
 LESION_WEIGHT = 0.03
-"""Weight of the cross-entropy inside the lesion, averaged over it. Over the whole patch, a lesion of 1 mL is one part in
-five thousand, and where a network is sure that there is none, the Dice has no gradient either."""
+"""Weight of the cross-entropy inside the lesion, averaged over it. Over the whole patch, a lesion of 1 mL is one part
+in five thousand, and where a network is sure that there is none, the Dice has no gradient either."""
 
 DICE_SMOOTHING = 50
 """Voxels, 0.4 mL: so much marked in a healthy scan halves its Dice."""

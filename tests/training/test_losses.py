@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from bids_app.training import losses
-from bids_app.training.losses import HARDEST_FROM, HARDEST_UNTIL, HARDEST_WEIGHT, LESION_WEIGHT, hardest_weight, lesion_loss
+from bids_app.training.losses import (
+    HARDEST_FROM,
+    HARDEST_UNTIL,
+    HARDEST_WEIGHT,
+    LESION_WEIGHT,
+    hardest_weight,
+    lesion_loss,
+)
 from bids_app.training.series import Batch
 from bids_app.training.synthesis.scan import BOTH
 from bids_app.training.synthesis.tissue import FLAIR, T1W
