@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from benchmarks.pose import pose_head
 from bids_app import images
 from bids_app.images import Image
 from bids_app.lesion.components import find_lesions
 from bids_app.lesion.model import LesionModel, load_model
 from bids_app.measures.overlap import dice
 from bids_app.training.anatomy import MAX_LESION_ML, split_of
-from bids_app.training.real_heads import pose_head
 
 HEADS = {"pycortex": "whole_head/pycortex_S1_raw.nii.gz", "uih": "whole_head/uih_umr770_t1_gre_fsp_3d_1mm.nii.gz"}
 SIZES_ML = (0.1, 1.0, 5.0, 15.0, 70.0, 100.0)

@@ -24,9 +24,9 @@ from torch import Generator, Tensor
 
 from bids_app.derivatives.write import write_json
 from bids_app.lesion.model import LesionModel, load_model
-from bids_app.training import anatomy
 from bids_app.training.cases import CLASSES, HEALTHY, Case, make_cases
 from bids_app.training.evaluate import Operating, Score, clustered_interval, fold_logits, score
+from bids_app.training.store import prepare_split
 from bids_app.training.synthesis.fields import SPACING_MM, resize, smooth_noise
 from bids_app.training.synthesis.geometry import rotation_matrix
 from bids_app.training.synthesis.scanner import shifted
@@ -53,9 +53,8 @@ class Result:
 
 def unseen_cases(data: Path, cache: Path, per_class: int) -> list[Case]:
     """The scans of the table: test lesions in test heads."""
-    heads, lesions = anatomy.prepare(data, cache)
-    sources = [make_source(head) for head in anatomy.in_split(heads, "test")]
-    return list(make_cases(sources, anatomy.in_split(lesions, "test"), per_class, SEED, HEALTHY_SCANS))
+    heads, lesions = prepare_split(data, cache, "test")
+    return list(make_cases([make_source(head) for head in heads], lesions, per_class, SEED, HEALTHY_SCANS))
 
 
 def measure(model: LesionModel, cases: Iterable[Case]) -> Result:

@@ -19,9 +19,9 @@ import numpy as np
 from scipy import ndimage
 from torch import Generator
 
-from bids_app.training import anatomy
 from bids_app.training.anatomy import split_of
 from bids_app.training.series import Material, pick_source
+from bids_app.training.store import prepare_split
 from bids_app.training.synthesis.fields import PATCH, SPACING_MM
 from bids_app.training.synthesis.lesions import stratify
 from bids_app.training.synthesis.scan import SynthScan, synthesize
@@ -123,9 +123,8 @@ def flair_slice(scan: SynthScan, source: Source) -> Look:
 
 def synthetic(data: Path, cache: Path, count: int) -> Iterator[tuple[SynthScan, Source]]:
     """Scans as training draws them, from other seeds."""
-    heads, lesions = anatomy.prepare(data, cache)
-    sources = [make_source(head) for head in anatomy.in_split(heads, "train")]
-    material = Material(sources, anatomy.in_split(lesions, "train"), (), ())
+    heads, lesions = prepare_split(data, cache, "train")
+    material = Material([make_source(head) for head in heads], lesions, (), ())
     strata = stratify(material.lesions)
     for number in range(count):
         rng = Generator().manual_seed(10**12 + number)
@@ -135,8 +134,8 @@ def synthetic(data: Path, cache: Path, count: int) -> Iterator[tuple[SynthScan, 
 
 def real_heads(data: Path) -> Iterator[Look]:
     """The real T1w that may be fitted to, as the App prepares them, averaged to 2 mm."""
+    from benchmarks.pose import pose_head
     from bids_app import images
-    from bids_app.training.real_heads import pose_head
 
     for name, path in FITTED_HEADS.items():
         coarse = halved(images.data(pose_head(data / path)).transpose(2, 1, 0).astype(float))

@@ -17,11 +17,8 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.processing import resample_to_output
 from scipy.ndimage import maximum_filter
 
-from bids_app.preprocessing.brain import extract_brain
-from bids_app.preprocessing.headers import clean
 from bids_app.training.alignment import align_to_template, to_ras_zyx
 
 FOLDS = 5
@@ -65,7 +62,8 @@ class Head:
     name : str
         Identifier, e.g. ``training_seg_01``; confidence intervals are clustered by it.
     labels : numpy.ndarray
-        ``(z, y, x)`` uint8, 1 mm. 0 background, 1-199 FreeSurfer labels, 202-230 outside the brain.
+        ``(z, y, x)`` uint8, 1 mm. 0 background, 1-199 FreeSurfer labels, 202-230 outside the brain,
+        250 CSF far from it.
     pose_to_voxel : numpy.ndarray
         ``(4, 4)``, pose millimetres (x, y, z) to voxel indices (x, y, z) of ``labels``.
     pose_to_mni : numpy.ndarray
@@ -296,92 +294,3 @@ def make_template_head(name: str, image: nib.spatialimages.SpatialImage, brain: 
     scaled = np.clip(data * (200.0 / np.percentile(data[brain], 99)), 0, 255)
     labels = _tissue_classes(scaled, brain)
     return make_head(name, nib.Nifti1Image(labels.transpose(2, 1, 0), affine), scaled)
-
-
-def save_heads(heads: Sequence[Head], folder: Path) -> None:
-    """Write each head to ``folder/NAME.npz``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for head in heads:
-        arrays = {key: value for key, value in vars(head).items() if isinstance(value, np.ndarray)}
-        np.savez_compressed(folder / f"{head.name}.npz", **arrays)
-
-
-def load_heads(folder: Path) -> list[Head]:
-    """Heads written by ``save_heads``, by name."""
-    heads = []
-    for path in sorted(folder.glob("*.npz")):
-        with np.load(path) as arrays:
-            heads.append(Head(name=path.stem, **{key: arrays[key] for key in arrays}))
-    return heads
-
-
-def save_lesions(lesions: Sequence[LesionMask], path: Path) -> None:
-    """Write all lesions into one compressed file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(
-        path,
-        names=np.array([lesion.name for lesion in lesions]),
-        shapes=np.array([lesion.mask.shape for lesion in lesions]),
-        matrices=np.stack([lesion.mni_to_voxel for lesion in lesions]),
-        volumes=np.array([lesion.volume_ml for lesion in lesions]),
-        masks=np.concatenate([lesion.mask.ravel() for lesion in lesions]),
-    )
-
-
-def load_lesions(path: Path) -> list[LesionMask]:
-    """Lesions written by ``save_lesions``."""
-    with np.load(path) as arrays:
-        stored = {key: arrays[key] for key in arrays}
-    ends = np.cumsum(stored["shapes"].prod(axis=1))
-    lesions = []
-    for index, end in enumerate(ends):
-        shape = tuple(stored["shapes"][index])
-        mask = stored["masks"][end - np.prod(shape) : end].reshape(shape)
-        name, volume = str(stored["names"][index]), float(stored["volumes"][index])
-        lesions.append(LesionMask(name, mask, stored["matrices"][index], volume))
-    return lesions
-
-
-def build_lesions(data: Path) -> list[LesionMask]:
-    """All plausible lesion masks below ``data/lesion_masks``, by name."""
-    found = []
-    for path in sorted((data / "lesion_masks").glob("*/*.nii.gz")):
-        lesion = make_lesion(path.name.split(".")[0].removesuffix("_lesion"), nib.load(path))
-        found += [lesion] if lesion is not None else []
-    return found
-
-
-def textured_head(name: str, path: Path) -> Head:
-    """A healthy T1w as a head that keeps its texture, its brain found as the App finds it."""
-    image = resample_to_output(clean(path).image, (1.0, 1.0, 1.0), order=1)
-    brain, _ = to_ras_zyx(extract_brain(image))
-    return make_template_head(name, image, brain > 0)
-
-
-def build_heads(data: Path) -> list[Head]:
-    """All heads below ``data/label_maps``, by name, and those of ``REAL_TEXTURE`` that are there."""
-    paths = sorted((data / "label_maps").glob("*.nii.gz"))
-    heads = [make_head(path.name.split(".")[0], nib.load(path)) for path in paths]
-    there = {name: data / path for name, path in REAL_TEXTURE.items() if (data / path).exists()}
-    return heads + [textured_head(name, path) for name, path in there.items()]
-
-
-def prepare(data: Path, cache: Path) -> tuple[list[Head], list[LesionMask]]:
-    """Heads and lesions, built from the raw data once and read from ``cache`` afterwards.
-
-    Parameters
-    ----------
-    data : Path
-        Folder with ``label_maps/`` and ``lesion_masks/``.
-    cache : Path
-        Folder for the prepared arrays.
-
-    Returns
-    -------
-    heads : list of Head
-    lesions : list of LesionMask
-    """
-    if not (cache / "lesions.npz").exists():
-        save_heads(build_heads(data), cache / "heads")
-        save_lesions(build_lesions(data), cache / "lesions.npz")
-    return load_heads(cache / "heads"), load_lesions(cache / "lesions.npz")

@@ -23,9 +23,9 @@ from bids_app.lesion.model import LesionModel, load_model
 from bids_app.measures.detection import anima_f1, any_overlap_f1
 from bids_app.measures.overlap import CONNECTIVITY_26, dice
 from bids_app.measures.surfaces import assd
-from bids_app.training import anatomy
 from bids_app.training.cases import HEALTHY, Case, make_cases
 from bids_app.training.losses import CHANNEL
+from bids_app.training.store import prepare_split
 from bids_app.training.synthesis.fields import SPACING_MM
 from bids_app.training.synthesis.tissue import make_source
 
@@ -158,9 +158,8 @@ def calibrate(folder: Path, cases: Sequence[Case]) -> Operating:
 
 def validation_cases(data: Path, cache: Path, per_class: int) -> list[Case]:
     """Cases of the validation split: heads and lesions that no fold of any model trains on."""
-    heads, lesions = anatomy.prepare(data, cache)
-    sources = [make_source(head) for head in anatomy.in_split(heads, "validation")]
-    return list(make_cases(sources, anatomy.in_split(lesions, "validation"), per_class, seed=1))
+    heads, lesions = prepare_split(data, cache, "validation")
+    return list(make_cases([make_source(head) for head in heads], lesions, per_class, seed=1))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

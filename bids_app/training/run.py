@@ -11,6 +11,7 @@ import torch
 from bids_app.training import anatomy
 from bids_app.training.plans import FUSIONS
 from bids_app.training.series import Material
+from bids_app.training.store import prepare_split
 from bids_app.training.synthesis.tissue import make_source
 from bids_app.training.trainer import FINAL, LATEST, STABLE, Schedule, Trainer
 
@@ -42,15 +43,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def load_material(data: Path, cache: Path, fold: str, workers: int = 0) -> Material:
     """Heads and lesions of the training split without those of the fold, and heads and lesions for validation."""
-    heads, lesions = anatomy.prepare(data, cache)
-    kept = [anatomy.in_split(items, "train") for items in (heads, lesions)]
+    heads, lesions = prepare_split(data, cache, "train")
     if fold != ALL:
-        kept = [anatomy.without_fold(items, int(fold)) for items in kept]
+        heads, lesions = (anatomy.without_fold(items, int(fold)) for items in (heads, lesions))
+    validation_heads, validation_lesions = prepare_split(data, cache, "validation")
     return Material(
-        sources=[make_source(head) for head in kept[0]],
-        lesions=kept[1],
-        validation_sources=[make_source(head) for head in anatomy.in_split(heads, "validation")],
-        validation_lesions=anatomy.in_split(lesions, "validation"),
+        sources=[make_source(head) for head in heads],
+        lesions=lesions,
+        validation_sources=[make_source(head) for head in validation_heads],
+        validation_lesions=validation_lesions,
         seed=anatomy.FOLDS if fold == ALL else int(fold),
         workers=workers,
     )

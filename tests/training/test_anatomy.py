@@ -33,7 +33,7 @@ def test_split_of(name: str, split: str):
     assert anatomy.split_of(name) == split
 
 
-def test_splits_share_nothing_on_the_real_files(test_data):
+def test_the_real_files_are_split_as_documented(test_data):
     paths = [*test_data.glob("label_maps/*.nii.gz"), *test_data.glob("lesion_masks/*/*.nii.gz")]
     splits = ("train", "validation", "test")
     names = {split: {p.name for p in paths if anatomy.split_of(p.name) == split} for split in splits}
@@ -98,16 +98,6 @@ def test_lesion_keeps_its_place_and_volume(orientation: str):
 def test_empty_and_implausible_masks_are_left_out():
     assert anatomy.make_lesion("sub-0002", lesion_image((0, 0, 0), 0)) is None
     assert anatomy.make_lesion("sub-0002", lesion_image((0, 0, 0), 60)) is None
-
-
-def test_saved_heads_and_lesions_come_back(tmp_path):
-    anatomy.save_heads([toy_head()], tmp_path / "heads")
-    anatomy.save_lesions([toy_lesion(), toy_lesion(30.0, 6.0, "sub-0005")], tmp_path / "lesions.npz")
-    (head,), lesions = anatomy.prepare(tmp_path / "nothing", tmp_path)
-    assert np.array_equal(head.labels, toy_head().labels) and head.image is None
-    assert [lesion.name for lesion in lesions] == ["sub-0002", "sub-0005"]
-    assert np.array_equal(lesions[1].mask, toy_lesion(30.0, 6.0, "sub-0005").mask)
-    assert np.allclose(lesions[1].center, toy_lesion(30.0, 6.0, "sub-0005").center)
 
 
 def test_template_head_gets_three_tissue_classes_from_its_intensities():

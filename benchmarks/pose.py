@@ -1,16 +1,11 @@
-"""Real heads in the pose, to see what a model says of them: ``python -m bids_app.training.real_heads T1W OUT``.
-
-A scan goes through the same functions as in the App, so that training sees what the App will show its model.
-"""
+"""Real heads as the lesion models see them, through the functions of the App."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from bids_app.errors import VisitError
-from bids_app.images import Image, masked, save
+from bids_app.images import Image, masked
 from bids_app.preprocessing.bias import correct_bias
 from bids_app.preprocessing.brain import extract_brain
 from bids_app.preprocessing.headers import clean
@@ -35,16 +30,3 @@ def pose_head(source: Path) -> Image:
         raise VisitError(f"{source} could not be aligned with MNI: {registration.check.sentence}")
     posed, _ = brain_in_pose(corrected, mask, registration.matrix, template)
     return posed
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m bids_app.training.real_heads", description=__doc__)
-    parser.add_argument("t1w", type=Path, help="whole-head T1w")
-    parser.add_argument("out", type=Path, help="file to write")
-    options = parser.parse_args(arguments)
-    save(pose_head(options.t1w), options.out)
-
-
-if __name__ == "__main__":
-    main()
