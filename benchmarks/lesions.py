@@ -24,8 +24,9 @@ from torch import Generator, Tensor
 
 from bids_app.derivatives.write import write_json
 from bids_app.lesion.model import LesionModel, load_model
+from bids_app.measures.overlap import dice
 from bids_app.training.cases import CLASSES, HEALTHY, Case, make_cases
-from bids_app.training.evaluate import Operating, Score, clustered_interval, fold_logits, score
+from bids_app.training.evaluate import ONE_FOLD, Operating, Score, clustered_interval, fold_logits, score, segment
 from bids_app.training.store import prepare_split
 from bids_app.training.synthesis.fields import SPACING_MM, resize, smooth_noise
 from bids_app.training.synthesis.geometry import rotation_matrix
@@ -57,13 +58,14 @@ def unseen_cases(data: Path, cache: Path, per_class: int) -> list[Case]:
     return list(make_cases([make_source(head) for head in heads], lesions, per_class, SEED, HEALTHY_SCANS))
 
 
-def measure(model: LesionModel, cases: Iterable[Case]) -> Result:
-    """Scores of a model on all cases, at the operating point of its card."""
-    point, single, mean = Operating(model.card.threshold, model.card.min_volume_mm3), [], []
+def measure(folder: Path, cases: Iterable[Case]) -> Result:
+    """Scores of a model on all cases, at the operating points of its card."""
+    model, card, single, mean = load_model(folder), json.loads((folder / "card.json").read_text()), [], []
+    point, alone = Operating(card["threshold"], card["min_volume_mm3"]), Operating(**card[ONE_FOLD])
     for case in cases:
         logits = fold_logits(model, case.image)
         mean.append(score(case, logits.mean(dim=0), point))
-        single.append(tuple(score(case, fold, point) for fold in logits))
+        single.append(tuple(score(case, fold, alone) for fold in logits))
     return Result(model.name, len(model.engines), tuple(single), tuple(mean))
 
 
@@ -104,13 +106,17 @@ def overlap_table(results: Sequence[Result]) -> Iterator[str]:
 
 
 def detection_table(results: Sequence[Result]) -> Iterator[str]:
-    """Lesion F1 by both rules, surface distance and share of lesions found."""
-    yield "| model | folds | lesion F1 | lesion F1 (Anima) | ASSD, mm | lesions found |"
+    """Lesion F1 by both rules, surface distance and share of lesions found.
+
+    A surface distance exists only where something was marked: its cell says in how many scans.
+    """
+    yield "| model | folds | lesion F1 | lesion F1 (Anima) | ASSD, mm (n) | lesions found |"
     yield "|---|---|---|---|---|---|"
     for result in results:
         for how, scores in rows(result):
             sick = [s for s in scores if s.group != HEALTHY]
             parts = [cell(sick, value) for value in ("f1", "anima_f1", "assd_mm", "found")]
+            parts[2] += f" ({sum(not math.isnan(s.assd_mm) for s in sick)})"
             yield f"| {result.name} | {how} | {' | '.join(parts)} |"
 
 
@@ -245,9 +251,15 @@ def robustness_table(models: Sequence[LesionModel], cases: Sequence[Case]) -> It
     yield f"| disturbance | {' | '.join(model.name for model in models)} |"
     yield "|---|" + "---|" * len(models)
     for name in DISTURBANCES:
-        results = [measure(model, (disturbed(case, name) for case in sick)) for model in models]
-        values = [_mean(s.dice for s in result.mean) for result in results]
+        values = [_mean(_dice(model, disturbed(case, name)) for case in sick) for model in models]
         yield f"| {name} | {' | '.join(f'{value:.3f}' for value in values)} |"
+
+
+def _dice(model: LesionModel, case: Case) -> float:
+    """Dice of the mean of the folds, at the operating point of the card."""
+    probability = torch.sigmoid(fold_logits(model, case.image).mean(dim=0)).numpy()
+    point = Operating(model.card.threshold, model.card.min_volume_mm3)
+    return dice(case.truth, segment(probability, point))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -263,11 +275,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     cases = unseen_cases(options.data, options.cache, options.per_class)
-    models = [load_model(path) for path in options.models]
     if options.robustness:
-        print("\n".join(robustness_table(models, cases)))
+        print("\n".join(robustness_table([load_model(path) for path in options.models], cases)))
         return
-    results = [measure(model, cases) for model in models]
+    results = [measure(folder, cases) for folder in options.models]
     for lines in (overlap_table(results), detection_table(results), differences(results)):
         print("\n".join(lines), end="\n\n", flush=True)
     if options.card:

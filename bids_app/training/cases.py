@@ -68,7 +68,7 @@ def make_cases(
     lesions : sequence of LesionMask
     per_class : int
         Scans for each head and volume class. A lesion that ends up in another class, clipped to the brain, is drawn
-        again; after 20 tries the last one is taken.
+        again.
     seed : int
         The same seed makes the same cases.
     healthy : int, optional
@@ -96,4 +96,4 @@ def _scan_in_group(source: Source, pool: Sequence[LesionMask], group: str, numbe
         in_both = all(channel.any() for channel in scan.target)
         if in_both and volume_class(scan.lesion_ml) == group:
             return scan
-    return scan
+    raise RuntimeError(f"No lesion of class {group} could be put into {source.head.name} in {_TRIES} tries.")

@@ -22,7 +22,6 @@ from bids_app.training.plans import FUSIONS, Fusion
 from bids_app.training.trainer import FINAL, LATEST, build_network
 
 PREFIX = "synthetic-"
-CHECKPOINTS = (FINAL, LATEST)
 
 TRAINING_DATA = [
     {
@@ -40,22 +39,30 @@ TRAINING_DATA = [
         "licence": "Apache-2.0",
         "source": "https://github.com/dorianps/LESYMAP",
     },
-    {
+]
+
+TEXTURES = {
+    "colin": {
         "what": "Colin27, a healthy T1w with its real texture",
         "licence": "MNI, free to use, copy, modify and distribute with attribution",
         "source": "https://www.bic.mni.mcgill.ca/ServicesAtlases",
     },
-    {
+    "studyforrest": {
         "what": "studyforrest sub-02, a healthy T1w with its real texture",
         "licence": "PDDL",
         "source": "https://www.studyforrest.org",
     },
-    {
+    "chris": {
         "what": "chris_t1, a healthy T1w with its real texture",
         "licence": "BSD-2-Clause",
         "source": "https://github.com/rordenlab/niivue-images",
     },
-]
+}
+"""Heads whose own T1w is used, by name, where they were at hand."""
+
+PLAIN = "MirrorUNet around nnU-Net's PlainConvUNet"
+NETWORKS = {"intermediate": "MirrorUNet around IntermediateUNet", "late": f"LateFusion of two {PLAIN}"}
+"""The network of a fusion in words, where it is not the plain one."""
 
 KNOWN_FAILURES = {
     "T1w": [
@@ -75,34 +82,64 @@ GENERAL_FAILURES = [
 
 @dataclass(frozen=True)
 class Fold:
-    """One trained fold: its averaged weights by parameter name, and the steps it took."""
+    """One trained fold.
+
+    Attributes
+    ----------
+    name : str
+    weights : mapping of str to torch.Tensor
+        Averaged weights by parameter name.
+    steps, steps_before : int
+        Of this training, and of the one that it started from.
+    heads : tuple of str
+        Heads that it was trained on.
+    finished : bool
+        Whether the rate fell to its end.
+    """
 
     name: str
     weights: Mapping[str, Tensor]
     steps: int
+    steps_before: int
+    heads: tuple[str, ...]
+    finished: bool
 
 
-def read_folds(training: Path) -> list[Fold]:
+def read_folds(training: Path, unfinished: bool = False) -> list[Fold]:
     """The numbered folds of a training, else the one that left nothing out.
+
+    Parameters
+    ----------
+    training : Path
+    unfinished : bool
+        Take folds whose training goes on as they are.
 
     Raises
     ------
     NoInputError
-        If there is no fold, or one of them without a checkpoint.
+        If there is no fold, or one of them without a checkpoint, or not finished.
     """
     folders = {path.name.removeprefix("fold_"): path for path in sorted(training.glob("fold_*"))}
     chosen = [name for name in folders if name.isdigit()] or list(folders)
     if not chosen:
         raise NoInputError(f"No fold in {training}.", "Train first: python -m bids_app.training.run --help")
-    return [_read_fold(name, folders[name]) for name in chosen]
+    folds = [_read_fold(name, folders[name]) for name in chosen]
+    if not unfinished and (going_on := [fold.name for fold in folds if not fold.finished]):
+        raise NoInputError(
+            f"The training of fold {', '.join(going_on)} in {training} is not finished.",
+            "Train on with --resume, or take it as it is with --unfinished.",
+        )
+    return folds
 
 
 def _read_fold(name: str, folder: Path) -> Fold:
-    path = next((folder / file for file in CHECKPOINTS if (folder / file).exists()), None)
+    # a fold that was taken up again has both
+    path = next((folder / file for file in (LATEST, FINAL) if (folder / file).exists()), None)
     if path is None:
         raise NoInputError(f"No checkpoint in {folder}.", "Train first: python -m bids_app.training.run --help")
     state = torch.load(path, map_location="cpu", weights_only=True)
-    return Fold(name, state["averaged_weights"], state["step"])
+    before, heads = state.get("steps_before", 0), tuple(state.get("heads", ()))
+    return Fold(name, state["averaged_weights"], state["step"], before, heads, path.name == FINAL)
 
 
 def final_network(fusion: Fusion, weights: Mapping[str, Tensor]) -> torch.nn.Module:
@@ -125,6 +162,7 @@ def build_card(
     name: str, fusion: Fusion, parameters: int, provenance: Mapping[str, str], folds: Sequence[Fold]
 ) -> dict:
     """The model's card; calibration fills in the threshold, the benchmark the scores."""
+    textures = [entry for head, entry in TEXTURES.items() if head in heads_of(folds)]
     specific = [failure for contrast in fusion.contrasts for failure in KNOWN_FAILURES[contrast]]
     return {
         "name": name,
@@ -133,11 +171,14 @@ def build_card(
         "space": plans.SPACE,
         "spacing_mm": [2.0, 2.0, 2.0],
         "parameters": parameters,
-        "training_data": TRAINING_DATA,
-        "recipe": "bids_app.training.trainer: MirrorUNet around nnU-Net's PlainConvUNet; Dice and top-k cross-entropy "
-        "(k = 2 %) with deep supervision, and the healthy anatomy as a second task; an endless series of synthetic "
-        "scans; Muon; running average of the weights",
+        "training_data": [*TRAINING_DATA, *textures],
+        "recipe": f"bids_app.training.trainer, {NETWORKS.get(fusion.name, PLAIN)}: Dice and cross-entropy over the "
+        "patch, the lesion and the hardest voxels, with deep supervision, and the healthy anatomy as a second task; an "
+        "endless series of synthetic scans, two a step; Muon; running average of the weights",
         "steps": {f"fold_{fold.name}": fold.steps for fold in folds},
+        "steps_before": max(fold.steps_before for fold in folds),
+        "folds": "Each fold leaves out every fifth label map and lesion mask. Where it started from another training "
+        "(steps_before), that one had seen all of the training split.",
         "threshold": 0.5,
         "min_volume_mm3": 10.0,
         "scores": {},
@@ -166,8 +207,13 @@ def write_model(
     parameters = sum(weights.numel() for weights in network.parameters())
     card = build_card(model.name, fusion, parameters, provenance, folds)
     write_json(model / "plans.json", plans.build_plans(fusion))
-    write_json(model / "dataset.json", plans.build_dataset(fusion, len(TRAINING_DATA)))
+    write_json(model / "dataset.json", plans.build_dataset(fusion, len(heads_of(folds))))
     write_json(model / "card.json", card | ({"branches": dict(branches)} if branches else {}))
+
+
+def heads_of(folds: Sequence[Fold]) -> set[str]:
+    """All heads that any of these folds was trained on."""
+    return {head for fold in folds for head in fold.heads}
 
 
 def branch_folds(folds: Sequence[Fold], index: int) -> list[Fold]:
@@ -180,7 +226,9 @@ def branch_folds(folds: Sequence[Fold], index: int) -> list[Fold]:
     return [replace(fold, weights=part(fold.weights)) for fold in folds]
 
 
-def embed(training: Path, models: Path, version: str = "0.1.0", commit: str = "", note: str = "") -> list[Path]:
+def embed(
+    training: Path, models: Path, commit: str, version: str = "0.1.0", note: str = "", unfinished: bool = False
+) -> list[Path]:
     """Write the model folders of all folds that were trained.
 
     Parameters
@@ -190,8 +238,10 @@ def embed(training: Path, models: Path, version: str = "0.1.0", commit: str = ""
     models : Path
         Where the model folders go. Those of an earlier training are replaced: their scores and thresholds belong to
         other weights.
-    version, commit, note : str
-        For the cards; the note tells what was special about this training.
+    commit, version, note : str
+        For the cards: the code that trained them, and what was special about this training.
+    unfinished : bool
+        As for `read_folds`.
 
     Returns
     -------
@@ -203,7 +253,7 @@ def embed(training: Path, models: Path, version: str = "0.1.0", commit: str = ""
     NoInputError
         If there is nothing to embed.
     """
-    folds, fusion = read_folds(training), FUSIONS[training.name]
+    folds, fusion = read_folds(training, unfinished), FUSIONS[training.name]
     provenance = {"version": version, "commit": commit, "note": note}
     branches = {}
     if fusion.name == "late":
@@ -222,10 +272,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("training", type=Path, help="folder with fold_*/, named after the fusion")
     parser.add_argument("models", type=Path, help="folder that gets the model folders")
     parser.add_argument("--version", default="0.1.0", help="for the cards (default: %(default)s)")
-    parser.add_argument("--commit", default="", help="commit of the code that trained them, for the cards")
+    parser.add_argument("--commit", required=True, help="commit of the code that trained them, for the cards")
     parser.add_argument("--note", default="", help="what was special about this training, for the cards")
+    parser.add_argument("--unfinished", action="store_true", help="take folds whose training goes on as they are")
     options = parser.parse_args(arguments)
-    for model in embed(options.training, options.models, options.version, options.commit, options.note):
+    facts = {name: getattr(options, name) for name in ("commit", "version", "note", "unfinished")}
+    for model in embed(options.training, options.models, **facts):
         print(model)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,13 +29,15 @@ from bids_app.training.store import prepare_split
 from bids_app.training.synthesis.fields import SPACING_MM
 from bids_app.training.synthesis.tissue import make_source
 
-THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-MIN_VOLUME_MM3 = 10.0
-"""The smallest lesion in ATLAS. A larger one would keep healthy heads cleaner and hide lacunes: the user's choice."""
+THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+MIN_VOLUMES_MM3 = (10.0, 30.0, 100.0, 300.0)
+"""The first is the smallest lesion in ATLAS, the last a lacune of 8 mm."""
 FOUND_SHARE = 0.1
 """A lesion counts as found when at least this share of it is marked."""
 MAX_FALSE_ML = 1.0
 """The threshold must keep the mean false-lesion volume of healthy validation heads below this."""
+ONE_FOLD = "one_fold"
+"""Entry of a card: the operating point of a fold that runs alone."""
 _VOXEL_MM3 = SPACING_MM**3
 
 
@@ -44,7 +46,7 @@ class Operating:
     """Operating point: probability from which a voxel is lesion, and smallest lesion that is kept (mm3)."""
 
     threshold: float = 0.5
-    min_volume_mm3: float = MIN_VOLUME_MM3
+    min_volume_mm3: float = MIN_VOLUMES_MM3[0]
 
 
 @dataclass(frozen=True)
@@ -103,24 +105,36 @@ def score(case: Case, logits: Tensor, point: Operating) -> Score:
         anima_f1=anima_f1(case.truth, mask, _VOXEL_MM3),
         assd_mm=assd(case.truth, mask, [SPACING_MM] * 3),
         found=float(case.truth.any() and both >= FOUND_SHARE * case.truth.sum()),
-        false_ml=float(np.sum(mask & case.elsewhere)) * _VOXEL_MM3 / 1000,
+        false_ml=false_ml(case, mask),
     )
 
 
-def choose_operating_point(cases: Sequence[tuple[Case, Tensor]]) -> Operating:
-    """Best mean Dice over lesion cases among the points that leave healthy heads clean.
+def false_ml(case: Case, mask: np.ndarray) -> float:
+    """Volume marked more than 4 mm from the lesion."""
+    return float(np.sum(mask & case.elsewhere)) * _VOXEL_MM3 / 1000
 
-    Clean means a mean false-lesion volume of at most ``MAX_FALSE_ML``; if no point achieves it, the cleanest is taken.
+
+def choose_operating_point(cases: Sequence[tuple[Case, Tensor]], points: Iterable[Operating]) -> Operating:
+    """The best of some operating points that leave healthy heads clean; if none does, the cleanest.
+
+    The best has the highest sum of mean Dice and mean lesion F1 over lesion cases: the Dice alone hardly feels small
+    lesions, found or false. Clean means a mean false-lesion volume of at most ``MAX_FALSE_ML``.
+
+    Parameters
+    ----------
+    cases : sequence of (Case, torch.Tensor)
+        Each with the logits ``(z, y, x)`` of a fold or of the mean of folds.
+    points : iterable of Operating
     """
-    scored = {}
-    for point in map(Operating, THRESHOLDS):
-        scores = [score(case, logits, point) for case, logits in cases]
-        overlap = float(np.mean([s.dice for s in scores if s.group != HEALTHY]))
-        scored[point] = overlap, float(np.mean([s.false_ml for s in scores if s.group == HEALTHY]))
-    clean = {point: values for point, values in scored.items() if values[1] <= MAX_FALSE_ML}
-    if clean:
-        return max(clean, key=lambda point: clean[point][0])
-    return min(scored, key=lambda point: scored[point][1])
+    probabilities = [(case, torch.sigmoid(logits).numpy()) for case, logits in cases]
+    quality, dirt = {}, {}
+    for point in points:
+        masks = [(case, segment(probability, point)) for case, probability in probabilities]
+        sick = [dice(case.truth, mask) + any_overlap_f1(case.truth, mask) for case, mask in masks if case.truth.any()]
+        healthy = [false_ml(case, mask) for case, mask in masks if case.group == HEALTHY]
+        quality[point], dirt[point] = float(np.mean(sick)), float(np.mean(healthy))
+    clean = [point for point in quality if dirt[point] <= MAX_FALSE_ML]
+    return max(clean, key=quality.__getitem__) if clean else min(dirt, key=dirt.__getitem__)
 
 
 def clustered_interval(
@@ -147,13 +161,24 @@ def clustered_interval(
     return float(low), float(high)
 
 
-def calibrate(folder: Path, cases: Sequence[Case]) -> Operating:
-    """Choose the operating point of one model on validation cases and write it into the model's card."""
+def calibrate(folder: Path, cases: Sequence[Case]) -> tuple[Operating, Operating]:
+    """Choose the operating points of one model on validation cases and write them into the model's card.
+
+    Returns
+    -------
+    tuple of Operating
+        That of the mean of the folds, with which the App works; and that of single folds, whose threshold is chosen for
+        them, so that a comparison of the two is fair.
+    """
     model = load_model(folder)
-    point = choose_operating_point([(case, fold_logits(model, case.image).mean(dim=0)) for case in cases])
+    folds = [(case, fold_logits(model, case.image)) for case in cases]
+    grid = [Operating(threshold, volume) for threshold in THRESHOLDS for volume in MIN_VOLUMES_MM3]
+    point = choose_operating_point([(case, logits.mean(dim=0)) for case, logits in folds], grid)
+    singles = [(case, fold) for case, logits in folds for fold in logits]
+    single = choose_operating_point(singles, [Operating(threshold, point.min_volume_mm3) for threshold in THRESHOLDS])
     card = json.loads((folder / "card.json").read_text())
-    write_json(folder / "card.json", card | asdict(point))
-    return point
+    write_json(folder / "card.json", card | asdict(point) | {ONE_FOLD: asdict(single)})
+    return point, single
 
 
 def validation_cases(data: Path, cache: Path, per_class: int) -> list[Case]:
@@ -168,16 +193,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("models", type=Path, nargs="+", metavar="MODEL", help="model folder with card.json")
     parser.add_argument("--data", type=Path, required=True, help="folder with label_maps/ and lesion_masks/")
     parser.add_argument("--cache", type=Path, required=True, help="folder of the prepared data (OUT/cache of training)")
-    parser.add_argument(
-        "--per-class", type=int, default=8, help="scans a head and volume class (default: %(default)s)"
-    )
+    parser.add_argument("--per-class", type=int, default=8, help="scans a head and volume class (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     cases = validation_cases(options.data, options.cache, options.per_class)
     for model in options.models:
-        point = calibrate(model, cases)
-        print(f"{model.name}: threshold {point.threshold}, lesions from {point.min_volume_mm3:.0f} mm3")
+        point, single = calibrate(model, cases)
+        print(f"{model.name}: threshold {point.threshold} (one fold alone: {single.threshold}), "
+              f"lesions from {point.min_volume_mm3:.0f} mm3")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ class Trainer:
         self.network = build_network(fusion).to(self.device, memory_format=torch.channels_last_3d)
         self.average = [p.detach().clone() for p in self.network.parameters()]
         self.optimizer = Muon(self.network.parameters(), schedule.rate)
-        self.step = 0
+        self.step, self.steps_before = 0, 0
         self.started = time.monotonic()
 
     def elapsed(self) -> float:
@@ -206,6 +206,8 @@ class Trainer:
             "averaged_weights": dict(zip(names, [p.cpu() for p in self.average], strict=True)),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
+            "steps_before": self.steps_before,
+            "heads": [source.head.name for source in self.material.sources],
             "fusion": self.fusion.name,
         }
         with atomic(self.folder / name) as whole:
@@ -217,13 +219,14 @@ class Trainer:
         self.network.load_state_dict(state["weights"])
         self.average = [state["averaged_weights"][name].to(self.device) for name, _ in self.network.named_parameters()]
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
+        self.step, self.steps_before = state["step"], state.get("steps_before", 0)
 
     def start_from(self, path: Path) -> None:
         """Begin with the averaged weights of another training of the same network; step and optimizer start anew."""
-        weights = torch.load(path, map_location=self.device, weights_only=True)["averaged_weights"]
-        self._set_weights([weights[name] for name, _ in self.network.named_parameters()])
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self._set_weights([state["averaged_weights"][name] for name, _ in self.network.named_parameters()])
         self.average = [p.detach().clone() for p in self.network.parameters()]
+        self.steps_before = state["step"] + state.get("steps_before", 0)
 
     def run(self) -> None:
         """Train until the time is used up; ``stable.pth`` is from just before the rate falls."""

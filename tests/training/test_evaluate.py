@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,9 +24,9 @@ def case(group: str = "small", truth: slice | None = CUBE) -> Case:
     return Case("head", group, torch.zeros(2, *SHAPE), mask)
 
 
-def marked(where: slice | None = CUBE, high: float = 0.9, shape: tuple[int, ...] = SHAPE) -> torch.Tensor:
-    """Logits of a cube marked with probability ``high`` in a background of 0.1."""
-    probability = torch.full(shape, 0.1)
+def marked(where: slice | None = CUBE, high: float = 0.9, low: float = 0.1) -> torch.Tensor:
+    """Logits of a cube marked with probability ``high`` in a background of ``low``."""
+    probability = torch.full(SHAPE, low)
     if where is not None:
         probability[where, where, where] = high
     return torch.logit(probability)
@@ -59,12 +58,27 @@ def test_margin_of_a_lesion_is_no_false_lesion():
     assert evaluate.score(case(), marked(slice(2, 7)), Operating(0.5, 0.0)).false_ml < 0.2
 
 
+def clean_head() -> tuple[Case, torch.Tensor]:
+    return case("none", None), marked(None)
+
+
 def test_operating_point_keeps_healthy_heads_clean():
     sick = [(case(), marked(high=0.9)), (case(), marked(high=0.55))]
     nothing = Case("head", "none", torch.zeros(2, 30, 30, 30), np.zeros((30,) * 3, bool))
     dirty = (nothing, torch.logit(torch.full((30,) * 3, 0.45)))
-    assert evaluate.choose_operating_point([*sick, dirty]).threshold == 0.5
-    assert evaluate.choose_operating_point([*sick, (case("none", None), marked(None))]).threshold == 0.2
+    points = [Operating(threshold) for threshold in evaluate.THRESHOLDS]
+    assert evaluate.choose_operating_point([*sick, dirty], points).threshold == 0.5
+    assert evaluate.choose_operating_point([*sick, clean_head()], points).threshold == 0.2
+    hopeless = (nothing, torch.logit(torch.full((30,) * 3, 0.95)))
+    assert evaluate.choose_operating_point([*sick, hopeless], points) in points
+
+
+def test_operating_point_drops_what_is_too_small_to_be_a_lesion():
+    logits = marked()
+    logits[10, 10, 10] = 5.0  # 8 mm3
+    points = [Operating(0.5, volume) for volume in (0.0, *evaluate.MIN_VOLUMES_MM3)]
+    found = evaluate.choose_operating_point([(case(), logits), clean_head()], points)
+    assert found.min_volume_mm3 == evaluate.MIN_VOLUMES_MM3[0]
 
 
 def test_interval_contains_the_mean_and_leaves_nan_out():
@@ -76,12 +90,19 @@ def test_interval_contains_the_mean_and_leaves_nan_out():
     assert np.isnan(evaluate.clustered_interval([np.nan], ["a"])).all()
 
 
-def test_calibration_writes_the_point_into_the_card(tmp_path, monkeypatch):
+def test_calibration_writes_the_points_into_the_card(tmp_path, monkeypatch):
+    """Of two folds, one marks the lesion at 0.9 and one at 0.42: their mean, 0.72, decides for the App."""
     (tmp_path / "card.json").write_text(json.dumps({"name": "toy", "threshold": 0.5, "scores": {}}))
-    model = SimpleNamespace()
-    monkeypatch.setattr(evaluate, "load_model", lambda folder: model)
-    monkeypatch.setattr(evaluate, "fold_logits", lambda *_: torch.stack([marked(high=0.99), marked(high=0.6)]))
-    point = evaluate.calibrate(tmp_path, [case()])
+    monkeypatch.setattr(evaluate, "load_model", lambda folder: None)
+
+    def folds(_, image) -> torch.Tensor:
+        """The background is marked at 0.35 by both: a threshold has to lie above."""
+        sick = bool(image.any())
+        return torch.stack([marked(CUBE if sick else None, high, low=0.35) for high in (0.9, 0.42)])
+
+    monkeypatch.setattr(evaluate, "fold_logits", folds)
+    sick = Case("head", "small", torch.ones(2, *SHAPE), case().truth)
+    point, single = evaluate.calibrate(tmp_path, [sick, case("none", None)])
     card = json.loads((tmp_path / "card.json").read_text())
-    assert (card["threshold"], card["min_volume_mm3"]) == (point.threshold, 10.0) and card["name"] == "toy"
-    assert point.threshold in evaluate.THRESHOLDS
+    assert (card["threshold"], card["min_volume_mm3"], card["name"]) == (point.threshold, point.min_volume_mm3, "toy")
+    assert card["one_fold"]["threshold"] == single.threshold == 0.4 and 0.4 <= point.threshold <= 0.7

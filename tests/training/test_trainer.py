@@ -63,7 +63,7 @@ def models(training: Path, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         tiny_fusions = {name: dataclasses.replace(fusion, size=TINY) for name, fusion in plans.FUSIONS.items()}
         patch.setattr(embed, "FUSIONS", tiny_fusions)
-        embed.embed(training / "late", folder, "0.0.1", "abc")
+        embed.embed(training / "late", folder, "abc", "0.0.1", unfinished=True)
     return folder
 
 
@@ -79,6 +79,10 @@ def test_a_resumed_training_goes_on_where_it_was(training: Path):
     worker.load(checkpoint)
     saved = torch.load(checkpoint, weights_only=True)
     assert worker.step == 2
+    assert all(torch.equal(own, saved["weights"][name]) for name, own in worker.network.state_dict().items())
+    kept, loaded = (optimizer["state"] for optimizer in (saved["optimizer"], worker.optimizer.state_dict()))
+    assert loaded.keys() == kept.keys() and len(loaded)
+    assert all(torch.equal(loaded[key][name], kept[key][name]) for key in kept for name in kept[key])
     for (name, _), average in zip(worker.network.named_parameters(), worker.average, strict=True):
         assert torch.equal(average, saved["averaged_weights"][name])
     batch = next(endless(Series(worker.material, worker.step, 1, worker.levels)))
@@ -89,7 +93,7 @@ def test_a_training_can_start_from_another(training: Path, tmp_path: Path):
     worker = tiny(tmp_path)
     worker.start_from(training / "late" / "fold_0" / LATEST)
     saved = torch.load(training / "late" / "fold_0" / LATEST, weights_only=True)["averaged_weights"]
-    assert worker.step == 0
+    assert (worker.step, worker.steps_before) == (0, 2)
     assert all(torch.equal(weights, saved[name]) for name, weights in worker.network.named_parameters())
 
 
@@ -188,13 +192,21 @@ def test_embedded_models_are_small_and_safe_to_unpickle(models: Path):
     assert path.stat().st_size < 2 * parameters + 60_000
     card = json.loads((models / "synthetic-t1w" / "card.json").read_text())
     assert (card["name"], card["version"], card["commit"]) == ("synthetic-t1w", "0.0.1", "abc")
-    assert card["steps"] == {"fold_0": 2} and card["channels"] == ["T1w"]
+    assert card["steps"] == {"fold_0": 2} and card["steps_before"] == 0 and card["channels"] == ["T1w"]
+    assert json.loads((models / "synthetic-t1w" / "dataset.json").read_text())["numTraining"] == 1
+    assert not any("Colin27" in entry["what"] for entry in card["training_data"])
 
 
 def test_embedding_nothing_is_an_error(tmp_path: Path):
     (tmp_path / "late").mkdir()
     with pytest.raises(NoInputError):
-        embed.embed(tmp_path / "late", tmp_path / "models")
+        embed.embed(tmp_path / "late", tmp_path / "models", "abc")
+
+
+def test_an_unfinished_training_is_embedded_only_on_request(training: Path, tmp_path: Path):
+    with pytest.raises(NoInputError, match=r"fold 0 in .* is not finished"):
+        embed.embed(training / "late", tmp_path, "abc")
+    assert not list(tmp_path.iterdir())
 
 
 def posed_scan(seed: int = 0) -> nib.Nifti1Image:
