@@ -33,7 +33,7 @@ from bids_app.workflow import stages, tools
 from bids_app.workflow.job import Job
 
 RECORD = "record.json"
-#: A mask that loses more of its volume than this on its way was not where the brain is.
+#: A mask of which less than this share lies in the brain was not drawn on this scan.
 MIN_KEPT = 0.5
 
 
@@ -195,7 +195,8 @@ def _prepare_into(folder: Path, ready: Ready, settings: TrainingSettings) -> Non
     for contrast, path in ready.scans:
         images.save(images.load(posed.scan(contrast)), folder / path.name)
     matrix = np.array(posed.matrix) @ mask_to_reference(case, prepared)
-    images.save(mask_in_pose(case, matrix), folder / ready.mask.name)
+    brain = images.data(images.load(posed.scan(contrasts[0]))) > 0
+    images.save(mask_in_pose(case, matrix, brain), folder / ready.mask.name)
     shutil.rmtree(steps, ignore_errors=True)
 
 
@@ -234,17 +235,26 @@ def mask_to_reference(case: Case, prepared: Prepared) -> np.ndarray:
     return registration.matrix
 
 
-def mask_in_pose(case: Case, matrix: np.ndarray) -> Image:
-    """The mask in the pose, nearest neighbour once; `matrix` carries its world there.
+def mask_in_pose(case: Case, matrix: np.ndarray, brain: np.ndarray) -> Image:
+    """The mask in the pose, nearest neighbour once.
+
+    Parameters
+    ----------
+    case : Case
+    matrix : numpy.ndarray
+        ``(4, 4)``, carries the world of the mask to that of the pose.
+    brain : numpy.ndarray
+        Where the brain is, bool, on the grid of the pose.
 
     Raises
     ------
     VisitError
-        If most of the lesion is lost.
+        If most of the lesion lies outside the brain.
     """
     drawn = headers.clean_mask(case.mask)
     moved = transforms.apply_linear(drawn, matrix, load_template(DEFAULT_SPACE).t1w, order=0)
-    if volume_ml(moved) < MIN_KEPT * volume_ml(drawn):
+    inside = images.like(moved, (images.data(moved) > 0) & brain)
+    if volume_ml(inside) < MIN_KEPT * volume_ml(drawn):
         raise VisitError(f"Most of the lesion in {case.mask.name} lies outside the brain of {case.label}.")
     return moved
 

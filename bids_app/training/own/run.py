@@ -29,6 +29,7 @@ from bids_app.workflow.tools import limit_threads
 
 RECORD = "training.json"
 CASES = "cases.tsv"
+SEEN_BEFORE = "If {} was trained on these cases or on some of them, the cross-validated scores are too good."
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,10 @@ def train_lesion(settings: TrainingSettings, dry_run: bool = False) -> ExitCode:
 
 def _check_folds(settings: TrainingSettings) -> None:
     if settings.folds < 2:
-        raise UsageError(f"--folds {settings.folds} is no cross-validation.", "Use 2 or more, and --fold.")
+        raise UsageError(
+            f"--folds {settings.folds} is no cross-validation.",
+            "Use --folds 2 or more; to train a single one of them, add --fold 0.",
+        )
     if unknown := [fold for fold in settings.chosen_folds if not 0 <= fold < settings.folds]:
         raise UsageError(
             f"There is no fold {unknown[0]} among {settings.folds}.", f"Folds count from 0 to {settings.folds - 1}."
@@ -166,7 +170,9 @@ def _plan(settings: TrainingSettings, start: Start | None, device: Device) -> li
     network = f"as in {start.name}, {start.network_class.rpartition('.')[2]}" if start else settings.preset or SMALL
     networks = counted(len(parts_of(settings.fusion)) * len(settings.trained_folds), "network")
     rate = RATE if start is None else RATE_FROM_INIT
+    note = [f"note      {SEEN_BEFORE.format(start.name)}"] if start and not start.embedded else []
     return [
+        *note,
         f"network   {network}",
         f"training  folds {folds}: {networks}, {counted(epochs_of(settings), 'epoch')} of 250 steps each, "
         f"learning rate {rate:g}",
@@ -224,7 +230,8 @@ def _check_record(session: Session) -> None:
     if differing := [key for key in content if known.get(key) != content[key]]:
         raise ConfigError(
             f"The training {settings.name} in {session.base} was begun with other {' and '.join(differing)}.",
-            "Give the same options to go on, choose another --name, or delete that folder to begin anew.",
+            "Give the same options to go on, choose another --name, or delete that folder to begin anew. (Cases also "
+            "differ if their scans or masks have changed, or the version of the App.)",
         )
 
 
@@ -251,7 +258,13 @@ def _run(network: Network, fold: int, session: Session) -> Run:
 def _facts(name: str, channels: tuple[str, ...], session: Session, trained: tuple[int, ...]) -> model.Facts:
     """What the card says, scores apart."""
     settings, start = session.settings, session.start
-    begin = f"from {start.name}, learning rate {RATE_FROM_INIT:g}" if start else f"from chance, learning rate {RATE:g}"
+    rate = f"learning rate {RATE_FROM_INIT if start else RATE:g}"
+    begin = f"from {start.name}, {rate}" if start else f"from random weights, {rate}"
+    notes = [SEEN_BEFORE.format(start.name)] if start and not start.embedded else []
+    if len(trained) == 1:
+        notes.append(
+            "One fold was trained: threshold and scores, and the fusion of a late model, are of the same cases."
+        )
     return model.Facts(
         name=name,
         channels=channels,
@@ -261,6 +274,7 @@ def _facts(name: str, channels: tuple[str, ...], session: Session, trained: tupl
         recipe=f"afterstroke train lesion, fusion {settings.fusion}, {begin}: nnU-Net's trainer, "
         f"{counted(session.epochs, 'epoch')}; {settings.folds} folds by subject, balanced by lesion volume",
         folds=trained,
+        notes=tuple(notes),
     )
 
 
@@ -286,8 +300,6 @@ def _finish_late(
     branches = {network.part.channels[0]: network.part.fusion for network in networks}
     folders = {contrast: session.result / place for contrast, place in branches.items()}
     facts = replace(_facts(session.settings.name, channels, session, trained), branches=branches)
-    if len(trained) == 1:
-        facts = replace(facts, notes=("The fusion was fitted to the cases it is scored on: one fold was trained.",))
     model.write_fusion_folder(session.result, plans, dict.fromkeys(trained), folders, facts)
     logits = session.base / "out_of_fold" / "logits"
     fusions = dict(out_of_fold.fit_fusions(session.result, seen, session.device, logits))
@@ -302,9 +314,9 @@ def _finish_late(
 def _measured(
     folder: Path, facts: model.Facts, session: Session, seen: tuple, target: Path, told: Reporter
 ) -> model.Facts:
-    """The facts with threshold and scores of the held-out cases."""
+    """The facts with threshold and cross-validated scores."""
     probabilities: Mapping[str, Path] = out_of_fold.predict_held_out(folder, seen, session.device, target)
-    threshold = scores.choose_threshold(scores.truth_and_probability(seen, probabilities))
-    table = scores.summary(scores.score_cases(seen, probabilities, threshold))
-    told.say(f"{facts.name}: cross-validated at threshold {threshold:g}\n{scores.render(table)}")
-    return replace(facts, threshold=threshold, scores=table)
+    thresholds = scores.choose_thresholds(seen, probabilities)
+    table = scores.summary(scores.score_cases(seen, probabilities, thresholds.by_fold))
+    told.say(f"{facts.name}: threshold {thresholds.all:g}; cross-validated scores:\n{scores.render(table)}")
+    return replace(facts, threshold=thresholds.all, scores=table)

@@ -1,4 +1,4 @@
-"""The threshold of a trained model, and how good it is at it, both on cases that no fold had seen."""
+"""The threshold of a trained model, and how good its folds are, by cross-validation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MIN_VOLUME_MM3 = 10.0
 
 @dataclass(frozen=True)
 class Score:
-    """One held-out case at the chosen threshold.
+    """One case, by the fold that it was held out from.
 
     Attributes
     ----------
@@ -40,51 +40,64 @@ class Score:
     lesion_f1: float
 
 
-def choose_threshold(cases: Iterable[tuple[np.ndarray, np.ndarray]], grid: Sequence[float] = GRID) -> float:
-    """The threshold of the best mean Dice over the cases with a lesion; the one nearest to a half among equals.
+@dataclass(frozen=True)
+class Thresholds:
+    """Thresholds chosen on held-out cases.
 
-    Parameters
+    Attributes
     ----------
-    cases : iterable of (numpy.ndarray, numpy.ndarray)
-        Truth (bool) and probability of each case.
-    grid : sequence of float
-        In (0, 1).
-
-    Returns
-    -------
-    float
-        0.5 if no case has a lesion.
+    all : float
+        By all of them: that of the model.
+    by_fold : dict of int to float
+        By those of the *other* folds: so the scores of a fold do not stem from a threshold that was fitted to them.
+        With one fold alone there are no others.
     """
-    curves = [_dice_curve(truth, probability, grid) for truth, probability in cases if truth.any()]
+
+    all: float
+    by_fold: dict[int, float]
+
+
+def choose_thresholds(seen: Sequence[Seen], probabilities: Mapping[str, Path]) -> Thresholds:
+    """Thresholds for the held-out cases, of which each is read once."""
+    curves = []
+    for item in seen:
+        truth = images.data(images.load(item.ready.mask)) > 0
+        if truth.any():
+            curves.append((item.fold, dice_curve(truth, read_probability(probabilities[item.ready.label]))))
+    everywhere = best_threshold([curve for _, curve in curves])
+    folds = {item.fold for item in seen}
+    others = {fold: [curve for number, curve in curves if number != fold] for fold in folds}
+    return Thresholds(
+        everywhere, {fold: best_threshold(others[fold]) if others[fold] else everywhere for fold in folds}
+    )
+
+
+def best_threshold(curves: Sequence[Sequence[float]]) -> float:
+    """The threshold of ``GRID`` with the best mean Dice; the one nearest to a half among equals, or without curves."""
     if not curves:
         return 0.5
     mean = np.mean(curves, axis=0)
     best = np.flatnonzero(mean >= mean.max() - 1e-6)
-    return float(min((grid[index] for index in best), key=lambda value: abs(value - 0.5)))
+    return float(min((GRID[index] for index in best), key=lambda value: abs(value - 0.5)))
 
 
-def _dice_curve(truth: np.ndarray, probability: np.ndarray, grid: Sequence[float]) -> list[float]:
-    """Dice at every threshold."""
+def dice_curve(truth: np.ndarray, probability: np.ndarray) -> list[float]:
+    """Dice of a case with lesion at every threshold of ``GRID``; truth bool, probability of the same shape."""
     inside = probability[truth]
-    total = [np.count_nonzero(probability >= np.float32(threshold)) for threshold in grid]
-    both = [np.count_nonzero(inside >= np.float32(threshold)) for threshold in grid]
+    total = [np.count_nonzero(probability >= np.float32(threshold)) for threshold in GRID]
+    both = [np.count_nonzero(inside >= np.float32(threshold)) for threshold in GRID]
     return [2 * hit / (count + len(inside)) for hit, count in zip(both, total, strict=True)]
 
 
-def truth_and_probability(seen: Sequence[Seen], probabilities: Mapping[str, Path]):
-    """Truth and probability of each case, read one after the other."""
-    for item in seen:
-        mask = images.data(images.load(item.ready.mask)) > 0
-        yield mask, read_probability(probabilities[item.ready.label])
-
-
-def score_cases(seen: Sequence[Seen], probabilities: Mapping[str, Path], threshold: float) -> tuple[Score, ...]:
-    """Scores of all held-out cases, small lesions left out as the App does."""
+def score_cases(
+    seen: Sequence[Seen], probabilities: Mapping[str, Path], thresholds: Mapping[int, float]
+) -> tuple[Score, ...]:
+    """Scores of all held-out cases, each at the threshold of its fold, small lesions left out as the App does."""
     scores = []
     for item in seen:
         truth = images.load(item.ready.mask)
         probability = images.like(truth, read_probability(probabilities[item.ready.label]))
-        found = find_lesions(probability, threshold, MIN_VOLUME_MM3).mask
+        found = find_lesions(probability, thresholds[item.fold], MIN_VOLUME_MM3).mask
         agreement = compare(truth, found)
         volumes = volume_ml(truth), volume_ml(found)
         scores.append(Score(item.ready.label, item.fold, *volumes, agreement.dice, agreement.lesion_f1))

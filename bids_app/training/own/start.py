@@ -12,7 +12,7 @@ from torch import Tensor
 from bids_app.errors import ConfigError
 from bids_app.lesion.folder import ModelFolder, is_onnx, read_folder
 from bids_app.lesion.nnunet import model_channels
-from bids_app.networks.registry import find_model
+from bids_app.networks.registry import embedded_models, find_model
 from bids_app.networks.weights import load_checkpoint, network_weights
 from bids_app.training.plans import CONFIGURATION, FUSIONS, for_channels
 
@@ -31,13 +31,15 @@ class Start:
     channels : tuple of str
         What it takes.
     sources : tuple of (str, ModelFolder)
-        For each part of the fusion to be trained (``t1w``, ``early``, ...) the folder whose weights it starts from; a
-        part without one starts from chance.
+        For each part of the fusion to be trained (``t1w``, ``early``, ...) the folder whose weights it starts from.
+    embedded : bool
+        Whether it is one of the App's own models, which have seen no scan of the user's.
     """
 
     name: str
     channels: tuple[str, ...]
     sources: tuple[tuple[str, ModelFolder], ...]
+    embedded: bool
 
     @property
     def network_class(self) -> str:
@@ -46,15 +48,13 @@ class Start:
 
     def plans_for(self, part: str) -> dict:
         """Plans for one part: those of the model, with one normalisation a channel."""
-        folder = dict(self.sources).get(part, self.sources[0][1])
+        folder = dict(self.sources)[part]
         plans = {key: value for key, value in folder.plans.items() if key != "continue_training"}
         return for_channels(plans, len(FUSIONS[part].contrasts))
 
-    def checkpoint(self, part: str, fold: int) -> Path | None:
+    def checkpoint(self, part: str, fold: int) -> Path:
         """The checkpoint that a fold of a part starts from: that of the same fold, else the first."""
-        folder = dict(self.sources).get(part)
-        if folder is None:
-            return None
+        folder = dict(self.sources)[part]
         checkpoints = dict(folder.checkpoints)
         return checkpoints.get(str(fold), folder.checkpoints[0][1])
 
@@ -65,7 +65,7 @@ def find_start(name: str | None, fusion: str) -> Start | None:
     Parameters
     ----------
     name : str or None
-        An embedded model's name or a folder; None starts from chance.
+        An embedded model's name or a folder; None starts from random weights.
     fusion : str
         What will be trained.
 
@@ -84,7 +84,8 @@ def find_start(name: str | None, fusion: str) -> Start | None:
         known = ", ".join(folder.plans.get("configurations", {})) or "none"
         raise ConfigError(f"{name} has no configuration {CONFIGURATION}, only {known}.", "Start from another model.")
     channels = model_channels(folder)
-    return Start(name, channels, _sources(name, folder, channels, fusion))
+    embedded = path in [model.folder for model in embedded_models()]
+    return Start(name, channels, _sources(name, folder, channels, fusion), embedded)
 
 
 def _sources(name: str, folder: ModelFolder, channels: tuple[str, ...], fusion: str) -> tuple:
@@ -95,8 +96,6 @@ def _sources(name: str, folder: ModelFolder, channels: tuple[str, ...], fusion: 
             return tuple((contrast.lower(), branch) for contrast, branch in folder.branches)
         if channels == ("T1w",):
             return (("t1w", folder), ("flair", folder))
-        if channels == ("FLAIR",):
-            return (("flair", folder),)
     elif not folder.branches:
         is_intermediate = "IntermediateUNet" in str(_architecture(folder))
         if channels == wanted and is_intermediate == (fusion == "intermediate"):

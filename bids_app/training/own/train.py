@@ -112,7 +112,8 @@ def train_fold(run: Run, reporter: Reporter) -> Path:
             trainer.run_training()
         except torch.OutOfMemoryError as error:
             raise UnavailableError(
-                f"The memory of {run.device} does not suffice to train {run.what}.", "Use --preset small."
+                f"The memory of {run.device} does not suffice to train {run.what}.",
+                "Use another device, or --preset small.",
             ) from error
         except OSError as error:
             raise _disk_error(error, run) from error

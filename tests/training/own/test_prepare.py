@@ -14,7 +14,8 @@ import pytest
 from bids_app import images
 from bids_app.errors import DatasetError, UnavailableError
 from bids_app.preprocessing.checks import Check, Registration
-from bids_app.settings import TrainingSettings
+from bids_app.preprocessing.templates import load_template
+from bids_app.settings import DEFAULT_SPACE, TrainingSettings
 from bids_app.study.models import Problem, Severity
 from bids_app.training.own import prepare
 from bids_app.training.own.cases import Case, find_cases
@@ -110,7 +111,7 @@ class Calls:
 
         monkeypatch.setattr(stages, "prepare", lambda job, folder: None)
         monkeypatch.setattr(stages, "pose", pose)
-        monkeypatch.setattr(prepare, "mask_in_pose", lambda case, matrix: whole)
+        monkeypatch.setattr(prepare, "mask_in_pose", lambda case, matrix, brain: whole)
         monkeypatch.setattr(prepare, "mask_to_reference", lambda case, prepared: np.eye(4))
 
 
@@ -213,8 +214,10 @@ def test_a_broken_scan_is_a_sentence(tmp_path: Path):
 
 
 def test_a_lesion_outside_the_brain_is_refused(root: Path):
+    """Though it lies within the picture."""
     case: Case = find_cases(settings_of(root)).cases[0]
-    far = np.eye(4)
-    far[:3, 3] = 300
+    template = images.data(load_template(DEFAULT_SPACE).t1w)
+    everywhere, nowhere = np.ones(template.shape, bool), np.zeros(template.shape, bool)
+    assert images.data(prepare.mask_in_pose(case, np.eye(4), everywhere)).any()
     with pytest.raises(prepare.VisitError, match="lies outside the brain"):
-        prepare.mask_in_pose(case, far)
+        prepare.mask_in_pose(case, np.eye(4), nowhere)

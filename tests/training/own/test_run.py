@@ -107,7 +107,9 @@ def test_early_fusion_starts_from_the_t1w_model(place: Path, t1w: TrainingSettin
     settings = trained(place, "early", init=str(t1w.out_dir / "t1w"), chosen_folds=(1,))
     model = load_model(settings.out_dir / "early")
     assert (model.channels, model.folds) == (("T1w", "FLAIR"), ("1",))
-    assert "learning rate 0.001" in card_of(settings)["recipe"]
+    card = card_of(settings)
+    assert "learning rate 0.001" in card["recipe"]
+    assert "too good" in card["notes"][0] and "One fold was trained" in card["notes"][1]
 
 
 @pytest.fixture(scope="module")

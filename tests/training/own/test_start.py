@@ -125,13 +125,8 @@ def test_voxel_blocks_of_scan_and_mirror_image_stay_apart():
 
 def test_late_fusion_starts_from_a_t1w_model_in_both_branches(models: Path):
     found = start(models, "t1w", "late")
-    assert found.checkpoint("flair", 0) == found.checkpoint("t1w", 0) != None  # noqa: E711
-
-
-def test_late_fusion_starts_from_a_flair_model_in_the_matching_branch(models: Path):
-    found = start(models, "flair", "late")
-    assert found.checkpoint("t1w", 0) is None
-    assert found.checkpoint("flair", 0).parts[-3] == "flair"
+    assert found.checkpoint("flair", 0) == found.checkpoint("t1w", 0)
+    assert found.checkpoint("t1w", 0).parts[-3] == "t1w" and not found.embedded
 
 
 def test_late_fusion_starts_from_the_branches_of_another(models: Path):
@@ -144,6 +139,7 @@ def test_late_fusion_starts_from_the_branches_of_another(models: Path):
     [
         ("flair", "t1w"), ("t1w", "flair"), ("early", "t1w"), ("flair", "early"), ("intermediate", "early"),
         ("early", "intermediate"), ("t1w", "intermediate"), ("late", "t1w"), ("early", "late"),
+        ("flair", "late"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_in_words(models: Path, model: str, fusion: str):
@@ -172,6 +168,7 @@ def test_the_embedded_models_can_be_started_from():
         fusion = {("T1w",): "t1w", ("FLAIR",): "flair"}.get(tuple(channels))
         if fusion:
             found = find_start(model.name, fusion)
+            assert found.embedded
             plans = found.plans_for(fusion)
             architecture = plans["configurations"][CONFIGURATION]["architecture"]
             assert starting_weights(network_of(plans, 1), found.checkpoint(fusion, 0), architecture)
