@@ -68,7 +68,7 @@ def main() -> None:
     bidsgate("inject-lesions", str(bids), "--out", str(injected))
     describe(injected)
     work = ("--work-dir", str(arguments.out / "work"), "--no-normalization", "--skip-bids-validation")
-    subprocess.run([sys.executable, "run.py", str(injected), str(out), "participant", *work, *options], check=False)
+    subprocess.run([sys.executable, "run.py", str(injected), str(out), "participant", *work, *options], check=True)
     for label in HEADS:
         on_truth_grid(out, injected, label)
     pattern = str(out / "{base}_seg.nii.gz")

@@ -23,6 +23,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import Tensor
 
+from benchmarks.intervals import interval
 from benchmarks.synthesis_fit import HEIGHT_MM, SLICES, halved, synthetic, upright, zscored
 from bids_app.derivatives.write import atomic
 from bids_app.measures.overlap import dice
@@ -239,15 +240,8 @@ def mean_of(parts: Sequence[Scores]) -> Scores:
     return Scores(np.mean([part.dice for part in parts], axis=0), pooled, false_mm2)
 
 
-def interval(values: np.ndarray, draws: int = 2000) -> str:
-    """Mean and 95 % bootstrap interval over slices, of which each patient has one."""
-    rng = np.random.default_rng(0)
-    low, high = np.percentile(rng.choice(values, (draws, len(values))).mean(axis=1), (2.5, 97.5))
-    return f"{values.mean():.3f} ({low:.3f} to {high:.3f})"
-
-
 def table(rows: dict[str, Scores]) -> Iterator[str]:
-    """Scores, and what each row gains over that of one network trained on real slices."""
+    """Scores (intervals by bootstrap over patients), and the gain over one network trained on real slices."""
     yield "| trained on | Dice, slices with lesion | against real, one fold | Dice, pooled | false mm2 without lesion |"
     yield "|---|---|---|---|---|"
     reference = rows["real, one fold"].dice

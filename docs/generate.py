@@ -15,6 +15,22 @@ T1W = ScanName.parse("sub-01_ses-1_T1w.nii.gz")
 FLAIR = ScanName.parse("sub-01_ses-1_FLAIR.nii.gz")
 
 
+PROBLEMS = """\
+| code | meaning |
+|---|---|
+| `several-t1w`, `several-flair` | one of several was chosen |
+| `no-t1w` | neither a T1w nor a FLAIR is left to process |
+| `not-downloaded` | the scan is a link whose content is not here |
+| `no-flair` | every FLAIR was left out, by the filter file or for its `part-` |
+| `flair-alone` | there is no T1w |
+| `flair-unusable`, `flair-misaligned` | the FLAIR was treated as missing |
+| `not-reused`, `no-inverse` | a file of `--derivatives` was not used |
+| `model-assumption` | the model does not say everything about itself |
+| `lesion-outside-brain` | over 10 % of the lesion lies outside the brain mask |
+| `flair-`, `pose-` or `SPACE-registration-retried` or `-failed` | see the columns of the sessions table |
+| `header-...` | a header was repaired or is doubtful; the sentence is in the record |"""
+
+
 def visit_rows() -> list[tuple[str, str]]:
     """Every file of a visit and what it is."""
     space = DEFAULT_SPACE
@@ -23,7 +39,7 @@ def visit_rows() -> list[tuple[str, str]]:
         (names.brain_mask(T1W), "brain mask"),
         (names.preprocessed(FLAIR, "FLAIR"), "FLAIR on the T1w grid (where there is a FLAIR)"),
         (names.transform(FLAIR, "FLAIR", "T1w", ".txt"), "rigid transform that brings the FLAIR to the T1w"),
-        (names.lesion_probability(T1W), "lesion probability, 0 to 1, mean over the folds"),
+        (names.lesion_probability(T1W), "lesion probability, 0 to 1, from the mean of the folds' logits"),
         (names.lesion_uncertainty(T1W), "its standard deviation between folds (models of two folds or more)"),
         (names.lesion_mask(T1W), "lesion mask"),
         (names.lesion_instances(T1W), "lesions one by one, an integer each, the largest is 1"),
@@ -43,7 +59,7 @@ def flair_rows() -> list[tuple[str, str]]:
     return [
         (names.preprocessed(FLAIR, "FLAIR", "FLAIR"), "FLAIR: header repaired, RAS+, bias field corrected"),
         (names.brain_mask(FLAIR, "FLAIR"), "brain mask"),
-        (names.lesion_probability(FLAIR, "FLAIR"), "lesion probability, 0 to 1, mean over the folds"),
+        (names.lesion_probability(FLAIR, "FLAIR"), "lesion probability, 0 to 1, from the mean of the folds' logits"),
         (names.lesion_uncertainty(FLAIR, "FLAIR"), "its standard deviation between folds"),
         (names.lesion_mask(FLAIR, "FLAIR"), "lesion mask"),
         (names.lesion_instances(FLAIR, "FLAIR"), "lesions one by one"),
@@ -104,6 +120,7 @@ def outputs() -> str:
         " model, checksum, threshold and device. The sidecar of a table describes its columns.",
         "## A visit",
         files_table(visit_rows()),
+        "A mask drawn by hand keeps these names; its sidecar says `Manual: true`, and there is no probability.",
         "## A visit without T1w",
         "It is processed in the space of its FLAIR, and every name says so; masks and maps in MNI are called as those"
         " of any visit, and their sidecars name the FLAIR.",
@@ -112,12 +129,16 @@ def outputs() -> str:
         files_table(subject_rows()),
         "## The dataset",
         files_table(dataset_rows()),
+        "One run may find lesions from T1w and FLAIR in one visit and from one of them in another. Group tables and"
+        " maps take all finished visits: compare only rows with the same `channels` and `native_space`.",
         "## Columns of the lesion table",
         columns_table("lesion"),
         "## Columns of the sessions table",
         columns_table("session"),
         "## Further columns of the group tables",
         columns_table("group"),
+        "## Codes of problems",
+        PROBLEMS,
     ]
     return "\n\n".join(parts) + "\n"
 

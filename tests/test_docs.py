@@ -20,6 +20,14 @@ def test_generated_pages_are_what_the_app_says(name: str):
     assert (ROOT / "docs" / name).read_text(encoding="utf-8") == page()
 
 
+def test_every_code_of_a_problem_is_explained():
+    told = (ROOT / "docs" / "outputs.md").read_text(encoding="utf-8")
+    files = [path for part in ("study", "workflow") for path in (ROOT / "bids_app" / part).glob("*.py")]
+    codes = {code for path in files for code in re.findall(r'Problem\(\s*"([a-z0-9-]+)"', path.read_text())}
+    assert len(codes) > 5
+    assert not [code for code in sorted(codes) if f"`{code}`" not in told]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_between_pages_hold(page: Path):
     targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))

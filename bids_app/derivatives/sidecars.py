@@ -119,7 +119,7 @@ def lesion(
     """
     what = {
         "mask": "Binary stroke lesion mask",
-        "probseg": "Stroke lesion probability, mean over the folds",
+        "probseg": "Stroke lesion probability, from the mean of the folds' logits",
         "uncertainty": "Standard deviation of the lesion probability between the folds",
         "dseg": "Stroke lesions one by one, numbered by decreasing volume",
     }[kind]

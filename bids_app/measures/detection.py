@@ -3,7 +3,8 @@
 * *Any overlap* (ATLAS challenge, Liew et al. 2022): lesions are 26-connected; one voxel in common is a hit.
 * *Anima* (animaSegPerfAnalyzer; Commowick et al. 2018, Scientific Reports 8:13650): lesions are 6-connected; one is
   detected if more than ``ALPHA`` of it is covered and the lesions that cover it, by decreasing overlap until they
-  make up more than ``GAMMA`` of it, do not lie outside the other mask by more than ``BETA``. Applied both ways.
+  make up more than ``GAMMA`` of the overlap, do not lie outside the other mask by more than ``BETA``. Applied both
+  ways.
 
 F1 is the harmonic mean of the share of reference lesions that are detected and the share of predicted lesions that are.
 """

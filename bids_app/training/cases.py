@@ -81,17 +81,22 @@ def make_cases(
             for _ in range(per_class if pool else 0):
                 number += _TRIES
                 scan = _scan_in_group(source, pool, group, number, recipe)
-                yield Case(source.head.name, volume_class(scan.lesion_ml), scan.image, scan.target[BOTH].numpy() > 0)
+                truth = scan.target[BOTH].cpu().numpy() > 0
+                yield Case(source.head.name, volume_class(scan.lesion_ml), scan.image, truth)
         for _ in range(per_class if healthy is None else healthy):
             number += _TRIES
-            scan = synthesize_with(source, [], recipe, Generator().manual_seed(number))
+            scan = synthesize_with(source, [], recipe, _generator(source, number))
             yield Case(source.head.name, HEALTHY, scan.image, np.zeros(scan.image.shape[1:], bool))
+
+
+def _generator(source: Source, number: int) -> Generator:
+    return Generator(source.labels.device).manual_seed(number)
 
 
 def _scan_in_group(source: Source, pool: Sequence[LesionMask], group: str, number: int, recipe: Recipe) -> SynthScan:
     """A scan whose lesion has a volume of this class and shows in both contrasts."""
     for attempt in range(_TRIES):
-        rng = Generator().manual_seed(number + attempt)
+        rng = _generator(source, number + attempt)
         scan = synthesize_with(source, [pick(pool, rng)], recipe, rng)
         in_both = all(channel.any() for channel in scan.target)
         if in_both and volume_class(scan.lesion_ml) == group:

@@ -36,21 +36,26 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
                         help="last share of the time over which the rate falls (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=2, help="scans a step (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=1, help="processes that make scans (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=1,
+                        help="processes that make scans; 0: on the device (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     return parser.parse_args(arguments)
 
 
-def load_material(data: Path, cache: Path, fold: str, workers: int = 0) -> Material:
-    """Heads and lesions of the training split without those of the fold, and heads and lesions for validation."""
+def load_material(data: Path, cache: Path, fold: str, workers: int = 0, device: str = "cpu") -> Material:
+    """Heads and lesions of the training split without those of the fold, and heads and lesions for validation.
+
+    Scans are made on ``device``; worker processes make them on the CPU.
+    """
+    at = "cpu" if workers else device
     heads, lesions = prepare_split(data, cache, "train")
     if fold != ALL:
         heads, lesions = (anatomy.without_fold(items, int(fold)) for items in (heads, lesions))
     validation_heads, validation_lesions = prepare_split(data, cache, "validation")
     return Material(
-        sources=[make_source(head) for head in heads],
+        sources=[make_source(head, at) for head in heads],
         lesions=lesions,
-        validation_sources=[make_source(head) for head in validation_heads],
+        validation_sources=[make_source(head, at) for head in validation_heads],
         validation_lesions=validation_lesions,
         seed=anatomy.FOLDS if fold == ALL else int(fold),
         workers=workers,
@@ -71,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     trainer = Trainer(
         FUSIONS[options.fusion],
-        load_material(options.data, options.out / "cache", options.fold, options.workers),
+        load_material(options.data, options.out / "cache", options.fold, options.workers, options.device),
         Schedule(options.minutes, options.rate, cooldown=options.cooldown),
         options.out / options.fusion / f"fold_{options.fold}",
         options.device,

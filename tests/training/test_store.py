@@ -32,7 +32,7 @@ def cache(tmp_path: Path, monkeypatch) -> Path:
     """A cache with all splits, from which nothing is synthesised."""
     write_cache(tmp_path, HEADS, LESIONS)
     for module in (run, evaluate, benchmark):
-        monkeypatch.setattr(module, "make_source", lambda head: SimpleNamespace(name=head.name))
+        monkeypatch.setattr(module, "make_source", lambda head, *_: SimpleNamespace(name=head.name))
     for module in (evaluate, benchmark):
         monkeypatch.setattr(module, "make_cases", lambda sources, lesions, *_, **__: [(sources, lesions)])
     return tmp_path

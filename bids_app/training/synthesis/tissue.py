@@ -2,7 +2,7 @@
 
 Intensities are drawn anew per label (Billot et al. 2023, Medical Image Analysis 86), but not independently: white
 matter is the brightest tissue of a T1w, grey matter that of a FLAIR, and fluid is dark in both. The ranges of the
-FLAIR hold those measured in real ones (`benchmarks.synthesis` draws the comparison).
+FLAIR hold those measured in real ones (`benchmarks.synthesis_fit` draws the comparison).
 """
 
 from __future__ import annotations

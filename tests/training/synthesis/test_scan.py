@@ -12,8 +12,8 @@ from bids_app.training.synthesis.fields import PATCH
 from bids_app.training.synthesis.lesions import stratify
 from bids_app.training.synthesis.recipe import Recipe
 from bids_app.training.synthesis.scan import BOTH, SynthScan, synthesize, synthesize_with
-from bids_app.training.synthesis.tissue import FLAIR, T1W, VENTRICLE
-from tests.training.heads import toy_lesion, toy_source
+from bids_app.training.synthesis.tissue import FLAIR, T1W, VENTRICLE, make_source
+from tests.training.heads import toy_head, toy_lesion, toy_source
 
 
 def seeded(seed: int) -> Generator:
@@ -30,6 +30,12 @@ def test_same_seed_same_scan():
     first, again, other = (synthesize(toy_source(), strata, recipe, seeded(seed)) for seed in (7, 7, 8))
     assert torch.equal(first.image, again.image) and torch.equal(first.target, again.target)
     assert not torch.equal(first.image, other.image)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_scans_are_made_on_a_gpu_too():
+    scan = synthesize_with(make_source(toy_head(), "cuda"), [toy_lesion()], Recipe(), Generator("cuda").manual_seed(0))
+    assert scan.image.is_cuda and torch.isfinite(scan.image).all() and scan.target.any()
 
 
 def test_scan_is_what_nnunet_makes_of_one(scans):
