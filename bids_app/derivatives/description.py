@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import pandas as pd
 
 from bids_app import app_version
 from bids_app.derivatives import names
+from bids_app.derivatives.read import read_object
 from bids_app.derivatives.write import write_json, write_table, write_text
 from bids_app.errors import CannotWriteError
 
@@ -44,7 +44,7 @@ def write_top_level(out_dir: Path, bids_dir: Path, configuration: str, links: Ma
         If `out_dir` holds the derivatives of another pipeline.
     """
     refuse_other_pipeline(out_dir)
-    raw = _read_json(bids_dir / names.DESCRIPTION)
+    raw = read_object(bids_dir / names.DESCRIPTION)
     folders = _earlier_links(out_dir) | dict(links) | {names.RAW_DATASET: bids_dir}
     write_json(out_dir / names.DESCRIPTION, dataset_description(out_dir, bids_dir, raw, configuration, folders))
     write_text(out_dir / names.BIDSIGNORE, "\n".join(names.IGNORED_BY_VALIDATOR) + "\n")
@@ -98,7 +98,7 @@ def _authors(raw: Mapping[str, Any], name: str) -> list[str]:
 
 def _earlier_links(out_dir: Path) -> dict[str, Path]:
     """Datasets that the derivatives of earlier runs name, as far as they are still there."""
-    links = _read_json(out_dir / names.DESCRIPTION).get("DatasetLinks")
+    links = read_object(out_dir / names.DESCRIPTION).get("DatasetLinks")
     written = links if isinstance(links, dict) else {}
     folders = {name: out_dir / link for name, link in written.items() if isinstance(link, str)}
     return {name: folder for name, folder in folders.items() if folder.is_dir()}
@@ -127,7 +127,7 @@ def refuse_other_pipeline(out_dir: Path) -> None:
     CannotWriteError
         Naming the pipeline whose derivatives it holds.
     """
-    found = _read_json(out_dir / names.DESCRIPTION)
+    found = read_object(out_dir / names.DESCRIPTION)
     makers = _makers(found)
     if found and PIPELINE not in makers:
         what = f"derivatives of {', '.join(makers)}" if makers else "another dataset"
@@ -139,14 +139,6 @@ def _makers(description: Mapping[str, Any]) -> list[str]:
     generated = description.get("GeneratedBy")
     makers = generated if isinstance(generated, list) else [generated]
     return [str(maker.get("Name", "?")) for maker in makers if isinstance(maker, dict)]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _readme() -> str:

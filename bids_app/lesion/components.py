@@ -12,6 +12,9 @@ from bids_app.images import Image
 from bids_app.measures.overlap import CONNECTIVITY_26
 from bids_app.measures.volumes import hemisphere
 
+MIN_VOLUME_MM3 = 10.0
+"""The smallest lesion in ATLAS v2.0; smaller ones are taken for noise unless a card or the user says otherwise."""
+
 
 @dataclass(frozen=True)
 class Lesion:
@@ -63,7 +66,7 @@ class Lesions:
 
 
 def find_lesions(
-    probability: Image, threshold: float, min_volume_mm3: float = 10.0, pose_matrix: np.ndarray | None = None
+    probability: Image, threshold: float, min_volume_mm3: float = MIN_VOLUME_MM3, pose_matrix: np.ndarray | None = None
 ) -> Lesions:
     """Lesions of a probability map: 26-connected components at or above the threshold, small ones left out.
 

@@ -11,6 +11,7 @@ import torch
 
 from bids_app.errors import ConfigError, VisitError
 from bids_app.images import Image
+from bids_app.lesion.components import MIN_VOLUME_MM3
 from bids_app.lesion.folder import CARD, read_json
 from bids_app.lesion.preparation import Recipe, prepare, to_box, to_scan
 from bids_app.networks.engine import Engine
@@ -41,7 +42,7 @@ class Card:
     name: str
     version: str = "n/a"
     threshold: float = 0.5
-    min_volume_mm3: float = 10.0
+    min_volume_mm3: float = MIN_VOLUME_MM3
     channels: tuple[str, ...] = ()
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bids_app.derivatives.write import write_json
 from bids_app.errors import NoInputError
+from bids_app.lesion.components import MIN_VOLUME_MM3
 from bids_app.training import plans
 from bids_app.training.plans import FUSIONS, Fusion
 from bids_app.training.trainer import FINAL, LATEST, build_network
@@ -180,7 +181,7 @@ def build_card(
         "folds": "Each fold leaves out every fifth label map and lesion mask. Where it started from another training "
         "(steps_before), that one had seen all of the training split.",
         "threshold": 0.5,
-        "min_volume_mm3": 10.0,
+        "min_volume_mm3": MIN_VOLUME_MM3,
         "scores": {},
         "known_failures": [*GENERAL_FAILURES, *specific],
         "use": "Research only: not a medical device.",

@@ -19,6 +19,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from bids_app.derivatives.write import write_json
+from bids_app.lesion.components import MIN_VOLUME_MM3
 from bids_app.lesion.model import LesionModel, load_model
 from bids_app.measures.detection import anima_f1, any_overlap_f1
 from bids_app.measures.overlap import CONNECTIVITY_26, dice
@@ -30,7 +31,7 @@ from bids_app.training.synthesis.fields import SPACING_MM
 from bids_app.training.synthesis.tissue import make_source
 
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-MIN_VOLUMES_MM3 = (10.0, 30.0, 100.0, 300.0)
+MIN_VOLUMES_MM3 = (MIN_VOLUME_MM3, 30.0, 100.0, 300.0)
 """The first is the smallest lesion in ATLAS, the last a lacune of 8 mm."""
 FOUND_SHARE = 0.1
 """A lesion counts as found when at least this share of it is marked."""

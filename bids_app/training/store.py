@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.processing import resample_to_output
 
+from bids_app.derivatives.read import read_object
 from bids_app.derivatives.write import atomic, write_json
 from bids_app.errors import NoInputError
 from bids_app.preprocessing.brain import extract_brain
@@ -84,13 +84,13 @@ def prepare(data: Path, cache: Path) -> tuple[list[Head], list[LesionMask]]:
     NoInputError
         If there is neither.
     """
-    raw, known = find_raw(data), _contents(cache)
+    raw, known = find_raw(data), read_object(cache / CONTENTS)
     if raw.label_maps and known != raw.contents:
         save_heads(build_heads(raw), cache / "heads")
         save_lesions(build_lesions(raw.lesion_masks), cache / "lesions.npz")
         known = raw.contents
         write_json(cache / CONTENTS, known)
-    if known is None:
+    if not known:
         raise NoInputError(f"{data} holds no label_maps/*.nii.gz, and {cache} no prepared heads.", "Check --data.")
     return [load_head(cache / "heads" / f"{name}.npz") for name in known["heads"]], load_lesions(cache / "lesions.npz")
 
@@ -99,13 +99,6 @@ def prepare_split(data: Path, cache: Path, split: str) -> tuple[list[Head], list
     """Heads and lesions of one split, ``train``, ``validation`` or ``test``; see `prepare`."""
     heads, lesions = prepare(data, cache)
     return in_split(heads, split), in_split(lesions, split)
-
-
-def _contents(cache: Path) -> dict | None:
-    try:
-        return json.loads((cache / CONTENTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def build_heads(raw: Raw) -> list[Head]:

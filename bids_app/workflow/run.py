@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,11 +10,11 @@ from dataclasses import replace
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from bids_app import app_version
 from bids_app.derivatives import names
 from bids_app.derivatives.description import write_top_level
+from bids_app.derivatives.read import read_object
 from bids_app.derivatives.record import Status
 from bids_app.derivatives.results import Provenance
 from bids_app.derivatives.sessions import RawDataset, write_raw_participants
@@ -272,7 +271,7 @@ def _raw_dataset(study: Study) -> RawDataset:
         visits={label: _sessions_on_disk(study.root / f"sub-{label}") for label in study.participants},
         columns=header,
         rows={} if key is None else {row[key].removeprefix("sub-"): row for row in rows if len(row) > key},
-        dictionary=_json(study.root / "participants.json"),
+        dictionary=read_object(study.root / "participants.json"),
     )
 
 
@@ -290,11 +289,3 @@ def _participants_table(path: Path) -> tuple[tuple[str, ...], list[tuple[str, ..
         return (), []
     header, *rows = [tuple(line.split("\t")) for line in lines if line.strip()] or [()]
     return header, rows
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

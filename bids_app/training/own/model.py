@@ -11,11 +11,11 @@ import torch
 
 from bids_app import app_version
 from bids_app.derivatives.write import atomic, write_json
+from bids_app.lesion.components import MIN_VOLUME_MM3
 from bids_app.lesion.folder import CARD
 from bids_app.networks.weights import load_checkpoint
 from bids_app.training.fusion import Fused, mean_of_branches
 from bids_app.training.own.dataset import dataset_json
-from bids_app.training.own.scores import MIN_VOLUME_MM3
 from bids_app.training.own.train import FINAL
 from bids_app.training.plans import CONFIGURATION, SPACE, shippable
 

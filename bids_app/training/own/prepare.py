@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import shutil
 import uuid
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from bids_app import app_version, images
+from bids_app.derivatives.read import read_object
 from bids_app.derivatives.record import fingerprint
 from bids_app.derivatives.results import Prepared, Provenance
 from bids_app.derivatives.write import write_json
@@ -292,8 +292,5 @@ def _record(case: Case, settings: TrainingSettings, contrasts: Sequence[str]) ->
 
 
 def _is_done(ready: Ready, record: Mapping) -> bool:
-    try:
-        known = json.loads((ready.folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return known == record and all(path.is_file() for path in (ready.mask, *(path for _, path in ready.scans)))
+    files = (ready.mask, *(path for _, path in ready.scans))
+    return read_object(ready.folder / RECORD) == record and all(path.is_file() for path in files)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bids_app.derivatives.read import read_object
 from bids_app.derivatives.write import write_json, write_table
 from bids_app.errors import ConfigError, ExitCode, NoInputError, UsageError
 from bids_app.lesion.folder import CARD
@@ -222,9 +223,8 @@ def _check_record(session: Session) -> None:
         "cases": {case.label: case.fingerprint for case in session.cases},
     }
     path = session.base / RECORD
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    known = read_object(path)
+    if not known:
         write_json(path, content)
         return
     if differing := [key for key in content if known.get(key) != content[key]]:

@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from bids_app import images
-from bids_app.lesion.components import find_lesions
+from bids_app.lesion.components import MIN_VOLUME_MM3, find_lesions
 from bids_app.measures.overlap import compare
 from bids_app.measures.volumes import volume_class, volume_ml
 from bids_app.training.own.out_of_fold import Seen, read_probability
 
 #: Thresholds that are tried.
 GRID = tuple(round(0.05 * step, 2) for step in range(2, 19))
-MIN_VOLUME_MM3 = 10.0
 
 
 @dataclass(frozen=True)
