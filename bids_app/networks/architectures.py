@@ -99,7 +99,7 @@ class IntermediateUNet(nn.Module):
     """Two encoders, one decoder: the features of both contrasts are joined at every skip and at the bottleneck.
 
     Joined by concatenation and a 1 x 1 x 1 convolution: our definition of intermediate fusion, since the published one
-    (Di Matteo et al. 2025) does not say more. Takes the arguments of nnU-Net's ``PlainConvUNet``; the first half
+    (Di Matteo et al. 2026) does not say more. Takes the arguments of nnU-Net's ``PlainConvUNet``; the first half
     of the input channels goes to the first encoder.
     """
 
@@ -145,7 +145,7 @@ class IntermediateUNet(nn.Module):
 class LateFusion(nn.Module):
     """One whole network a contrast, and a learned 1 x 1 x 1 convolution over their concatenated logits.
 
-    As in StrokeSeg (Di Matteo et al. 2025, and the export code of its authors). It starts as the plain mean of
+    As in StrokeSeg (Di Matteo et al. 2026, and the export code of its authors). It starts as the plain mean of
     the branches.
 
     Parameters

@@ -20,7 +20,7 @@ from bids_app.errors import NoInputError
 from bids_app.lesion.components import MIN_VOLUME_MM3
 from bids_app.training import plans
 from bids_app.training.plans import FUSIONS, Fusion
-from bids_app.training.trainer import FINAL, LATEST, build_network
+from bids_app.training.trainer import FINAL, LATEST, branch_weights, build_network
 
 PREFIX = "synthetic-"
 
@@ -219,12 +219,7 @@ def heads_of(folds: Sequence[Fold]) -> set[str]:
 
 def branch_folds(folds: Sequence[Fold], index: int) -> list[Fold]:
     """The folds of one branch of a late fusion, as folds of a model of its own."""
-    prefix = f"branches.{index}."
-
-    def part(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-
-    return [replace(fold, weights=part(fold.weights)) for fold in folds]
+    return [replace(fold, weights=branch_weights(fold.weights, index)) for fold in folds]
 
 
 def embed(

@@ -72,7 +72,7 @@ def fit_fusion(cases: Iterable[tuple[np.ndarray, np.ndarray]]) -> Fused:
 
     References
     ----------
-    A learned 1 x 1 x 1 convolution over concatenated logits is the late fusion of StrokeSeg (Di Matteo et al. 2025).
+    A learned 1 x 1 x 1 convolution over concatenated logits is the late fusion of StrokeSeg (Di Matteo et al. 2026).
     """
     samples = [_thinned(torch.as_tensor(logits).float(), torch.as_tensor(truth)) for logits, truth in cases]
     start = mean_of_branches()

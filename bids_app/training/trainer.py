@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from bids_app.training.optimizer import Muon
 from bids_app.training.plans import Fusion
 from bids_app.training.series import Batch, Material, Series, endless
 from bids_app.training.synthesis.fields import SPACING_MM
+from bids_app.training.transfer import fitted_weights
 
 VALIDATION_SEED = 0
 LATEST, STABLE, FINAL = "latest.pth", "stable.pth", "final.pth"
@@ -108,6 +109,12 @@ def build_network(fusion: Fusion, extra_outputs: int = plans.ANATOMY_OUTPUTS) ->
         for outputs in branch.decoder.seg_layers:
             torch.nn.init.zeros_(outputs.weight)  # He's start makes logits of some hundreds here
     return network
+
+
+def branch_weights(weights: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
+    """The weights of one branch of a late fusion, by their names in a network of their own."""
+    prefix = f"branches.{index}."
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
 
 class Trainer:
@@ -222,9 +229,17 @@ class Trainer:
         self.step, self.steps_before = state["step"], state.get("steps_before", 0)
 
     def start_from(self, path: Path) -> None:
-        """Begin with the averaged weights of another training of the same network; step and optimizer start anew."""
+        """Begin with the averaged weights of another training; step and optimizer start anew.
+
+        Of a late fusion, any other network takes the branch of its (first) contrast; early fusion extends it.
+        """
         state = torch.load(path, map_location=self.device, weights_only=True)
-        self._set_weights([state["averaged_weights"][name] for name, _ in self.network.named_parameters()])
+        weights = state["averaged_weights"]
+        if state["fusion"] == "late" and self.fusion.name != "late":
+            index = plans.FUSIONS["late"].contrasts.index(self.fusion.contrasts[0])
+            weights = branch_weights(weights, index)
+        fitted = fitted_weights(weights, dict(self.network.named_parameters()), path, groups=2)
+        self._set_weights(list(fitted.values()))
         self.average = [p.detach().clone() for p in self.network.parameters()]
         self.steps_before = state["step"] + state.get("steps_before", 0)
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from bids_app.errors import NoInputError
+from bids_app.errors import ConfigError, NoInputError
 from bids_app.lesion.model import load_model, load_models
 from bids_app.training import embed, plans, run, trainer
 from bids_app.training.cases import make_cases
@@ -95,6 +95,18 @@ def test_a_training_can_start_from_another(training: Path, tmp_path: Path):
     saved = torch.load(training / "late" / "fold_0" / LATEST, weights_only=True)["averaged_weights"]
     assert (worker.step, worker.steps_before) == (0, 2)
     assert all(torch.equal(weights, saved[name]) for name, weights in worker.network.named_parameters())
+
+
+def test_early_fusion_starts_from_the_t1w_branch_of_a_late_one(training: Path, tmp_path: Path):
+    early, late = tiny(tmp_path, "early"), tiny(training)
+    checkpoint = training / "late" / "fold_0" / LATEST
+    early.start_from(checkpoint)
+    late.start_from(checkpoint)
+    scan = torch.randn(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    ours = early.network.eval()(scan.repeat(1, 2, 1, 1, 1))[0]
+    assert torch.allclose(ours, late.network.branches[0].eval()(scan)[0], atol=1e-4)
+    with pytest.raises(ConfigError, match="another network"):
+        tiny(tmp_path, "intermediate").start_from(checkpoint)
 
 
 def test_a_run_ends_by_the_clock_and_goes_on_from_before_the_rate_fell(tmp_path: Path):

@@ -15,6 +15,7 @@ from bids_app.lesion.nnunet import model_channels
 from bids_app.networks.registry import embedded_models, find_model
 from bids_app.networks.weights import load_checkpoint, network_weights
 from bids_app.training.plans import CONFIGURATION, FUSIONS, for_channels
+from bids_app.training.transfer import fitted_weights
 
 _EXTENDABLE = ("early",)
 _MIRROR = "MirrorUNet"
@@ -109,10 +110,7 @@ def _sources(name: str, folder: ModelFolder, channels: tuple[str, ...], fusion: 
 
 
 def starting_weights(network: torch.nn.Module, checkpoint: Path, architecture: Mapping) -> dict[str, Tensor]:
-    """State of `network` from the weights of a checkpoint, its first convolution extended over further channels.
-
-    A first convolution that takes ``n`` times the channels gets the weights repeated and divided by ``n``, so that
-    the network begins by treating the channels alike (Di Matteo et al. 2025, as in their training code).
+    """State of `network` from the weights of a checkpoint; see `fitted_weights`.
 
     Parameters
     ----------
@@ -128,43 +126,7 @@ def starting_weights(network: torch.nn.Module, checkpoint: Path, architecture: M
     """
     weights = network_weights(load_checkpoint(checkpoint), checkpoint)
     groups = 2 if str(architecture["network_class_name"]).endswith(_MIRROR) else 1
-    target = network.state_dict()
-    if missing := sorted(set(target) ^ set(weights)):
-        raise ConfigError(
-            f"The weights in {checkpoint} are of another network: {missing[0]} is in one of the two only.",
-            "Start from a model of the same architecture.",
-        )
-    return {key: _fitted(key, weights[key], value, groups, checkpoint) for key, value in target.items()}
-
-
-def _fitted(key: str, given: Tensor, wanted: Tensor, groups: int, checkpoint: Path) -> Tensor:
-    """A tensor as it is, or repeated over channels."""
-    if given.shape == wanted.shape:
-        return given.to(wanted.dtype)
-    factor, rest = divmod(wanted.shape[1], given.shape[1]) if given.ndim == wanted.ndim == 5 else (0, 1)
-    if rest or factor < 2 or given.shape[0] != wanted.shape[0] or given.shape[2:] != wanted.shape[2:]:
-        shapes = " and ".join(str(tuple(tensor.shape)) for tensor in (given, wanted))
-        raise ConfigError(
-            f"The weights in {checkpoint} do not fit: {key} has the shapes {shapes}.",
-            "Start from a model of the same architecture.",
-        )
-    return extend_channels(given.to(wanted.dtype), factor, groups)
-
-
-def extend_channels(weight: Tensor, factor: int, groups: int = 1) -> Tensor:
-    """Weights of a first convolution for `factor` times the contrasts: repeated, and divided by their number.
-
-    Parameters
-    ----------
-    weight : torch.Tensor
-        ``(out, in, z, y, x)`` of a network with one contrast.
-    groups : int
-        2 for `MirrorUNet`, whose channels are the voxel blocks of each contrast, then those of each mirrored contrast;
-        1 for networks that see the contrasts themselves.
-    """
-    out, channels, *kernel = weight.shape
-    apart = weight.reshape(out, groups, 1, channels // groups, *kernel)
-    return apart.repeat(1, 1, factor, *([1] * (len(kernel) + 1))).reshape(out, factor * channels, *kernel) / factor
+    return fitted_weights(weights, network.state_dict(), checkpoint, groups)
 
 
 def _configuration(folder: ModelFolder) -> dict:
