@@ -22,7 +22,7 @@ SCANS = (
     "sub-02_ses-1_T1w",
     "sub-02_ses-2_FLAIR",
 )
-#: What the model at hand, of T1w alone, makes of the visits.
+#: What a model of T1w alone makes of the visits.
 STATUS = {
     "sub-01_ses-1": "to do",
     "sub-01_ses-2": "cannot be processed: sub-01_ses-2 has no T1w, which the lesion model needs.",
@@ -72,7 +72,7 @@ def test_each_visit_shows_its_scans_its_problems_and_what_is_reused(study: Study
 
 def test_header_says_with_what(study: Study, settings: Settings):
     header = render(study, settings, {}).partition("\n\n")[0]
-    facts = ["Skeleton", "2 participants, 4 visits", "synthetic-t1w", "T1w, FLAIR, MNI152NLin2009aSym", "fmriprep"]
+    facts = ["Skeleton", "2 participants, 4 visits", Settings.lesion_model, "T1w, FLAIR, MNI152NLin2009aSym", "fmriprep"]
     facts.append("last run")
     for fact in [*facts, "8 CPUs, 4 threads a visit: 2 visits at a time", str(settings.out_dir)]:
         assert fact in header
