@@ -31,8 +31,8 @@ from bids_app.training.synthesis.fields import SPACING_MM
 from bids_app.training.synthesis.tissue import make_source
 
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-MIN_VOLUMES_MM3 = (MIN_VOLUME_MM3, 30.0, 100.0, 300.0)
-"""The first is the smallest lesion in ATLAS, the last a lacune of 8 mm."""
+MIN_VOLUMES_MM3 = (MIN_VOLUME_MM3, 30.0, 100.0)
+"""From the smallest lesion in ATLAS to a lacune of 6 mm: larger ones must not be hidden from the user."""
 FOUND_SHARE = 0.1
 """A lesion counts as found when at least this share of it is marked."""
 MAX_FALSE_ML = 1.0

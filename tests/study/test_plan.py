@@ -72,8 +72,8 @@ def test_each_visit_shows_its_scans_its_problems_and_what_is_reused(study: Study
 
 def test_header_says_with_what(study: Study, settings: Settings):
     header = render(study, settings, {}).partition("\n\n")[0]
-    facts = ["Skeleton", "2 participants, 4 visits", Settings.lesion_model, "T1w, FLAIR, MNI152NLin2009aSym", "fmriprep"]
-    facts.append("last run")
+    facts = ["Skeleton", "2 participants, 4 visits", Settings.lesion_model, "fmriprep", "last run"]
+    facts.append("T1w, FLAIR, MNI152NLin2009aSym")
     for fact in [*facts, "8 CPUs, 4 threads a visit: 2 visits at a time", str(settings.out_dir)]:
         assert fact in header
 
