@@ -1,6 +1,6 @@
 """Does training on synthetic scans hold on real ones? Real stroke FLAIR slices as the judge.
 
-    python -m benchmarks.real_flair --data DIR --cache DIR --out DIR [--steps 1500]
+    python -m benchmarks.real_flair --data DIR --cache DIR --out DIR [--steps 1000]
 
 trains the same 2-d network for as many steps in three ways: on slices of synthetic FLAIR; on the real slices of all
 patients but those kept for testing, in five folds by patient, with nnU-Net's own augmentation; and on batches that are
@@ -256,8 +256,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with the real data")
     parser.add_argument("--cache", type=Path, required=True, help="folder of the prepared data (OUT/cache of training)")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and slices")
-    parser.add_argument("--steps", type=int, default=1500, help="steps of each training (default: %(default)s)")
-    parser.add_argument("--scans", type=int, default=800, help="synthetic scans to draw (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=1000, help="steps of each training (default: %(default)s)")
+    parser.add_argument("--scans", type=int, default=600, help="synthetic scans to draw (default: %(default)s)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)

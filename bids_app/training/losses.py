@@ -25,7 +25,7 @@ HARDEST_FROM, HARDEST_UNTIL, HARDEST_WEIGHT = 500, 1500, 0.1
 """Steps over which the term of the hardest voxels grows to its weight. From the start it keeps a network from learning:
 all voxels at one even probability are a place that its gradients do not lead out of."""
 
-LESION_WEIGHT = 0.2
+LESION_WEIGHT = 0.1
 """Weight of the cross-entropy inside the lesion, averaged over it. Over the whole patch, a lesion of 1 mL is one part
 in five thousand, and where a network is sure that there is none, the Dice has no gradient either."""
 
