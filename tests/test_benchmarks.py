@@ -14,8 +14,8 @@ from bids_app import images
 from bids_app.training.cases import Case
 from tests.conftest import stored_as
 
-#: The grid of the pose.
-HEAD_AFFINE = np.array([[1, 0, 0, -98], [0, 1, 0, -134], [0, 0, 1, -72], [0, 0, 0, 1.0]])
+#: The grid of the pose, twice as coarse.
+HEAD_AFFINE = np.array([[2, 0, 0, -98], [0, 2, 0, -134], [0, 0, 2, -72], [0, 0, 0, 1.0]])
 LEFT = (-40, -20, 10)
 
 
@@ -27,17 +27,17 @@ def ball(shape, affine, center, radius) -> nib.Nifti1Image:
 @pytest.fixture(scope="module")
 def head() -> images.Image:
     """A brain with the bounding box of MNI's, some of it fluid."""
-    values = np.zeros((197, 233, 189), np.float32)
+    values = np.zeros((99, 117, 95), np.float32)
     x, y, z = np.indices(values.shape)
-    inside = (abs(x - 98) <= 70) & (abs(y - 117) <= 89) & (abs(z - 80) <= 67)
+    inside = (abs(x - 49) <= 35) & (abs(y - 58.5) <= 44.5) & (abs(z - 40) <= 33.5)
     values[inside] = 100
-    values[inside & (y > 190)] = 20
+    values[inside & (y > 95)] = 20
     return nib.Nifti1Image(values, HEAD_AFFINE)
 
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_an_injected_lesion_lies_on_its_side(head, orientation: str, flip: bool):
-    drawn = ball((182, 218, 182), np.array([[1, 0, 0, -90], [0, 1, 0, -126], [0, 0, 1, -72], [0, 0, 0, 1]]), LEFT, 10)
+    drawn = ball((91, 109, 91), np.array([[2, 0, 0, -90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]]), LEFT, 10)
     share = injected.placed(stored_as(drawn, orientation), head, flip)
     center = nib.affines.apply_affine(head.affine, np.argwhere(share > 0.5)).mean(axis=0)
     assert np.allclose(center, (40 if flip else -40, -20, 10), atol=2.5)
