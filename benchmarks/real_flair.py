@@ -1,6 +1,6 @@
 """Does training on synthetic scans hold on real ones? Real stroke FLAIR slices as the judge.
 
-    python -m benchmarks.real_flair --data DIR --cache DIR --out DIR [--steps 1000]
+    python -m benchmarks.real_flair --data DIR --cache DIR --out DIR [--steps 800]
 
 trains the same 2-d network for as many steps in three ways: on slices of synthetic FLAIR; on the real slices of all
 patients but those kept for testing, in five folds by patient, with nnU-Net's own augmentation; and on batches that are
@@ -37,7 +37,7 @@ from bids_app.training.synthesis.tissue import FLAIR
 SHAPE = PATCH[1:]
 BATCH = 12
 RATE = 0.02
-SIZE = NetworkSize(features=(24, 48, 96, 128), encoder_convs=(2, 2, 2, 2), decoder_convs=(2, 2, 2))
+SIZE = NetworkSize(features=(16, 32, 64, 96), encoder_convs=(2, 2, 2, 2), decoder_convs=(1, 1, 1))
 OFFSETS_MM = (-14, -8, -2, 4, 10, 16)
 """Heights of the synthetic slices about that of the real ones."""
 
@@ -256,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with the real data")
     parser.add_argument("--cache", type=Path, required=True, help="folder of the prepared data (OUT/cache of training)")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and slices")
-    parser.add_argument("--steps", type=int, default=1000, help="steps of each training (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=800, help="steps of each training (default: %(default)s)")
     parser.add_argument("--scans", type=int, default=600, help="synthetic scans to draw (default: %(default)s)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
