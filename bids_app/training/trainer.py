@@ -21,6 +21,7 @@ from torch import Tensor
 
 from bids_app.derivatives.write import atomic
 from bids_app.measures.overlap import dice
+from bids_app.networks.device import computes_bf16
 from bids_app.training import plans
 from bids_app.training.cases import CLASSES, HEALTHY, Case, make_cases
 from bids_app.training.losses import judged_outputs, total_loss
@@ -146,6 +147,7 @@ class Trainer:
     ):
         self.fusion, self.material, self.schedule, self.folder = fusion, material, schedule, folder
         self.device, self.batch_size, self.say = torch.device(device), batch_size, say
+        self.bf16 = computes_bf16(device)
         torch.manual_seed(material.seed)
         # 15 % faster on a CPU
         self.network = build_network(fusion).to(self.device, memory_format=torch.channels_last_3d)
@@ -168,7 +170,7 @@ class Trainer:
         self.network.train()
         self.optimizer.param_groups[0]["lr"] = self.schedule.rate * self.schedule.factor(self.step, self.elapsed())
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             loss = total_loss(self.network, batch.to(self.device), self.fusion.contrasts, self.step)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12)

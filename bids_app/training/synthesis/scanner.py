@@ -117,11 +117,13 @@ def recenter(volumes: Tensor, mask: Tensor, jitter: Sequence[int]) -> Tensor:
 
     What leaves the patch on one side is lost, as in a scan that was cut off; zeros come in on the other.
     """
+    moved = torch.zeros_like(volumes)
+    source, goal = volumes, moved
     for axis in (2, 3, 4):
         hit = torch.nonzero((mask > 0.5).any(dim=[a for a in (0, 1, 2, 3, 4) if a != axis]))
         size = volumes.shape[axis]
         shift = round((size - 1 - int(hit.min()) - int(hit.max())) / 2) + jitter[axis - 2]
-        kept = volumes.narrow(axis, max(0, -shift), size - abs(shift))
-        zeros = torch.zeros_like(volumes.narrow(axis, 0, abs(shift)))
-        volumes = torch.cat([zeros, kept] if shift > 0 else [kept, zeros], dim=axis)
-    return volumes
+        source = source.narrow(axis, max(0, -shift), size - abs(shift))
+        goal = goal.narrow(axis, max(0, shift), size - abs(shift))
+    goal.copy_(source)
+    return moved

@@ -193,7 +193,7 @@ def average_pairs(volume: Tensor) -> Tensor:
     for axis in range(-3, 0):
         n = volume.shape[axis] - 1
         volume = volume.narrow(axis, 0, n) + volume.narrow(axis, 1, n)
-    return volume / 8
+    return volume.div_(8)
 
 
 def render(source: Source, points: Tensor, means: Means, rng: Generator) -> Tensor:
@@ -206,9 +206,11 @@ def render(source: Source, points: Tensor, means: Means, rng: Generator) -> Tens
         tables = torch.stack([t1w_table(means.of(T1W), rng), flair_table(means.of(FLAIR), rng)])
     else:
         index, tables = source.image, real_curves(source, means).T
-    # seven times faster than table[index]
-    volume = torch.stack([table.index_select(0, index.flatten()).view(index.shape) for table in tables])
-    return sample(average_pairs(volume)[None], points, _HALF_VOXEL @ source.head.pose_to_voxel)
+    volume = torch.empty((len(tables), index.numel()), device=index.device)
+    for row, table in zip(volume, tables, strict=True):
+        torch.index_select(table, 0, index.flatten(), out=row)  # seven times faster than table[index]
+    mean = average_pairs(volume.view(-1, *index.shape))
+    return sample(mean[None], points, _HALF_VOXEL @ source.head.pose_to_voxel)
 
 
 def draw_tissue(source: Source, points: Tensor, rng: Generator) -> Tissue:
