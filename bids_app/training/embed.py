@@ -20,7 +20,8 @@ from bids_app.errors import NoInputError
 from bids_app.lesion.components import MIN_VOLUME_MM3
 from bids_app.training import plans
 from bids_app.training.plans import FUSIONS, Fusion
-from bids_app.training.trainer import FINAL, LATEST, branch_weights, build_network
+from bids_app.training.trainer import FINAL, LATEST, build_network
+from bids_app.training.warm_start import branch_weights
 
 PREFIX = "synthetic-"
 

@@ -14,6 +14,7 @@ from bids_app.training.series import Material
 from bids_app.training.store import prepare_split
 from bids_app.training.synthesis.tissue import make_source
 from bids_app.training.trainer import FINAL, LATEST, STABLE, Schedule, Trainer
+from bids_app.training.warm_start import read_warm_start
 
 ALL = "all"
 """Name of the training that no fold is left out of; the folds start from it."""
@@ -28,7 +29,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
                         help="late trains the T1w and the FLAIR network and their fusion (default: %(default)s)")
     parser.add_argument("--fold", choices=[*map(str, range(anatomy.FOLDS)), ALL], default="0",
                         help="what is left out: every fifth head and lesion, or nothing (default: %(default)s)")
-    parser.add_argument("--init", type=Path, metavar="CHECKPOINT", help="begin with the weights of another training")
+    parser.add_argument("--init", type=Path, metavar="START",
+                        help="begin with another training's checkpoint, or with a model folder made of one")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUT, if any")
     parser.add_argument("--minutes", type=float, default=60.0, help="time of this run (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=Schedule.rate, help="learning rate (default: %(default)s)")
@@ -88,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         trainer.load(checkpoint)
         print(f"resumed from {checkpoint.name} at step {trainer.step}", flush=True)
     elif options.init is not None:
-        trainer.start_from(options.init)
+        trainer.start_from(read_warm_start(options.init, options.fold))
     trainer.run()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from bids_app.training.optimizer import Muon
 from bids_app.training.plans import Fusion
 from bids_app.training.series import Batch, Material, Series, endless
 from bids_app.training.synthesis.fields import SPACING_MM
-from bids_app.training.transfer import fitted_weights
+from bids_app.training.warm_start import WarmStart
 
 VALIDATION_SEED = 0
 LATEST, STABLE, FINAL = "latest.pth", "stable.pth", "final.pth"
@@ -110,12 +110,6 @@ def build_network(fusion: Fusion, extra_outputs: int = plans.ANATOMY_OUTPUTS) ->
         for outputs in branch.decoder.seg_layers:
             torch.nn.init.zeros_(outputs.weight)  # He's start makes logits of some hundreds here
     return network
-
-
-def branch_weights(weights: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
-    """The weights of one branch of a late fusion, by their names in a network of their own."""
-    prefix = f"branches.{index}."
-    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
 
 class Trainer:
@@ -230,20 +224,11 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.steps_before = state["step"], state.get("steps_before", 0)
 
-    def start_from(self, path: Path) -> None:
-        """Begin with the averaged weights of another training; step and optimizer start anew.
-
-        Of a late fusion, any other network takes the branch of its (first) contrast; early fusion extends it.
-        """
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        weights = state["averaged_weights"]
-        if state["fusion"] == "late" and self.fusion.name != "late":
-            index = plans.FUSIONS["late"].contrasts.index(self.fusion.contrasts[0])
-            weights = branch_weights(weights, index)
-        fitted = fitted_weights(weights, dict(self.network.named_parameters()), path, groups=2)
-        self._set_weights(list(fitted.values()))
+    def start_from(self, start: WarmStart) -> None:
+        """Begin with the weights of another training; step and optimizer start anew."""
+        self._set_weights(list(start.fitted(self.fusion.name, self.network).values()))
         self.average = [p.detach().clone() for p in self.network.parameters()]
-        self.steps_before = state["step"] + state.get("steps_before", 0)
+        self.steps_before = start.steps
 
     def run(self) -> None:
         """Train until the time is used up; ``stable.pth`` is from just before the rate falls."""

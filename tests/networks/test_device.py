@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bids_app.errors import ExitCode, UnavailableError, UsageError
-from bids_app.networks.device import choose_device, set_threads
+from bids_app.networks.device import choose_device, computes_bf16, set_threads
 
 
 @pytest.fixture
@@ -101,3 +101,11 @@ def test_threads():
         torch.set_num_threads(before)
     with pytest.raises(UsageError):
         set_threads(0)
+
+
+@pytest.mark.parametrize(("avx512", "amx"), [(False, False), (True, False), (False, True)])
+def test_a_processor_computes_bf16_only_with_instructions_for_it(monkeypatch, avx512, amx):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert computes_bf16("cpu") == (avx512 or amx)
+    assert computes_bf16("cuda:0")

@@ -19,6 +19,7 @@ from bids_app.training import embed, plans, run, trainer
 from bids_app.training.cases import make_cases
 from bids_app.training.series import Material, Series, as_batch, endless, scan_number
 from bids_app.training.trainer import LATEST, STABLE, Schedule, Trainer
+from bids_app.training.warm_start import read_warm_start
 from tests.networks.test_architectures import TINY
 from tests.training.heads import toy_head, toy_lesion, toy_source
 
@@ -91,7 +92,7 @@ def test_a_resumed_training_goes_on_where_it_was(training: Path):
 
 def test_a_training_can_start_from_another(training: Path, tmp_path: Path):
     worker = tiny(tmp_path)
-    worker.start_from(training / "late" / "fold_0" / LATEST)
+    worker.start_from(read_warm_start(training / "late" / "fold_0" / LATEST, "0"))
     saved = torch.load(training / "late" / "fold_0" / LATEST, weights_only=True)["averaged_weights"]
     assert (worker.step, worker.steps_before) == (0, 2)
     assert all(torch.equal(weights, saved[name]) for name, weights in worker.network.named_parameters())
@@ -99,14 +100,31 @@ def test_a_training_can_start_from_another(training: Path, tmp_path: Path):
 
 def test_early_fusion_starts_from_the_t1w_branch_of_a_late_one(training: Path, tmp_path: Path):
     early, late = tiny(tmp_path, "early"), tiny(training)
-    checkpoint = training / "late" / "fold_0" / LATEST
-    early.start_from(checkpoint)
-    late.start_from(checkpoint)
+    start = read_warm_start(training / "late" / "fold_0" / LATEST, "0")
+    early.start_from(start)
+    late.start_from(start)
     scan = torch.randn(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
     ours = early.network.eval()(scan.repeat(1, 2, 1, 1, 1))[0]
     assert torch.allclose(ours, late.network.branches[0].eval()(scan)[0], atol=1e-4)
     with pytest.raises(ConfigError, match="another network"):
-        tiny(tmp_path, "intermediate").start_from(checkpoint)
+        tiny(tmp_path, "intermediate").start_from(start)
+
+
+def test_a_training_can_go_on_from_what_was_embedded(training: Path, models: Path, tmp_path: Path):
+    embedded, checkpoint = (
+        read_warm_start(path, "0") for path in (models / "synthetic-late", training / "late" / "fold_0" / LATEST)
+    )
+    assert (embedded.fusion, embedded.steps) == (checkpoint.fusion, checkpoint.steps) == ("late", 2)
+    worker = tiny(tmp_path)
+    worker.start_from(embedded)
+    for name, weights in worker.network.named_parameters():
+        lesion_outputs = len(weights) - plans.ANATOMY_OUTPUTS * (".seg_layers." in name)
+        kept, dropped = weights[:lesion_outputs], weights[lesion_outputs:]
+        assert torch.allclose(kept, checkpoint.weights[name][: len(kept)], rtol=2e-3, atol=1e-4)
+        assert not dropped.any()
+    branch = read_warm_start(models / "synthetic-flair", "4")
+    assert branch.fusion == "flair" and branch.source.name == "synthetic-flair"
+    tiny(tmp_path, "flair").start_from(branch)
 
 
 def test_a_run_ends_by_the_clock_and_goes_on_from_before_the_rate_fell(tmp_path: Path):
