@@ -7,13 +7,30 @@ from collections.abc import Callable
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import Tensor
 
+from bids_app.networks.device import computes_bf16
 from bids_app.training.own.progress import Epoch
+
+#: Logits at full resolution, or at every level of deep supervision.
+Logits = Tensor | list[Tensor]
+
+
+def in_bf16(forward: Callable[[Tensor], Logits]) -> Callable[[Tensor], Logits]:
+    """A network's ``forward`` in mixed precision on a CPU; the logits come out in fp32, as losses want them."""
+
+    def mixed(volume: Tensor) -> Logits:
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = forward(volume)
+        return [level.float() for level in logits] if isinstance(logits, list) else logits.float()
+
+    return mixed
 
 
 class OwnTrainer(nnUNetTrainer):
     """nnU-Net's trainer, quiet, with a report after each epoch.
 
+    In mixed precision not only on a GPU but also on processors that compute bf16, which nnU-Net leaves in fp32.
     A network that compares both sides (`MirrorUNet`) is trained and run without mirroring: brains lie in one pose, and
     mirrored along left-right it would see the same thing again.
     """
@@ -22,6 +39,11 @@ class OwnTrainer(nnUNetTrainer):
 
     def print_to_log_file(self, *args, also_print_to_console=True, add_timestamp=True):
         super().print_to_log_file(*args, also_print_to_console=False, add_timestamp=add_timestamp)
+
+    def initialize(self):
+        super().initialize()
+        if self.device.type == "cpu" and computes_bf16("cpu"):
+            self.network.forward = in_bf16(self.network.forward)
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
         rotation, dummy, patch, axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()

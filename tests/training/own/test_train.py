@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from bids_app.training.own import run, train
+from bids_app.training.own import trainer as own_trainer
 from bids_app.training.own.dataset import nnunet_folders
 from bids_app.training.own.progress import Epoch, Lines, duration
 from bids_app.training.own.trainer import OwnTrainer
@@ -85,6 +86,21 @@ def test_other_networks_are_mirrored_as_nnunet_does(first_run: train.Run, monkey
         trainer.configuration_manager.configuration["architecture"]["network_class_name"] = name
         *_, axes = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
     assert axes == (0, 1, 2)
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_a_processor_that_computes_bf16_does(first_run: train.Run, monkeypatch, able: bool):
+    monkeypatch.setattr(own_trainer, "computes_bf16", lambda name: able)
+    seen = []
+    with nnunet_folders(first_run.dataset.base, 0):
+        network = train._trainer(first_run, Heard()).network
+    first = next(module for module in network.modules() if isinstance(module, torch.nn.Conv3d))
+    first.register_forward_hook(lambda module, given, result: seen.append(result.dtype))
+    logits = network(torch.randn(1, 1, 48, 48, 48))
+    assert seen == [torch.bfloat16 if able else torch.float32]
+    assert {level.dtype for level in logits} == {torch.float32}
+    sum(level.square().mean() for level in logits).backward()
+    assert first.weight.grad.dtype == torch.float32
 
 
 def test_the_environment_is_left_as_it_was(tmp_path: Path, monkeypatch):
