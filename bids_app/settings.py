@@ -82,7 +82,7 @@ class Settings:
     output_spaces: tuple[str, ...] = (NATIVE_SPACE, DEFAULT_SPACE)
     derivatives: Mapping[str, Path] = field(default_factory=dict)
     export_lesion_roi: Path | None = None
-    lesion_model: str = "synthetic-t1w"
+    lesion_model: str = "synthetic-late"
     folds: tuple[str, ...] = ()
     threshold: float | None = None
     min_lesion_volume: float | None = None

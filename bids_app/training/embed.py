@@ -174,6 +174,7 @@ def build_card(
         "spacing_mm": [2.0, 2.0, 2.0],
         "parameters": parameters,
         "training_data": [*TRAINING_DATA, *textures],
+        "heads": sorted(heads_of(folds)),
         "recipe": f"bids_app.training.trainer, {NETWORKS.get(fusion.name, PLAIN)}: Dice and cross-entropy over the "
         "patch, the lesion and the hardest voxels, with deep supervision, and the healthy anatomy as a second task; an "
         "endless series of synthetic scans, two a step; Muon; running average of the weights",
