@@ -1,7 +1,9 @@
-"""Writes docs/outputs.md and docs/options.md from the App itself: python docs/generate.py"""
+"""Writes docs/outputs.md, docs/options.md and the tables of docs/models.md from the App: python docs/generate.py"""
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 from bids_app.cli_parser import bids_parser, case_parser, options_markdown, train_parser
@@ -9,6 +11,7 @@ from bids_app.derivatives import names
 from bids_app.derivatives.columns import dictionary
 from bids_app.derivatives.description import DISCLAIMER
 from bids_app.derivatives.names import ScanName
+from bids_app.networks.registry import embedded_models
 from bids_app.settings import DEFAULT_SPACE
 
 T1W = ScanName.parse("sub-01_ses-1_T1w.nii.gz")
@@ -159,7 +162,52 @@ def options() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-PAGES = {"outputs.md": outputs, "options.md": options}
+def cards() -> list[dict]:
+    """The cards of the embedded models, the one for both contrasts first."""
+    found = [json.loads((model.folder / "card.json").read_text()) for model in embedded_models()]
+    return sorted(found, key=lambda card: (-len(card["channels"]), card["channels"] != ["T1w"]))
+
+
+def models_table() -> str:
+    """How each embedded model works."""
+    lines = [
+        "| model | needs | folds | parameters a fold | threshold | smallest lesion, mm3 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for card in cards():
+        cells = (f"`{card['name']}`", " and ".join(card["channels"]), len(card["steps"]), f"{card['parameters']:,}",
+                 card["threshold"], f"{card['min_volume_mm3']:.0f}")  # fmt: skip
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def scores_table() -> str:
+    """What each embedded model scored on the synthetic test scans, by volume class."""
+    lines = [
+        "| model | lesion | scans | Dice | lesion F1 | lesions found | surface distance, mm | false, mL |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for card in cards():
+        for group, score in card["scores"].items():
+            values = [score.get(key) for key in ("dice", "f1", "found", "assd_mm", "false_ml")]
+            cells = [f"`{card['name']}`", group, score["cases"], *("" if v is None else f"{v:.2f}" for v in values)]
+            lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+TABLES = {"models": models_table, "scores": scores_table}
+"""What stands in docs/models.md between ``<!-- NAME: ... -->`` and ``<!-- end -->``."""
+
+
+def models() -> str:
+    """The page of models, its tables written anew."""
+    page = Path(__file__).with_name("models.md").read_text(encoding="utf-8")
+    for name, table in TABLES.items():
+        page = re.sub(rf"(<!-- {name}: .*? -->\n).*?(<!-- end -->)", rf"\g<1>{table()}\n\g<2>", page, flags=re.DOTALL)
+    return page
+
+
+PAGES = {"outputs.md": outputs, "options.md": options, "models.md": models}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():

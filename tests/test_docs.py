@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-@pytest.mark.parametrize("name", ["outputs.md", "options.md"])
+@pytest.mark.parametrize("name", ["outputs.md", "options.md", "models.md"])
 def test_generated_pages_are_what_the_app_says(name: str):
     page = runpy.run_path(str(ROOT / "docs" / "generate.py"))["PAGES"][name]
     assert (ROOT / "docs" / name).read_text(encoding="utf-8") == page()
