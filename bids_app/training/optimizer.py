@@ -16,16 +16,16 @@ _ITERATIONS = 5
 _ADAM_BETAS, _ADAM_EPS = (0.9, 0.99), 1e-8
 
 
-def orthogonalized(matrix: Tensor) -> Tensor:
-    """Roughly the nearest matrix whose singular values are all 1 (they come out between 0.7 and 1.2)."""
+def orthogonalized(matrices: Tensor) -> Tensor:
+    """``(..., m, n)``: roughly the nearest matrices whose singular values are all 1 (they come out as 0.7 to 1.2)."""
     a, b, c = NEWTON_SCHULZ
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
-    x = x / (x.norm() + 1e-7)
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
     for _ in range(_ITERATIONS):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
+    return x.mT if tall else x
 
 
 class Muon(torch.optim.Optimizer):
@@ -55,35 +55,57 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None) -> None:
-        """One step; ``closure`` is there for PyTorch's interface and is not used."""
+        """One step; ``closure`` is there for PyTorch's interface and is not used.
+
+        Weights go through it together, not one by one: on a GPU the small operations would take longer than training.
+        """
         for group in self.param_groups:
-            for weights in group["params"]:
-                if weights.grad is None:
-                    continue
-                if _is_kernel(weights):
-                    self._muon(weights, group)
-                else:
-                    self._adam(weights, group)
+            learning = [weights for weights in group["params"] if weights.grad is not None]
+            kernels = [weights for weights in learning if _is_kernel(weights)]
+            others = [weights for weights in learning if not _is_kernel(weights)]
+            if kernels:
+                self._muon(kernels, group)
+            if others:
+                self._adam(others, group)
 
-    def _muon(self, weights: Tensor, group: dict) -> None:
-        state = self.state[weights]
-        if not state:
-            state["momentum"] = torch.zeros_like(weights)
-        state["momentum"].mul_(group["momentum"]).add_(weights.grad)
-        ahead = weights.grad.add(state["momentum"], alpha=group["momentum"])  # Nesterov
-        change = orthogonalized(ahead.reshape(len(ahead), -1)).view_as(weights)
-        weights.mul_(1 - group["lr"] * group["weight_decay"]).add_(change, alpha=-group["lr"])
+    def _muon(self, kernels: list[Tensor], group: dict) -> None:
+        for weights in kernels:
+            if not self.state[weights]:
+                self.state[weights]["momentum"] = torch.zeros_like(weights)
+        gradients, momenta = [w.grad for w in kernels], [self.state[w]["momentum"] for w in kernels]
+        torch._foreach_mul_(momenta, group["momentum"])
+        torch._foreach_add_(momenta, gradients)
+        ahead = torch._foreach_add(gradients, momenta, alpha=group["momentum"])  # Nesterov
+        torch._foreach_mul_(kernels, 1 - group["lr"] * group["weight_decay"])
+        for same in _by_shape(kernels):
+            changes = orthogonalized(torch.stack([ahead[index].flatten(1) for index in same]))
+            for index, change in zip(same, changes, strict=True):
+                kernels[index].add_(change.view(kernels[index].shape), alpha=-group["lr"])
 
-    def _adam(self, weights: Tensor, group: dict) -> None:
-        state, (first, second) = self.state[weights], _ADAM_BETAS
-        if not state:
-            state.update(mean=torch.zeros_like(weights), square=torch.zeros_like(weights), step=torch.zeros(()))
-        state["step"] += 1
-        state["mean"].lerp_(weights.grad, 1 - first)
-        state["square"].lerp_(weights.grad.square(), 1 - second)
-        count = float(state["step"])
-        mean, square = state["mean"] / (1 - first**count), state["square"] / (1 - second**count)
-        weights.addcdiv_(mean, square.sqrt().add_(_ADAM_EPS), value=-group["lr"] * group["adam_rate"])
+    def _adam(self, others: list[Tensor], group: dict) -> None:
+        first, second = _ADAM_BETAS
+        for weights in others:
+            if not self.state[weights]:
+                zeros = {name: torch.zeros_like(weights) for name in ("mean", "square")}
+                self.state[weights].update(zeros, step=torch.zeros(()))
+        gradients, states = [w.grad for w in others], [self.state[w] for w in others]
+        means, squares, steps = ([state[name] for state in states] for name in ("mean", "square", "step"))
+        torch._foreach_add_(steps, 1)
+        torch._foreach_lerp_(means, gradients, 1 - first)
+        torch._foreach_lerp_(squares, torch._foreach_mul(gradients, gradients), 1 - second)
+        counts = [float(step) for step in steps]
+        spread = torch._foreach_sqrt(torch._foreach_div(squares, [1 - second**count for count in counts]))
+        torch._foreach_add_(spread, _ADAM_EPS)
+        change = torch._foreach_div(torch._foreach_div(means, [1 - first**count for count in counts]), spread)
+        torch._foreach_add_(others, change, alpha=-group["lr"] * group["adam_rate"])
+
+
+def _by_shape(kernels: list[Tensor]) -> list[list[int]]:
+    """Indices of the kernels, those of one shape together."""
+    groups: dict[torch.Size, list[int]] = {}
+    for index, weights in enumerate(kernels):
+        groups.setdefault(weights.shape, []).append(index)
+    return list(groups.values())
 
 
 def _is_kernel(weights: Tensor) -> bool:

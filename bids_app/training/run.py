@@ -1,4 +1,4 @@
-"""Train a lesion network on synthetic scans: ``python -m bids_app.training.run --data DIR --out DIR``."""
+"""Train lesion networks on synthetic scans: ``python -m bids_app.training.run --data DIR --out DIR NETWORK ...``."""
 
 from __future__ import annotations
 
@@ -9,59 +9,99 @@ from pathlib import Path
 import torch
 
 from bids_app.training import anatomy
+from bids_app.training.anatomy import Head, LesionMask
 from bids_app.training.plans import FUSIONS
-from bids_app.training.series import Material
+from bids_app.training.series import Material, Workers
 from bids_app.training.store import prepare_split
 from bids_app.training.synthesis.tissue import make_source
-from bids_app.training.trainer import FINAL, LATEST, STABLE, Schedule, Trainer
+from bids_app.training.trainer import ALL, FINAL, LATEST, STABLE, Plan, Schedule, Trainer, train
 from bids_app.training.warm_start import read_warm_start
 
-ALL = "all"
-"""Name of the training that no fold is left out of; the folds start from it."""
+FOLDS = (*map(str, range(anatomy.FOLDS)), ALL)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line of the training."""
     parser = argparse.ArgumentParser(prog="python -m bids_app.training.run", description=__doc__)
+    parser.add_argument("networks", nargs="+", type=network, metavar="NETWORK",
+                        help=f"FUSION:FOLD; a fusion is one of {', '.join(FUSIONS)} (late trains the T1w and the FLAIR "
+                        f"network and their fusion), a fold 0-{anatomy.FOLDS - 1}, which leaves out every "
+                        f"{anatomy.FOLDS}th head and lesion, or {ALL}, which leaves out nothing")
     parser.add_argument("--data", type=Path, required=True, help="folder with label_maps/ and lesion_masks/")
     parser.add_argument("--out", type=Path, required=True, help="folder for prepared data, log and checkpoints")
-    parser.add_argument("--fusion", choices=FUSIONS, default="late",
-                        help="late trains the T1w and the FLAIR network and their fusion (default: %(default)s)")
-    parser.add_argument("--fold", choices=[*map(str, range(anatomy.FOLDS)), ALL], default="0",
-                        help="what is left out: every fifth head and lesion, or nothing (default: %(default)s)")
-    parser.add_argument("--init", type=Path, metavar="START",
-                        help="begin with another training's checkpoint, or with a model folder made of one")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUT, if any")
+    parser.add_argument("--init", type=start, action="append", default=[], metavar="FUSION=START",
+                        help="begin the networks of a fusion with another training's checkpoint, or with a model "
+                        "folder made of one; may be repeated")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoints in OUT, if any")
     parser.add_argument("--minutes", type=float, default=60.0, help="time of this run (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=Schedule.rate, help="learning rate (default: %(default)s)")
     parser.add_argument("--cooldown", type=float, default=Schedule.cooldown,
                         help="last share of the time over which the rate falls (default: %(default)s)")
+    parser.add_argument("--validate-every", type=int, default=Schedule.validate_every, metavar="STEPS",
+                        help="steps between validations (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=2, help="scans a step (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=1,
-                        help="processes that make scans; 0: on the device (default: %(default)s)")
+                        help="processes that make scans; 0: the training process does (default: %(default)s)")
+    parser.add_argument("--gpu-workers", type=int, default=0, metavar="N",
+                        help="so many of them use the GPU (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     return parser.parse_args(arguments)
 
 
-def load_material(data: Path, cache: Path, fold: str, workers: int = 0, device: str = "cpu") -> Material:
-    """Heads and lesions of the training split without those of the fold, and heads and lesions for validation.
+def network(text: str) -> tuple[str, str]:
+    """Fusion and fold from ``FUSION:FOLD``."""
+    fusion, _, fold = text.partition(":")
+    if fusion not in FUSIONS or fold not in FOLDS:
+        raise argparse.ArgumentTypeError(f"{text} is not FUSION:FOLD, as in late:0 or t1w:{ALL}")
+    return fusion, fold
 
-    Scans are made on ``device``; worker processes make them on the CPU.
+
+def start(text: str) -> tuple[str, Path]:
+    """Fusion and where to begin, from ``FUSION=START``."""
+    fusion, _, path = text.partition("=")
+    if fusion not in FUSIONS or not path:
+        raise argparse.ArgumentTypeError(f"{text} is not FUSION=START, as in late=models/synthetic-late")
+    return fusion, Path(path)
+
+
+def seen_by(fold: str, items: Sequence[Head] | Sequence[LesionMask]) -> frozenset[str]:
+    """Names of the heads or lesions that a fold trains on."""
+    return frozenset(item.name for item in (items if fold == ALL else anatomy.without_fold(items, int(fold))))
+
+
+def load_material(
+    data: Path, cache: Path, networks: Sequence[tuple[str, str]], device: str = "cpu"
+) -> tuple[Material, list[Plan]]:
+    """What some networks are trained with, and which of it each may see.
+
+    Parameters
+    ----------
+    data, cache : Path
+        See `bids_app.training.store.prepare`.
+    networks : sequence of (str, str)
+        Fusion and fold of each.
+    device : str
+        Where scans are made in the training process.
+
+    Returns
+    -------
+    material : Material
+        Heads and lesions of the training split that any of the networks may see, and those for validation.
+    plans : list of Plan
     """
-    at = "cpu" if workers else device
     heads, lesions = prepare_split(data, cache, "train")
-    if fold != ALL:
-        heads, lesions = (anatomy.without_fold(items, int(fold)) for items in (heads, lesions))
+    plans = [Plan(FUSIONS[name], fold, seen_by(fold, heads), seen_by(fold, lesions)) for name, fold in networks]
     validation_heads, validation_lesions = prepare_split(data, cache, "validation")
-    return Material(
-        sources=[make_source(head, at) for head in heads],
-        lesions=lesions,
-        validation_sources=[make_source(head, at) for head in validation_heads],
+    folds = {fold for _, fold in networks}
+    material = Material(
+        sources=[make_source(head, device) for head in heads if any(head.name in plan.heads for plan in plans)],
+        lesions=[lesion for lesion in lesions if any(lesion.name in plan.lesions for plan in plans)],
+        validation_sources=[make_source(head, device) for head in validation_heads],
         validation_lesions=validation_lesions,
-        seed=anatomy.FOLDS if fold == ALL else int(fold),
-        workers=workers,
+        seed=anatomy.FOLDS if len(folds) > 1 or ALL in folds else int(folds.pop()),
     )
+    return material, plans
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -76,22 +116,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train, or go on training."""
     options = parse(arguments)
     torch.set_num_threads(options.threads)
-    trainer = Trainer(
-        FUSIONS[options.fusion],
-        load_material(options.data, options.out / "cache", options.fold, options.workers, options.device),
-        Schedule(options.minutes, options.rate, cooldown=options.cooldown),
-        options.out / options.fusion / f"fold_{options.fold}",
-        options.device,
-        options.batch,
-        say=lambda line: print(line, flush=True),
+    made_on = "cpu" if options.workers else options.device
+    material, plans = load_material(options.data, options.out / "cache", options.networks, made_on)
+    schedule = Schedule(
+        options.minutes, options.rate, cooldown=options.cooldown, validate_every=options.validate_every
     )
-    checkpoint = newest_checkpoint(trainer.folder) if options.resume else None
-    if checkpoint is not None:
-        trainer.load(checkpoint)
-        print(f"resumed from {checkpoint.name} at step {trainer.step}", flush=True)
-    elif options.init is not None:
-        trainer.start_from(read_warm_start(options.init, options.fold))
-    trainer.run()
+    starts, trainers, scans = dict(options.init), [], 0
+    for plan in plans:
+        folder = options.out / plan.fusion.name / f"fold_{plan.fold}"
+        trainer = Trainer(plan, schedule, folder, options.device, options.batch)
+        checkpoint = newest_checkpoint(folder) if options.resume else None
+        if checkpoint is not None:
+            scans = max(scans, trainer.load(checkpoint))
+            print(f"{trainer.name}: resumed from {checkpoint.name} at step {trainer.step}", flush=True)
+        elif plan.fusion.name in starts:
+            trainer.start_from(read_warm_start(starts[plan.fusion.name], plan.fold))
+        trainers.append(trainer)
+    workers = Workers(options.workers, options.gpu_workers)
+    train(trainers, material, schedule, workers, scans, lambda line: print(line, flush=True))
 
 
 if __name__ == "__main__":

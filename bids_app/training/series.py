@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from bids_app.training.anatomy import LesionMask
 from bids_app.training.synthesis.fields import chance, pick
@@ -33,8 +34,6 @@ class Material:
         Every scan is drawn from a generator seeded by this and its number, so a resumed run continues the series.
     validation_scans : int
         For each validation head and volume class, and as many healthy ones.
-    workers : int
-        Processes that make scans ahead of the training; 0 makes them in the training process.
     """
 
     sources: Sequence[Source]
@@ -44,7 +43,28 @@ class Material:
     recipe: Recipe = field(default_factory=Recipe)
     seed: int = 0
     validation_scans: int = 2
-    workers: int = 0
+
+    def to(self, device: str) -> Material:
+        """The same with the training heads on another device."""
+        return replace(self, sources=[source.to(device) for source in self.sources])
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Processes that make scans ahead of the training; none makes them in the training process.
+
+    Attributes
+    ----------
+    count : int
+    on_gpu : int
+        So many of them use the GPU. More than one slow each other down, unless the GPU is shared by CUDA's MPS.
+    """
+
+    count: int = 0
+    on_gpu: int = 0
+
+
+NO_WORKERS = Workers()
 
 
 def pick_source(material: Material, rng: Generator) -> Source:
@@ -80,11 +100,6 @@ class Batch:
     targets: list[Tensor]
     anatomy: Tensor
 
-    def to(self, device: torch.device) -> Batch:
-        """The same on another device."""
-        targets = [level.to(device, non_blocking=True) for level in self.targets]
-        return Batch(self.image.to(device, non_blocking=True), targets, self.anatomy.to(device, non_blocking=True))
-
 
 def as_batch(scans: Sequence[SynthScan], levels: int) -> Batch:
     """Batch of scans, with targets at as many levels of deep supervision, each half as fine as the one before."""
@@ -97,21 +112,19 @@ def as_batch(scans: Sequence[SynthScan], levels: int) -> Batch:
     )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Series(Dataset):
-    """The endless series of a run from some batch on, for PyTorch's loader."""
+    """The endless series of a run from some scan on, for PyTorch's loader."""
 
     material: Material
-    start: int
-    size: int
-    levels: int
+    start: int = 0
 
     def __len__(self) -> int:
         return 10**9
 
-    def __getitem__(self, index: int) -> Batch:
-        first = (self.start + index) * self.size
-        return as_batch([scan_number(self.material, first + i) for i in range(self.size)], self.levels)
+    def __getitem__(self, index: int) -> SynthScan:
+        scan = scan_number(self.material, self.start + index)
+        return scan.to("cpu") if get_worker_info() else scan
 
 
 class _InOrder(torch.utils.data.Sampler):
@@ -124,24 +137,26 @@ class _InOrder(torch.utils.data.Sampler):
         return 10**9
 
 
-def endless(series: Series) -> Iterator[Batch]:
-    """Batches of fresh scans, made by worker processes where the material asks for them, always in the same order."""
-    workers = series.material.workers
+def endless(series: Series, workers: Workers = NO_WORKERS) -> Iterator[SynthScan]:
+    """Fresh scans, made by worker processes if there are any.
+
+    Always in the same order, unless some of the workers use the GPU: these are faster, and do not wait for the others.
+    """
     yield from DataLoader(
         series,
         batch_size=None,
         sampler=_InOrder(),
-        num_workers=workers,
-        prefetch_factor=3 if workers else None,
-        worker_init_fn=_one_thread if workers else None,
+        num_workers=workers.count,
+        prefetch_factor=6 if workers.count else None,
+        worker_init_fn=partial(_begin, workers.on_gpu) if workers.count else None,
+        multiprocessing_context="spawn" if workers.on_gpu else None,
+        in_order=not workers.on_gpu,
     )
 
 
-def _one_thread(worker: int) -> None:
+def _begin(on_gpu: int, worker: int) -> None:
+    """One thread to a worker; the first of them move to the GPU."""
     torch.set_num_threads(1)
-
-
-def cycle(batches: Sequence[Batch]) -> Iterator[Batch]:
-    """The same batches over and over."""
-    while True:
-        yield from batches
+    if worker < on_gpu:
+        series = get_worker_info().dataset
+        series.material = series.material.to("cuda")

@@ -1,8 +1,8 @@
 """Training on synthetic scans: a short loop around nnU-Net's network and losses.
 
 nnU-Net's own trainer reads preprocessed files, counts epochs and knows one output; here scans are made on the way, the
-schedule goes by the clock, and one run trains both branches of a late fusion and the fusion at once. What it leaves
-is turned into nnU-Net's format by `bids_app.training.embed`.
+schedule goes by the clock, and one run trains both branches of a late fusion and the fusion at once, and several folds
+on the scans that each of them may see. What it leaves is turned into nnU-Net's format by `bids_app.training.embed`.
 """
 
 from __future__ import annotations
@@ -22,17 +22,20 @@ from torch import Tensor
 from bids_app.derivatives.write import atomic
 from bids_app.measures.overlap import dice
 from bids_app.networks.device import computes_bf16
-from bids_app.training import plans
+from bids_app.training import anatomy, plans
 from bids_app.training.cases import CLASSES, HEALTHY, Case, make_cases
 from bids_app.training.losses import judged_outputs, total_loss
 from bids_app.training.optimizer import Muon
 from bids_app.training.plans import Fusion
-from bids_app.training.series import Batch, Material, Series, endless
+from bids_app.training.series import NO_WORKERS, Batch, Material, Series, Workers, as_batch, endless
 from bids_app.training.synthesis.fields import SPACING_MM
+from bids_app.training.synthesis.scan import SynthScan
 from bids_app.training.warm_start import WarmStart
 
 VALIDATION_SEED = 0
 LATEST, STABLE, FINAL = "latest.pth", "stable.pth", "final.pth"
+ALL = "all"
+"""Name of the training that no fold is left out of."""
 
 
 @dataclass(frozen=True)
@@ -112,68 +115,95 @@ def build_network(fusion: Fusion, extra_outputs: int = plans.ANATOMY_OUTPUTS) ->
     return network
 
 
+@dataclass(frozen=True)
+class Plan:
+    """One network to be trained.
+
+    Attributes
+    ----------
+    fusion : Fusion
+    fold : str
+        What it must not see: a number, or ``all`` for nothing.
+    heads, lesions : frozenset of str
+        Names of those that it may be trained on.
+    """
+
+    fusion: Fusion
+    fold: str
+    heads: frozenset[str]
+    lesions: frozenset[str]
+
+    def takes(self, scan: SynthScan) -> bool:
+        """Whether it may be trained on a scan."""
+        return scan.head in self.heads and self.lesions.issuperset(scan.lesions)
+
+
 class Trainer:
     """One network in training.
 
     Parameters
     ----------
-    fusion : Fusion
-    material : Material
+    plan : Plan
     schedule : Schedule
     folder : Path
         Checkpoints and log go here.
     device : str
         ``cpu`` or ``cuda``.
     batch_size : int
-    say : callable
-        Gets one line at a time.
     """
 
-    def __init__(
-        self,
-        fusion: Fusion,
-        material: Material,
-        schedule: Schedule,
-        folder: Path,
-        device: str = "cpu",
-        batch_size: int = 2,
-        say: Callable[[str], None] = print,
-    ):
-        self.fusion, self.material, self.schedule, self.folder = fusion, material, schedule, folder
-        self.device, self.batch_size, self.say = torch.device(device), batch_size, say
+    def __init__(self, plan: Plan, schedule: Schedule, folder: Path, device: str = "cpu", batch_size: int = 2):
+        self.plan, self.fusion, self.schedule, self.folder = plan, plan.fusion, schedule, folder
+        self.device, self.batch_size = torch.device(device), batch_size
         self.bf16 = computes_bf16(device)
-        torch.manual_seed(material.seed)
+        torch.manual_seed(anatomy.FOLDS if plan.fold == ALL else int(plan.fold))
         # 15 % faster on a CPU
-        self.network = build_network(fusion).to(self.device, memory_format=torch.channels_last_3d)
+        self.network = build_network(self.fusion).to(self.device, memory_format=torch.channels_last_3d)
         self.average = [p.detach().clone() for p in self.network.parameters()]
         self.optimizer = Muon(self.network.parameters(), schedule.rate)
         self.step, self.steps_before = 0, 0
-        self.started = time.monotonic()
+        self.waiting: list[SynthScan] = []
+        self.losses: list[Tensor] = []
 
-    def elapsed(self) -> float:
-        """Share of the time budget that has passed."""
-        return (time.monotonic() - self.started) / (60 * self.schedule.minutes)
+    @property
+    def name(self) -> str:
+        """Fusion and fold."""
+        return f"{self.fusion.name} {self.plan.fold}"
 
     @property
     def levels(self) -> int:
         """Number of resolutions at which the network is judged."""
         return len(self.fusion.size.features) - 1
 
-    def train_step(self, batch: Batch) -> float:
+    def offer(self, scan: SynthScan, elapsed: float) -> bool:
+        """Take a scan if it may be seen, and do a step as soon as there are enough; whether there was one."""
+        if self.plan.takes(scan):
+            self.waiting.append(scan)
+        if len(self.waiting) < self.batch_size:
+            return False
+        batch, self.waiting = as_batch(self.waiting, self.levels), []
+        self.losses.append(self.train_step(batch, elapsed))
+        return True
+
+    def train_step(self, batch: Batch, elapsed: float) -> Tensor:
         """One step of the optimizer at the scheduled rate, and of the running average; returns the loss."""
         self.network.train()
-        self.optimizer.param_groups[0]["lr"] = self.schedule.rate * self.schedule.factor(self.step, self.elapsed())
+        self.optimizer.param_groups[0]["lr"] = self.schedule.rate * self.schedule.factor(self.step, elapsed)
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            loss = total_loss(self.network, batch.to(self.device), self.fusion.contrasts, self.step)
+            loss = total_loss(self.network, batch, self.fusion.contrasts, self.step)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12)
         self.optimizer.step()
         decay = min(self.schedule.ema, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(self.average, [p.detach() for p in self.network.parameters()], 1 - decay)
         self.step += 1
-        return float(loss.detach())
+        return loss.detach()
 
+    def mean_loss(self) -> float:
+        """Mean over the steps since it was last asked for; a GPU is waited for here alone, not at every step."""
+        mean, self.losses = float(torch.stack(self.losses).mean()) if self.losses else float("nan"), []
+        return mean
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """The averaged weights in the network for the length of a ``with`` block."""
@@ -201,8 +231,8 @@ class Trainer:
         outputs = judged_outputs(self.network, case.image[None].to(self.device), self.fusion.contrasts)
         return [output.logits[0][0].argmax(dim=0).cpu().numpy() > 0 for output in outputs]
 
-    def save(self, name: str) -> None:
-        """Write a checkpoint, under its name only when whole."""
+    def save(self, name: str, scans: int) -> None:
+        """Write a checkpoint, under its name only when whole; ``scans`` is how far the series has gone."""
         names = [name for name, _ in self.network.named_parameters()]
         state = {
             "weights": self.network.state_dict(),
@@ -210,19 +240,22 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "steps_before": self.steps_before,
-            "heads": [source.head.name for source in self.material.sources],
+            "scans": scans,
+            "batch_size": self.batch_size,
+            "heads": sorted(self.plan.heads),
             "fusion": self.fusion.name,
         }
         with atomic(self.folder / name) as whole:
             torch.save(state, whole)
 
-    def load(self, path: Path) -> None:
-        """Go on from a checkpoint."""
+    def load(self, path: Path) -> int:
+        """Go on from a checkpoint; returns how far the series had gone."""
         state = torch.load(path, map_location=self.device, weights_only=True)
         self.network.load_state_dict(state["weights"])
         self.average = [state["averaged_weights"][name].to(self.device) for name, _ in self.network.named_parameters()]
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.steps_before = state["step"], state.get("steps_before", 0)
+        self.step, self.steps_before = state["step"], state["steps_before"]
+        return state["scans"]
 
     def start_from(self, start: WarmStart) -> None:
         """Begin with the weights of another training; step and optimizer start anew."""
@@ -230,36 +263,59 @@ class Trainer:
         self.average = [p.detach().clone() for p in self.network.parameters()]
         self.steps_before = start.steps
 
-    def run(self) -> None:
-        """Train until the time is used up; ``stable.pth`` is from just before the rate falls."""
-        material = self.material
-        heads, lesions = material.validation_sources, material.validation_lesions
-        fixed = list(make_cases(heads, lesions, material.validation_scans, VALIDATION_SEED))
-        losses, falling, begun = [], False, time.monotonic()
-        self.started = time.monotonic()
-        for batch in endless(Series(self.material, self.step, self.batch_size, self.levels)):
-            if not falling and self.elapsed() > 1 - self.schedule.cooldown:
-                self.save(STABLE)
-                falling = True
-            losses.append(self.train_step(batch))
-            over = self.elapsed() >= 1
-            if self.step % self.schedule.save_every == 0 or over:
-                seconds = (time.monotonic() - begun) / len(losses)
-                self.say(f"step {self.step}: loss {sum(losses) / len(losses):.4f}, {seconds:.2f} s a step")
-                losses, begun = [], time.monotonic()
-                self.save(LATEST)
-            if self.step % self.schedule.validate_every == 0 or over:
-                self._report(self.validate(fixed))
-            if over:
-                break
-        self.save(FINAL)
-        (self.folder / LATEST).unlink()
-
-    def _report(self, scores: Sequence[Validation]) -> None:
-        """Say what validation found, and keep it in ``validation.jsonl``."""
+    def report(self, scores: Sequence[Validation]) -> str:
+        """Keep in ``validation.jsonl`` what validation found, and say it in words."""
         with (self.folder / "validation.jsonl").open("a") as log:
             log.write(json.dumps({"step": self.step, "outputs": [asdict(score) for score in scores]}) + "\n")
-        self.say(f"step {self.step}: validation: {'; '.join(map(str, scores))}")
+        return f"{self.name}, step {self.step}: validation: {'; '.join(map(str, scores))}"
+
+
+def train(
+    trainers: Sequence[Trainer],
+    material: Material,
+    schedule: Schedule,
+    workers: Workers = NO_WORKERS,
+    first: int = 0,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Train networks side by side on one series of scans until the time is used up.
+
+    A scan takes longer to make than to learn from, so every network that may see it does. ``stable.pth`` is from just
+    before the rate falls.
+
+    Parameters
+    ----------
+    trainers : sequence of Trainer
+    material : Material
+    schedule : Schedule
+    workers : Workers
+    first : int
+        Number of the first scan.
+    say : callable
+        Gets one line at a time.
+    """
+    heads, lesions = material.validation_sources, material.validation_lesions
+    fixed = list(make_cases(heads, lesions, material.validation_scans, VALIDATION_SEED))
+    device, falling, started = trainers[0].device, False, time.monotonic()
+    for count, scan in enumerate(endless(Series(material, first), workers), start=first + 1):
+        elapsed = (time.monotonic() - started) / (60 * schedule.minutes)
+        if not falling and elapsed > 1 - schedule.cooldown:
+            falling = True
+            for trainer in trainers:
+                trainer.save(STABLE, count - 1)
+        scan, over = scan.to(device), elapsed >= 1
+        for trainer in trainers:
+            stepped = trainer.offer(scan, elapsed)
+            if over or (stepped and trainer.step % schedule.save_every == 0):
+                trainer.save(FINAL if over else LATEST, count)
+                pace = (count - first) / (time.monotonic() - started)
+                say(f"{trainer.name}, step {trainer.step}: loss {trainer.mean_loss():.4f}, {pace:.2f} scans a second")
+            if over or (stepped and trainer.step % schedule.validate_every == 0):
+                say(trainer.report(trainer.validate(fixed)))
+        if over:
+            break
+    for trainer in trainers:
+        (trainer.folder / LATEST).unlink(missing_ok=True)
 
 
 def _summary(cases: Sequence[Case], masks: Sequence[np.ndarray]) -> Validation:

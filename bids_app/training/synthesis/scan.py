@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -36,15 +36,23 @@ class SynthScan:
     anatomy : torch.Tensor
         ``(5, z/2, y/2, x/2)`` float32, 0-1: how much external CSF, cortex, white matter, ventricle and deep grey matter
         there would be without lesion. All zero if it is not known (heads with real texture).
-    head, lesions : str
-        Name of the head, and of the lesion masks joined by "+" (empty: healthy).
+    head : str
+        Name of the head.
+    lesions : tuple of str
+        Names of the lesion masks (none: healthy).
     """
 
     image: Tensor
     target: Tensor
     anatomy: Tensor
     head: str
-    lesions: str
+    lesions: tuple[str, ...]
+
+    def to(self, device: torch.device | str) -> SynthScan:
+        """The same on another device."""
+        return replace(
+            self, image=self.image.to(device), target=self.target.to(device), anatomy=self.anatomy.to(device)
+        )
 
     @property
     def lesion_ml(self) -> float:
@@ -95,4 +103,4 @@ def synthesize_with(source: Source, lesions: Sequence[LesionMask], recipe: Recip
     parts = torch.cat([t1w, bright, target.float(), known], dim=1)
     scan, target, known = recenter(parts, mask, jitter)[0].split([2, 3, BRAIN])
     small = F.avg_pool3d(known[None], 2)[0].clamp(0, 1)
-    return SynthScan(scan, target.to(torch.uint8), small, source.head.name, "+".join(m.name for m in lesions))
+    return SynthScan(scan, target.to(torch.uint8), small, source.head.name, tuple(m.name for m in lesions))

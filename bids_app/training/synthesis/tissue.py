@@ -53,6 +53,11 @@ class Source:
     image: Tensor | None = None
     image_means: tuple[float, ...] = ()
 
+    def to(self, device: str) -> Source:
+        """The same on another device."""
+        image = None if self.image is None else self.image.to(device)
+        return replace(self, labels=self.labels.to(device), fractions=self.fractions.to(device), image=image)
+
 
 @dataclass(frozen=True)
 class Means:
