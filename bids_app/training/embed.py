@@ -93,6 +93,8 @@ class Fold:
         Averaged weights by parameter name.
     steps, steps_before : int
         Of this training, and of the one that it started from.
+    batch_size : int
+        Scans a step.
     heads : tuple of str
         Heads that it was trained on.
     finished : bool
@@ -103,6 +105,7 @@ class Fold:
     weights: Mapping[str, Tensor]
     steps: int
     steps_before: int
+    batch_size: int
     heads: tuple[str, ...]
     finished: bool
 
@@ -140,8 +143,8 @@ def _read_fold(name: str, folder: Path) -> Fold:
     if path is None:
         raise NoInputError(f"No checkpoint in {folder}.", "Train first: python -m bids_app.training.run --help")
     state = torch.load(path, map_location="cpu", weights_only=True)
-    before, heads = state.get("steps_before", 0), tuple(state.get("heads", ()))
-    return Fold(name, state["averaged_weights"], state["step"], before, heads, path.name == FINAL)
+    numbers = (state[key] for key in ("step", "steps_before", "batch_size"))
+    return Fold(name, state["averaged_weights"], *numbers, tuple(state["heads"]), path.name == FINAL)
 
 
 def final_network(fusion: Fusion, weights: Mapping[str, Tensor]) -> torch.nn.Module:
@@ -177,7 +180,8 @@ def build_card(
         "heads": sorted(heads_of(folds)),
         "recipe": f"bids_app.training.trainer, {NETWORKS.get(fusion.name, PLAIN)}: Dice and cross-entropy over the "
         "patch, the lesion and the hardest voxels, with deep supervision, and the healthy anatomy as a second task; an "
-        "endless series of synthetic scans, two a step; Muon; running average of the weights",
+        "endless series of synthetic scans; Muon; running average of the weights",
+        "scans_a_step": folds[0].batch_size,
         "steps": {f"fold_{fold.name}": fold.steps for fold in folds},
         "steps_before": max(fold.steps_before for fold in folds),
         "folds": "Each fold leaves out every fifth label map and lesion mask. Where it started from another training "

@@ -30,7 +30,7 @@ from bids_app.training.store import prepare_split
 from bids_app.training.synthesis.fields import SPACING_MM
 from bids_app.training.synthesis.tissue import make_source
 
-THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97)
+THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97)
 MIN_VOLUMES_MM3 = (MIN_VOLUME_MM3, 30.0, 100.0)
 """From the smallest lesion in ATLAS to a lacune of 6 mm: larger ones must not be hidden from the user."""
 FOUND_SHARE = 0.1

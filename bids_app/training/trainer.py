@@ -204,6 +204,7 @@ class Trainer:
         """Mean over the steps since it was last asked for; a GPU is waited for here alone, not at every step."""
         mean, self.losses = float(torch.stack(self.losses).mean()) if self.losses else float("nan"), []
         return mean
+
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """The averaged weights in the network for the length of a ``with`` block."""

@@ -15,6 +15,13 @@ def test_orthogonalized_has_singular_values_near_one(shape):
     assert values.min() > 0.3 and values.max() < 1.3
 
 
+def test_matrices_of_one_shape_are_orthogonalized_together_as_each_alone():
+    stack = torch.randn((3, 6, 20), generator=torch.Generator().manual_seed(2))
+    together = orthogonalized(stack)
+    for alone, one in zip(stack, together, strict=True):
+        assert torch.allclose(orthogonalized(alone), one, atol=1e-2)
+
+
 def test_it_keeps_the_direction_of_a_well_conditioned_matrix():
     matrix = torch.linalg.qr(torch.randn(9, 5, generator=torch.Generator().manual_seed(1)))[0]
     assert torch.nn.functional.cosine_similarity(matrix.flatten(), orthogonalized(3 * matrix).flatten(), 0) > 0.99

@@ -13,6 +13,8 @@ import pytest
 from benchmarks import lesions as benchmark
 from bids_app.errors import NoInputError
 from bids_app.training import anatomy, evaluate, run, store
+from bids_app.training.plans import FUSIONS
+from bids_app.training.trainer import Plan
 from tests.training.heads import label_map, lesion_image, toy_head, toy_lesion
 
 HEADS = [f"training_seg_{number:02d}" for number in range(1, 19)] + ["colin"]
@@ -49,23 +51,39 @@ def test_no_test_case_gets_into_training_or_calibration(cache: Path):
     (heads, lesions) = evaluate.validation_cases(cache / "none", cache, 1)[0]
     calibrated = names(heads) | names(lesions)
     assert names(heads) == set(HEADS[12:14]) and not tested & calibrated
-    for fold in (*map(str, range(anatomy.FOLDS)), run.ALL):
-        material = run.load_material(cache / "none", cache, fold)
+    for networks in (*([("late", fold)] for fold in run.FOLDS), [("late", fold) for fold in run.FOLDS]):
+        material, plans = run.load_material(cache / "none", cache, networks)
         trained = names(material.sources) | names(material.lesions)
         watched = names(material.validation_sources) | names(material.validation_lesions)
         assert watched == calibrated
-        assert not trained & (tested | calibrated), fold
+        assert not trained & (tested | calibrated), networks
         assert len(trained) > 25
+        assert trained == set().union(*(plan.heads | plan.lesions for plan in plans))
 
 
 def test_a_fold_leaves_out_every_fifth_head_and_lesion(cache: Path):
-    whole = run.load_material(cache / "none", cache, run.ALL)
-    parts = [run.load_material(cache / "none", cache, str(fold)) for fold in range(anatomy.FOLDS)]
-    for item in ("sources", "lesions"):
-        everything = names(getattr(whole, item))
-        left_out = [everything - names(getattr(part, item)) for part in parts]
+    material, (whole, *parts) = run.load_material(
+        cache / "none", cache, [("late", run.ALL), *(("late", str(fold)) for fold in range(anatomy.FOLDS))]
+    )
+    assert whole.heads == names(material.sources) and whole.lesions == names(material.lesions)
+    for everything, kept in (
+        (whole.heads, [part.heads for part in parts]),
+        (whole.lesions, [part.lesions for part in parts]),
+    ):
+        left_out = [everything - names for names in kept]
         assert all(left_out) and sum(map(len, left_out)) == len(set().union(*left_out))
         assert set().union(*left_out) == everything
+
+
+def test_a_network_takes_scans_of_its_own_heads_and_lesions_alone():
+    plan = Plan(FUSIONS["t1w"], "0", frozenset({"a", "b"}), frozenset({"x", "y"}))
+    for head, lesions, taken in (
+        ("a", (), True),
+        ("b", ("x", "y"), True),
+        ("c", (), False),
+        ("a", ("x", "z"), False),
+    ):
+        assert plan.takes(SimpleNamespace(head=head, lesions=lesions)) is taken
 
 
 def test_saved_heads_and_lesions_come_back(tmp_path: Path):

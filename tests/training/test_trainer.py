@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,8 +18,8 @@ from bids_app.errors import ConfigError, NoInputError
 from bids_app.lesion.model import load_model, load_models
 from bids_app.training import embed, plans, run, trainer
 from bids_app.training.cases import make_cases
-from bids_app.training.series import Material, Series, as_batch, endless, scan_number
-from bids_app.training.trainer import LATEST, STABLE, Schedule, Trainer
+from bids_app.training.series import Material, Series, Workers, as_batch, endless, scan_number
+from bids_app.training.trainer import LATEST, STABLE, Plan, Schedule, Trainer, train
 from bids_app.training.warm_start import read_warm_start
 from tests.networks.test_architectures import TINY
 from tests.training.heads import toy_head, toy_lesion, toy_source
@@ -39,10 +40,13 @@ def material(**changes) -> Material:
     return Material(**content | changes)
 
 
-def tiny(folder: Path, name: str = "late", schedule: Schedule | None = None, said: list[str] | None = None) -> Trainer:
-    say = (said if said is not None else []).append
-    fusion, place = dataclasses.replace(plans.FUSIONS[name], size=TINY), folder / name / "fold_0"
-    return Trainer(fusion, material(), schedule or Schedule(), place, batch_size=1, say=say)
+def tiny(folder: Path, name: str = "late", fold: str = "0", schedule: Schedule | None = None, **changes) -> Trainer:
+    plan = Plan(
+        dataclasses.replace(plans.FUSIONS[name], size=TINY),
+        fold,
+        **{"heads": frozenset({toy_head().name}), "lesions": frozenset({toy_lesion().name})} | changes,
+    )
+    return Trainer(plan, schedule or Schedule(), folder / name / f"fold_{fold}", batch_size=1)
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +54,10 @@ def training(tmp_path_factory) -> Path:
     """Folder of a training of two steps."""
     out = tmp_path_factory.mktemp("training")
     worker = tiny(out)
-    batches = endless(Series(worker.material, 0, 1, worker.levels))
-    for _ in range(2):
-        assert np.isfinite(worker.train_step(next(batches)))
-    worker.save(LATEST)
+    for scan in islice(endless(Series(material())), 2):
+        assert worker.offer(scan, elapsed=0.0)
+    assert np.isfinite(worker.mean_loss())
+    worker.save(LATEST, scans=2)
     return out
 
 
@@ -77,7 +81,7 @@ def test_a_checkpoint_holds_what_resuming_needs(training: Path):
 def test_a_resumed_training_goes_on_where_it_was(training: Path):
     worker = tiny(training)
     checkpoint = run.newest_checkpoint(worker.folder)
-    worker.load(checkpoint)
+    assert worker.load(checkpoint) == 2
     saved = torch.load(checkpoint, weights_only=True)
     assert worker.step == 2
     assert all(torch.equal(own, saved["weights"][name]) for name, own in worker.network.state_dict().items())
@@ -86,8 +90,6 @@ def test_a_resumed_training_goes_on_where_it_was(training: Path):
     assert all(torch.equal(loaded[key][name], kept[key][name]) for key in kept for name in kept[key])
     for (name, _), average in zip(worker.network.named_parameters(), worker.average, strict=True):
         assert torch.equal(average, saved["averaged_weights"][name])
-    batch = next(endless(Series(worker.material, worker.step, 1, worker.levels)))
-    assert torch.equal(batch.image[0], scan_number(worker.material, 2).image)
 
 
 def test_a_training_can_start_from_another(training: Path, tmp_path: Path):
@@ -130,13 +132,31 @@ def test_a_training_can_go_on_from_what_was_embedded(training: Path, models: Pat
 def test_a_run_ends_by_the_clock_and_goes_on_from_before_the_rate_fell(tmp_path: Path):
     said: list[str] = []
     schedule = Schedule(minutes=1e-6, cooldown=1.0)
-    worker = tiny(tmp_path, "t1w", schedule, said)
-    worker.run()
+    worker = tiny(tmp_path, "t1w", schedule=schedule)
+    train([worker], material(), schedule, say=said.append)
     assert worker.step == 1 and any("validation" in line for line in said)
     found = json.loads((worker.folder / "validation.jsonl").read_text())
     assert found["step"] == 1 and len(found["outputs"]) == 1
     checkpoint = run.newest_checkpoint(worker.folder)
     assert checkpoint.name == STABLE and torch.load(checkpoint, weights_only=True)["step"] == 0
+
+
+def test_networks_side_by_side_learn_from_what_each_may_see_alone(tmp_path: Path):
+    other = tiny(tmp_path, "t1w", "1", heads=frozenset({"training_seg_02"}))
+    lesionless = tiny(tmp_path, "flair", "2", lesions=frozenset())
+    trainers = [tiny(tmp_path, "t1w", "0"), other, lesionless]
+    scans = [scan_number(material(), number) for number in range(4)]
+    for scan in scans:
+        for trainer_ in trainers:
+            trainer_.offer(scan, elapsed=0.0)
+    healthy = sum(scan.lesions == () for scan in scans)
+    assert 0 < healthy < len(scans)
+    assert [trainer_.step for trainer_ in trainers] == [len(scans), 0, healthy]
+
+
+def test_a_resumed_series_goes_on_with_the_next_scan():
+    again = next(endless(Series(material(), 2)))
+    assert torch.equal(again.image, scan_number(material(), 2).image)
 
 
 def test_validation_uses_the_average_and_gives_the_weights_back(tmp_path: Path):
@@ -182,7 +202,7 @@ def one_thread():
 
 
 def test_scans_made_ahead_are_the_same_in_the_same_order(one_thread):
-    inline, ahead = (endless(Series(material(workers=count), 5, 1, 2)) for count in (0, 1))
+    inline, ahead = (endless(Series(material(), 5), Workers(count)) for count in (0, 1))
     for _ in range(2):
         assert torch.equal(next(inline).image, next(ahead).image)
 
@@ -278,8 +298,16 @@ def test_the_fused_answer_is_the_convolution_of_the_branches(models: Path):
 
 
 def test_command_line_has_its_options():
-    options = run.parse(["--data", "in", "--out", "out", "--resume", "--fold", "2", "--fusion", "early"])
-    assert (options.resume, options.fold, options.fusion) == (True, "2", "early")
+    options = run.parse(["--data", "in", "--out", "out", "--resume", "--init", "late=start", "early:2", "late:all"])
+    assert options.resume and options.init == [("late", Path("start"))]
+    assert options.networks == [("early", "2"), ("late", run.ALL)]
+
+
+@pytest.mark.parametrize("wrong", [["late:5"], ["late"], ["middle:0"], ["late:0", "--init", "late"]])
+def test_command_line_says_what_a_network_looks_like(wrong: list[str], capsys):
+    with pytest.raises(SystemExit):
+        run.parse(["--data", "in", "--out", "out", *wrong])
+    assert ", as in late" in capsys.readouterr().err
 
 
 def test_head_name_travels_into_the_scan():

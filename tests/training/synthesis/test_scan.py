@@ -89,4 +89,4 @@ def test_anatomy_is_that_of_the_head_without_lesion(scans):
 
 def test_a_healthy_scan_has_no_lesion():
     scan = synthesize_with(toy_source(), [], Recipe(), seeded(0))
-    assert scan.target.sum() == 0 and scan.lesions == ""
+    assert scan.target.sum() == 0 and scan.lesions == ()
