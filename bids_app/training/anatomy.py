@@ -140,8 +140,8 @@ def in_split(items: Iterable, split: str) -> list:
     return [item for item in items if split_of(item.name) == split]
 
 
-def without_fold(items: Sequence, fold: int) -> list:
-    """Heads or lesions of the training split without those of one fold: every ``FOLDS``-th one.
+def left_out(items: Sequence, fold: int) -> list:
+    """Heads or lesions of the training split that a fold leaves out: every ``FOLDS``-th one.
 
     Heads with real texture are few and stay in every fold.
 
@@ -151,9 +151,13 @@ def without_fold(items: Sequence, fold: int) -> list:
     fold : int
         0 to ``FOLDS`` - 1.
     """
-    candidates = [item.name for item in items if getattr(item, "image", None) is None]
-    left_out = set(candidates[fold::FOLDS])
-    return [item for item in items if item.name not in left_out]
+    return [item for item in items if getattr(item, "image", None) is None][fold::FOLDS]
+
+
+def without_fold(items: Sequence, fold: int) -> list:
+    """Heads or lesions of the training split that a fold trains on: all but those of `left_out`."""
+    names = {item.name for item in left_out(items, fold)}
+    return [item for item in items if item.name not in names]
 
 
 def compact_labels(labels: np.ndarray) -> np.ndarray:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bids_app.training.plans import shippable
+
 #: Where no branch gives the lesion more than this (a probability of 2 %), fusion decides nothing.
 SURE_LOGIT = -4.0
 #: Of voxels that are surely healthy, every so many-th is looked at and counts for all.
@@ -17,6 +19,8 @@ STRIDE = 64
 #: Pull towards the mean of the branches: logits of a separable data set would grow without end.
 PULL = 1e-3
 ITERATIONS = 60
+#: Weights and biases of a fusion of two branches with two classes each.
+FUSION_PARAMETERS = 2 * 4 + 2
 _SMOOTH = 1.0
 
 
@@ -52,6 +56,15 @@ class _Sample:
 def mean_of_branches() -> Fused:
     """The fusion that is the plain mean of the branches' logits."""
     return Fused(np.tile(np.eye(2, dtype=np.float32), 2) / 2, np.zeros(2, np.float32))
+
+
+def fusion_checkpoint(fused: Fused) -> dict:
+    """Checkpoint in nnU-Net's format with the fusion of one fold; its branches have their own."""
+    weights = {
+        "fusion.weight": torch.tensor(fused.weight, dtype=torch.float32)[..., None, None, None],
+        "fusion.bias": torch.tensor(fused.bias, dtype=torch.float32),
+    }
+    return shippable({"network_weights": weights, "current_epoch": 0, "inference_allowed_mirroring_axes": None})
 
 
 def fit_fusion(cases: Iterable[tuple[np.ndarray, np.ndarray]]) -> Fused:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bids_app.lesion.folder import ModelFolder, read_folder, read_json
+from bids_app.lesion.folder import CARD, ModelFolder, read_folder, read_json
 from bids_app.lesion.nnunet import model_channels
 from bids_app.networks.weights import load_checkpoint, network_weights
 from bids_app.training.plans import CONFIGURATION, FUSIONS
@@ -87,7 +87,7 @@ def read_warm_start(path: Path, fold: str) -> WarmStart:
     if path.is_dir():
         return _of_folder(read_folder(path), fold)
     state = torch.load(path, map_location="cpu", weights_only=True)
-    steps = state["step"] + state.get("steps_before", 0)
+    steps = state["step"] + state["steps_before"]
     return WarmStart(state["fusion"], state["averaged_weights"], steps, path)
 
 
@@ -96,9 +96,15 @@ def _of_folder(folder: ModelFolder, fold: str) -> WarmStart:
     weights = _weights(folder, fold)
     for index, (_, branch) in enumerate(folder.branches):
         weights |= {f"branches.{index}.{name}": value for name, value in _weights(branch, fold).items()}
-    card = read_json(folder.path / "card.json")
-    steps = card["steps"][f"fold_{fold}"] + card["steps_before"]
-    return WarmStart(_fusion_of(folder), weights, steps, folder.path)
+    return WarmStart(_fusion_of(folder), weights, _steps(folder, fold), folder.path)
+
+
+def _steps(folder: ModelFolder, fold: str) -> int:
+    """Steps of a fold in all, or of the branch that had most."""
+    if folder.branches:
+        return max(_steps(branch, fold) for _, branch in folder.branches)
+    card = read_json(folder.path / CARD)
+    return card["steps"][f"fold_{fold}"] + card["steps_before"]
 
 
 def _weights(folder: ModelFolder, fold: str) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import lesions as benchmark
 from bids_app.errors import NoInputError
-from bids_app.training import anatomy, evaluate, run, store
+from bids_app.training import anatomy, evaluate, join, run, store
 from bids_app.training.plans import FUSIONS
 from bids_app.training.trainer import Plan
 from tests.training.heads import label_map, lesion_image, toy_head, toy_lesion
@@ -33,9 +33,9 @@ def write_cache(folder: Path, heads: list[str], lesions: list[str]) -> None:
 def cache(tmp_path: Path, monkeypatch) -> Path:
     """A cache with all splits, from which nothing is synthesised."""
     write_cache(tmp_path, HEADS, LESIONS)
-    for module in (run, evaluate, benchmark):
+    for module in (run, evaluate, benchmark, join):
         monkeypatch.setattr(module, "make_source", lambda head, *_: SimpleNamespace(name=head.name))
-    for module in (evaluate, benchmark):
+    for module in (evaluate, benchmark, join):
         monkeypatch.setattr(module, "make_cases", lambda sources, lesions, *_, **__: [(sources, lesions)])
     return tmp_path
 
@@ -73,6 +73,14 @@ def test_a_fold_leaves_out_every_fifth_head_and_lesion(cache: Path):
         left_out = [everything - names for names in kept]
         assert all(left_out) and sum(map(len, left_out)) == len(set().union(*left_out))
         assert set().union(*left_out) == everything
+
+
+def test_a_fusion_is_fitted_to_what_its_fold_left_out(cache: Path):
+    for fold in range(anatomy.FOLDS):
+        _, (plan,) = run.load_material(cache / "none", cache, [("late", str(fold))])
+        (heads, lesions) = join.left_out_cases(cache / "none", cache, str(fold), 1)[0]
+        assert names(heads) and names(lesions)
+        assert not names(heads) & plan.heads and not names(lesions) & plan.lesions
 
 
 def test_a_network_takes_scans_of_its_own_heads_and_lesions_alone():

@@ -14,7 +14,7 @@ from bids_app.derivatives.write import atomic, write_json
 from bids_app.lesion.components import MIN_VOLUME_MM3
 from bids_app.lesion.folder import CARD
 from bids_app.networks.weights import load_checkpoint
-from bids_app.training.fusion import Fused, mean_of_branches
+from bids_app.training.fusion import FUSION_PARAMETERS, Fused, fusion_checkpoint, mean_of_branches
 from bids_app.training.own.dataset import dataset_json
 from bids_app.training.own.train import FINAL
 from bids_app.training.plans import CONFIGURATION, SPACE, shippable
@@ -86,17 +86,8 @@ def write_fusion_folder(
     for fold, fused in fusions.items():
         _save(fusion_checkpoint(fused or mean_of_branches()), folder / f"fold_{fold}" / FINAL)
     first = next(iter(fusions))
-    count = sum(_parameters(branch / f"fold_{first}" / FINAL) for branch in branches.values()) + 10
+    count = sum(_parameters(branch / f"fold_{first}" / FINAL) for branch in branches.values()) + FUSION_PARAMETERS
     write_card(folder, plans, facts, count)
-
-
-def fusion_checkpoint(fused: Fused) -> dict:
-    """Checkpoint with the fusion of one fold."""
-    weights = {
-        "fusion.weight": torch.tensor(fused.weight, dtype=torch.float32)[..., None, None, None],
-        "fusion.bias": torch.tensor(fused.bias, dtype=torch.float32),
-    }
-    return shippable({"network_weights": weights, "current_epoch": 0, "inference_allowed_mirroring_axes": None})
 
 
 def write_card(folder: Path, plans: dict, facts: Facts, parameters: int) -> None:

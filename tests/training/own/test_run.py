@@ -21,9 +21,8 @@ from bids_app.errors import ConfigError, NoInputError, UsageError
 from bids_app.lesion.model import load_model
 from bids_app.lesion.preparation import prepare
 from bids_app.settings import TrainingSettings
-from bids_app.training.fusion import mean_of_branches
+from bids_app.training.fusion import fusion_checkpoint, mean_of_branches
 from bids_app.training.own import out_of_fold, run
-from bids_app.training.own.model import fusion_checkpoint
 from bids_app.training.own.trainer import OwnTrainer
 from tests.training.own.study import MASKS, VISITS, make_study
 

@@ -12,12 +12,11 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 from bids_app.errors import ConfigError
 from bids_app.study.models import Visit
-from bids_app.training.fusion import mean_of_branches
+from bids_app.training.fusion import fusion_checkpoint, mean_of_branches
 from bids_app.training.own.dataset import Dataset
-from bids_app.training.own.model import fusion_checkpoint, shippable
 from bids_app.training.own.planning import Part, check_preset, late_plans, plans_for
 from bids_app.training.own.start import find_start, starting_weights
-from bids_app.training.plans import CONFIGURATION, FUSIONS, NetworkSize, build_plans
+from bids_app.training.plans import CONFIGURATION, FUSIONS, NetworkSize, build_plans, shippable
 from bids_app.training.transfer import extend_channels
 
 TINY = NetworkSize(features=(4, 8, 8, 8), patch=(16, 16, 16))
