@@ -152,9 +152,9 @@ def table(found: Sequence[Trial]) -> Iterator[str]:
     """Dice and share found by the volume that was drawn, and by stage; intervals by bootstrap over lesions."""
     yield "| lesion as drawn | n | of these not in tissue | Dice | found |"
     yield "|---|---|---|---|---|"
-    for low, high in pairwise((*SIZES_ML[:-1], np.inf)):
+    for low, high in pairwise(SIZES_ML):
         chosen = [trial for trial in found if low <= trial.drawn_ml < high]
-        yield _row(f"{low:g}-{high:g} mL" if np.isfinite(high) else f"over {low:g} mL", chosen)
+        yield _row(f"{low:g}-{high:g} mL", chosen)
     for stage in STAGES:
         yield _row(stage, [trial for trial in found if trial.stage == stage])
 

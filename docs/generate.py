@@ -163,8 +163,11 @@ def options() -> str:
 
 
 def cards() -> list[dict]:
-    """The cards of the embedded models, the one for both contrasts first."""
-    found = [json.loads((model.folder / "card.json").read_text()) for model in embedded_models()]
+    """The cards of the embedded models and how many folds they have, the one for both contrasts first."""
+    found = [
+        json.loads((model.folder / "card.json").read_text()) | {"fold_count": len(list(model.folder.glob("fold_*")))}
+        for model in embedded_models()
+    ]
     return sorted(found, key=lambda card: (-len(card["channels"]), card["channels"] != ["T1w"]))
 
 
@@ -175,7 +178,7 @@ def models_table() -> str:
         "|---|---|---|---|---|---|",
     ]
     for card in cards():
-        cells = (f"`{card['name']}`", " and ".join(card["channels"]), len(card["steps"]), f"{card['parameters']:,}",
+        cells = (f"`{card['name']}`", " and ".join(card["channels"]), card["fold_count"], f"{card['parameters']:,}",
                  card["threshold"], f"{card['min_volume_mm3']:.0f}")  # fmt: skip
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
