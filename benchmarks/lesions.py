@@ -133,6 +133,16 @@ def differences(results: Sequence[Result]) -> Iterator[str]:
         yield f"* {last.name} against {result.name}: {_changes(pairs)}; small lesions alone: {_changes(small)}"
 
 
+def false_by_head(results: Sequence[Result]) -> Iterator[str]:
+    """What the mean of the folds marks in each healthy scan, by head."""
+    for result in results:
+        healthy = [s for s in result.mean if s.group == HEALTHY]
+        heads = sorted({s.head for s in healthy})
+        each = (", ".join(f"{s.false_ml:.1f}" for s in healthy if s.head == head) for head in heads)
+        listed = "; ".join(f"{head}: {values}" for head, values in zip(heads, each, strict=True))
+        yield f"* {result.name}, healthy scans, mL: {listed}"
+
+
 def _changes(pairs: Iterable[tuple[Score, Score]]) -> str:
     """Paired differences over scans with lesion."""
     sick = [(a, b) for a, b in pairs if b.group != HEALTHY]
@@ -279,7 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("\n".join(robustness_table([load_model(path) for path in options.models], cases)))
         return
     results = [measure(folder, cases) for folder in options.models]
-    for lines in (overlap_table(results), detection_table(results), differences(results)):
+    for lines in (overlap_table(results), detection_table(results), differences(results), false_by_head(results)):
         print("\n".join(lines), end="\n\n", flush=True)
     if options.card:
         for path, result in zip(options.models, results, strict=True):
