@@ -137,10 +137,11 @@ def false_by_head(results: Sequence[Result]) -> Iterator[str]:
     """What the mean of the folds marks in each healthy scan, by head."""
     for result in results:
         healthy = [s for s in result.mean if s.group == HEALTHY]
-        heads = sorted({s.head for s in healthy})
-        each = (", ".join(f"{s.false_ml:.1f}" for s in healthy if s.head == head) for head in heads)
-        listed = "; ".join(f"{head}: {values}" for head, values in zip(heads, each, strict=True))
-        yield f"* {result.name}, healthy scans, mL: {listed}"
+        parts = (
+            f"{head}: {', '.join(f'{s.false_ml:.1f}' for s in healthy if s.head == head)}"
+            for head in sorted({s.head for s in healthy})
+        )
+        yield f"* {result.name}, healthy scans, mL: {'; '.join(parts)}"
 
 
 def _changes(pairs: Iterable[tuple[Score, Score]]) -> str:

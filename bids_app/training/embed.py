@@ -18,6 +18,7 @@ from torch import Tensor
 from bids_app.derivatives.write import write_json
 from bids_app.errors import NoInputError
 from bids_app.lesion.components import MIN_VOLUME_MM3
+from bids_app.lesion.folder import CARD
 from bids_app.training import plans
 from bids_app.training.plans import FUSIONS, Fusion
 from bids_app.training.trainer import FINAL, LATEST, build_network
@@ -190,7 +191,7 @@ def build_card(
         "min_volume_mm3": MIN_VOLUME_MM3,
         "scores": {},
         "known_failures": [*GENERAL_FAILURES, *specific],
-        "use": "Research only: not a medical device.",
+        "use": plans.USE,
     }
 
 
@@ -199,23 +200,32 @@ def write_model(
 ) -> None:
     """Write one model folder; with branches, its checkpoints hold the fusion alone."""
     shutil.rmtree(model, ignore_errors=True)  # of an earlier training
-    model.mkdir(parents=True)
     for fold in folds:
         network = final_network(fusion, fold.weights)
         part = {name: value for name, value in network.state_dict().items() if name.startswith("fusion.")}
-        folder = model / f"fold_{fold.name}"
-        folder.mkdir()
         content = {
             "network_weights": half_precision(part if branches else network.state_dict()),
             "current_epoch": fold.steps,
             "inference_allowed_mirroring_axes": None,
         }
-        torch.save(plans.shippable(content), folder / "checkpoint_final.pth")
+        save_checkpoint(model, fold.name, plans.shippable(content))
     parameters = sum(weights.numel() for weights in network.parameters())
     card = build_card(model.name, fusion, parameters, provenance, folds)
+    write_descriptions(model, fusion, card | ({"branches": dict(branches)} if branches else {}))
+
+
+def save_checkpoint(model: Path, fold: str, checkpoint: dict) -> None:
+    """Write the checkpoint of one fold of a model folder."""
+    folder = model / f"fold_{fold}"
+    folder.mkdir(parents=True)
+    torch.save(checkpoint, folder / "checkpoint_final.pth")
+
+
+def write_descriptions(model: Path, fusion: Fusion, card: Mapping) -> None:
+    """Write plans, dataset description and card of a model folder."""
     write_json(model / "plans.json", plans.build_plans(fusion))
-    write_json(model / "dataset.json", plans.build_dataset(fusion, len(heads_of(folds))))
-    write_json(model / "card.json", card | ({"branches": dict(branches)} if branches else {}))
+    write_json(model / "dataset.json", plans.build_dataset(fusion, len(card["heads"])))
+    write_json(model / CARD, dict(card))
 
 
 def heads_of(folds: Sequence[Fold]) -> set[str]:

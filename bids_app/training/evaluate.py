@@ -78,9 +78,14 @@ class Score:
     false_ml: float
 
 
+def batch_of(image: Tensor, contrasts: Sequence[str]) -> Tensor:
+    """A batch of one scan, ``(1, contrasts, z, y, x)``, of the contrasts that a model takes."""
+    return image[[CHANNEL[name] for name in contrasts]][None]
+
+
 def fold_logits(model: LesionModel, image: Tensor) -> Tensor:
     """Lesion logit (that of the lesion minus that of the background) of every fold, ``(folds, z, y, x)``."""
-    batch = image[[CHANNEL[name] for name in model.channels]][None]
+    batch = batch_of(image, model.channels)
     return torch.cat([model.output.reduce(engine(batch))[:, 0] for engine in model.engines])
 
 

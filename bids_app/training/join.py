@@ -3,13 +3,13 @@
 ``python -m bids_app.training.join MODELS --data DIR --cache DIR --commit HASH`` writes ``MODELS/synthetic-late`` over
 ``MODELS/synthetic-t1w`` and ``MODELS/synthetic-flair``, which stay as they are: the better training of each contrast
 may be taken. The convolution of each fold is fitted to synthetic scans of the heads and lesions that this fold left
-out, so that it weighs the branches by what they say of scans that they were not shown.
+out, so that it weighs the branches by what they say beyond what the fold was trained on. (A fold that started from a
+training on everything had met them there: see ``steps_before`` in the cards of the branches.)
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,16 +17,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bids_app.derivatives.write import write_json
 from bids_app.errors import ConfigError
 from bids_app.lesion.components import MIN_VOLUME_MM3
-from bids_app.lesion.folder import CARD, read_folder
+from bids_app.lesion.folder import CARD, read_folder, read_json
 from bids_app.lesion.model import LesionModel, load_model
 from bids_app.training import anatomy, plans
+from bids_app.training.anatomy import Head, LesionMask
 from bids_app.training.cases import Case, make_cases
-from bids_app.training.embed import PREFIX
+from bids_app.training.embed import PREFIX, save_checkpoint, write_descriptions
+from bids_app.training.evaluate import batch_of
 from bids_app.training.fusion import FUSION_PARAMETERS, Fused, fit_fusion, fusion_checkpoint
-from bids_app.training.losses import CHANNEL
 from bids_app.training.plans import FUSIONS
 from bids_app.training.store import prepare_split
 from bids_app.training.synthesis.tissue import make_source
@@ -41,10 +41,11 @@ RECIPE = (
 )
 
 
-def left_out_cases(data: Path, cache: Path, fold: str, per_class: int) -> list[Case]:
-    """Synthetic cases of the heads and lesions of the training split that a fold left out."""
-    heads, lesions = (anatomy.left_out(items, int(fold)) for items in prepare_split(data, cache, "train"))
-    return list(make_cases([make_source(head) for head in heads], lesions, per_class, seed=SEED + int(fold)))
+def left_out_cases(heads: Sequence[Head], lesions: Sequence[LesionMask], fold: str, per_class: int) -> list[Case]:
+    """Synthetic cases of those heads and lesions of the training split that a fold left out."""
+    number = int(fold)
+    sources = [make_source(head) for head in anatomy.left_out(heads, number)]
+    return list(make_cases(sources, anatomy.left_out(lesions, number), per_class, seed=SEED + number))
 
 
 def fit_branches(branches: Sequence[LesionModel], cases: Iterable[Case]) -> Fused:
@@ -54,7 +55,7 @@ def fit_branches(branches: Sequence[LesionModel], cases: Iterable[Case]) -> Fuse
 
 def _logits(branches: Sequence[LesionModel], case: Case) -> np.ndarray:
     """``(4, n)``: background and lesion of the first branch, then of the second."""
-    parts = [model.engines[0](case.image[[CHANNEL[name] for name in model.channels]][None])[0] for model in branches]
+    parts = [model.engines[0](batch_of(case.image, model.channels))[0] for model in branches]
     return torch.cat(parts).flatten(1).numpy()
 
 
@@ -76,26 +77,19 @@ def join(models: Path, cases_of: Callable[[str], Sequence[Case]], commit: str, v
         If a branch is missing or incomplete, or if the two have other folds.
     """
     branches = {name: models / f"{PREFIX}{name.lower()}" for name in LATE.contrasts}
-    folds = _common_folds(branches)
-    fitted, counts = {}, {}
+    target = models / f"{PREFIX}{LATE.name}"
+    folds, card = _common_folds(branches), _card({name: read_json(path / CARD) for name, path in branches.items()})
+    fitted, scans = {}, {}
     for fold in folds:
         cases = cases_of(fold)
         fitted[fold] = fit_branches([load_model(path, (fold,)) for path in branches.values()], cases)
-        counts[fold] = len(cases)
-    target = models / f"{PREFIX}{LATE.name}"
-    shutil.rmtree(target, ignore_errors=True)
+        scans[f"fold_{fold}"] = len(cases)
+    shutil.rmtree(target, ignore_errors=True)  # an older one is good until all folds are fitted
     for fold, fused in fitted.items():
-        (target / f"fold_{fold}").mkdir(parents=True)
-        torch.save(fusion_checkpoint(fused), target / f"fold_{fold}" / "checkpoint_final.pth")
-    card = _card({name: json.loads((path / CARD).read_text()) for name, path in branches.items()})
+        save_checkpoint(target, fold, fusion_checkpoint(fused))
     provenance = {"name": target.name, "version": version, "commit": commit, "note": note}
-    fusion = {
-        "scans": {f"fold_{fold}": count for fold, count in counts.items()},
-        "branches": {name: f"../{path.name}" for name, path in branches.items()},
-    }
-    write_json(target / "plans.json", plans.build_plans(LATE))
-    write_json(target / "dataset.json", plans.build_dataset(LATE, len(card["heads"])))
-    write_json(target / CARD, provenance | card | fusion)
+    fusion = {"scans": scans, "branches": {name: f"../{path.name}" for name, path in branches.items()}}
+    write_descriptions(target, LATE, provenance | card | fusion)
     return target
 
 
@@ -129,7 +123,7 @@ def _card(branches: Mapping[str, dict]) -> dict:
         "min_volume_mm3": MIN_VOLUME_MM3,
         "scores": {},
         "known_failures": every("known_failures"),
-        "use": "Research only: not a medical device.",
+        "use": plans.USE,
     }
 
 
@@ -146,9 +140,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--note", default="", help="for the card")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+    heads, lesions = prepare_split(options.data, options.cache, "train")
 
     def cases_of(fold: str) -> list[Case]:
-        return left_out_cases(options.data, options.cache, fold, options.per_class)
+        return left_out_cases(heads, lesions, fold, options.per_class)
 
     print(join(options.models, cases_of, options.commit, options.version, options.note))
 

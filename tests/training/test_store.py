@@ -76,9 +76,10 @@ def test_a_fold_leaves_out_every_fifth_head_and_lesion(cache: Path):
 
 
 def test_a_fusion_is_fitted_to_what_its_fold_left_out(cache: Path):
+    training = store.prepare_split(cache / "none", cache, "train")
     for fold in range(anatomy.FOLDS):
         _, (plan,) = run.load_material(cache / "none", cache, [("late", str(fold))])
-        (heads, lesions) = join.left_out_cases(cache / "none", cache, str(fold), 1)[0]
+        (heads, lesions) = join.left_out_cases(*training, str(fold), 1)[0]
         assert names(heads) and names(lesions)
         assert not names(heads) & plan.heads and not names(lesions) & plan.lesions
 

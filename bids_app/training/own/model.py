@@ -17,7 +17,7 @@ from bids_app.networks.weights import load_checkpoint
 from bids_app.training.fusion import FUSION_PARAMETERS, Fused, fusion_checkpoint, mean_of_branches
 from bids_app.training.own.dataset import dataset_json
 from bids_app.training.own.train import FINAL
-from bids_app.training.plans import CONFIGURATION, SPACE, shippable
+from bids_app.training.plans import CONFIGURATION, SPACE, USE, shippable
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def write_card(folder: Path, plans: dict, facts: Facts, parameters: int) -> None
         "min_volume_mm3": MIN_VOLUME_MM3,
         "scores": {"cross_validation": dict(facts.scores)} if facts.scores else {},
         "notes": list(facts.notes),
-        "use": "Research only: not a medical device.",
+        "use": USE,
     }
     if facts.branches:
         content["branches"] = dict(facts.branches)
