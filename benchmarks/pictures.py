@@ -67,15 +67,17 @@ def picture_visit(out: Path, subject: str, path: Path, session: str | None = Non
     """One picture of a finished visit."""
     stem = f"sub-{subject}" + (f"_ses-{session}" if session else "")
     scan = ScanName.parse(f"{stem}_T1w.nii.gz")
-    t1w = nib.load(out / names.preprocessed(scan, "T1w"))
-    brain = images.data(nib.load(out / names.brain_mask(scan))) > 0
-    lesion = images.data(nib.load(out / names.lesion_mask(scan))) > 0
-    rows = [("T1w, brain mask", t1w, [(brain, "yellow")], brain)]
+    reference = "T1w" if (out / names.preprocessed(scan, "T1w")).is_file() else "FLAIR"
+    image = nib.load(out / names.preprocessed(scan, reference, reference))
+    brain = images.data(nib.load(out / names.brain_mask(scan, reference))) > 0
+    lesion = images.data(nib.load(out / names.lesion_mask(scan, reference))) > 0
+    rows = [(f"{reference}, brain mask", image, [(brain, "yellow")], brain)]
     if (flair := out / names.preprocessed(scan, "FLAIR")).is_file():
         rows.append(("FLAIR on T1w, brain mask of the T1w", nib.load(flair), [(brain, "yellow")], brain))
-    rows.append(("lesion", t1w, [(lesion, "red")], lesion if lesion.any() else brain))
-    if (normal := out / names.preprocessed(scan, "T1w", DEFAULT_SPACE)).is_file():
+    rows.append(("lesion", image, [(lesion, "red")], lesion if lesion.any() else brain))
+    if (normal := out / names.preprocessed(scan, reference, DEFAULT_SPACE)).is_file():
         template = load_template(DEFAULT_SPACE)
         white, inside = edges(template.t1w), images.data(template.brain_mask) > 0
-        rows.append(("T1w in MNI, white matter border of the template", nib.load(normal), [(white, "cyan")], inside))
+        title = f"{reference} in MNI, white matter border of the template"
+        rows.append((title, nib.load(normal), [(white, "cyan")], inside))
     return picture(rows, path)
