@@ -28,7 +28,7 @@ from bids_app.images import Image
 from bids_app.lesion.components import find_lesions
 from bids_app.lesion.model import LesionModel, load_model
 from bids_app.measures.overlap import dice
-from bids_app.training.anatomy import MAX_LESION_ML, split_of
+from bids_app.training.anatomy import split_of
 
 HEADS = {"pycortex": "whole_head/pycortex_S1_raw.nii.gz", "uih": "whole_head/uih_umr770_t1_gre_fsp_3d_1mm.nii.gz"}
 SIZES_ML = (0.1, 1.0, 5.0, 15.0, 70.0, 100.0)
@@ -136,7 +136,7 @@ def trials(
     rng = np.random.default_rng(seed)
     volumes = {path: float(np.asarray(nib.load(path).dataobj).astype(bool).sum()) / 1000 for path in masks}
     for low, high in pairwise(SIZES_ML):
-        pool = [path for path, volume in volumes.items() if low <= volume < min(high, MAX_LESION_ML)]
+        pool = [path for path, volume in volumes.items() if low <= volume < high]
         for name, head in heads.items():
             for number in range(per_size):
                 path = pool[rng.integers(len(pool))]
