@@ -17,7 +17,7 @@ from bids_app.errors import ConfigError
 _FORBIDDEN = re.compile(r"GLOBAL (\S+) w(?:as|hose)")
 
 
-def load_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
+def load_checkpoint(path: Path, device: str = "cpu", types: Iterable[type] = ()) -> dict[str, Any]:
     """Contents of a PyTorch checkpoint, with tensors, plain Python values and NumPy scalars only.
 
     A pickle can run any code when it is opened; here everything but the types that nnU-Net's checkpoints need (tensors,
@@ -29,6 +29,8 @@ def load_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
         File written by `torch.save`.
     device : str
         Where the tensors are put.
+    types : iterable of type
+        Further types that may be built, harmless ones.
 
     Raises
     ------
@@ -42,7 +44,7 @@ def load_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"There is no checkpoint {path}.", "Check the model folder.")
     try:
-        with _allowed_types(), warnings.catch_warnings():
+        with _allowed_types(types), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols; what cannot be read raises
             content = torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
@@ -97,7 +99,7 @@ def folder_sha256(paths: Iterable[Path]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _allowed_types() -> AbstractContextManager:
+def _allowed_types(further: Iterable[type]) -> AbstractContextManager:
     """The types beyond PyTorch's own list that nnU-Net's checkpoints hold: NumPy scalars of its training log."""
     import numpy as np
     import torch
@@ -106,7 +108,7 @@ def _allowed_types() -> AbstractContextManager:
     scalar = np._core.multiarray.scalar
     dtypes = [type(np.dtype(name)) for name in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")]
     scalars = [(scalar, "numpy._core.multiarray.scalar"), (scalar, "numpy.core.multiarray.scalar")]
-    return torch.serialization.safe_globals([np.dtype, *dtypes, *scalars])
+    return torch.serialization.safe_globals([np.dtype, *dtypes, *scalars, *further])
 
 
 def _refusal(path: Path, error: Exception) -> ConfigError:

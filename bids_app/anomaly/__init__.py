@@ -1,0 +1,1 @@
+"""REFLECT: the healthy twin of a brain, and what departs from it."""

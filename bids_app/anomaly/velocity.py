@@ -1,0 +1,161 @@
+"""The velocity network of REFLECT: what carries a latent from a departed brain towards a healthy one.
+
+A U-Net of latent diffusion (Rombach et al., CVPR 2022) whose time is the plain number t in [0, 1], as Beizaee et al.
+(MICCAI 2025) use it. The layers are those of diffusers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class VelocitySize:
+    """The architecture of a velocity network.
+
+    Attributes
+    ----------
+    channels : tuple of int
+        Of each level, the finest first; each level has half the resolution of the one before.
+    heads : int
+        Attention heads, at every level that has attention.
+    attention : tuple of bool
+        Which levels have attention.
+    blocks : int
+        Residual blocks a level (one more on the way up).
+    context : int
+        Slices on either side that it sees as further input channels; 0 looks at one slice alone.
+    dropout : float
+        While training.
+    """
+
+    channels: tuple[int, ...]
+    heads: int = 4
+    attention: tuple[bool, ...] = (True, True, True)
+    blocks: int = 2
+    context: int = 0
+    dropout: float = 0.0
+
+    @classmethod
+    def from_card(cls, values: Mapping[str, Any]) -> VelocitySize:
+        """The size that a model's card describes."""
+        lists = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return cls(**lists)
+
+    def to_card(self) -> dict[str, Any]:
+        """The size as JSON holds it."""
+        return asdict(self)
+
+
+def _authors(channels: int, heads: int) -> VelocitySize:
+    return VelocitySize((channels, 2 * channels, 4 * channels), heads, dropout=0.4)
+
+
+SIZES: Mapping[str, VelocitySize] = {
+    "XS": _authors(64, 4),
+    "S": _authors(128, 4),
+    "M": _authors(192, 6),
+    "L": _authors(256, 8),
+    "XL": _authors(384, 12),
+    "tiny": VelocitySize((48, 96, 128), heads=4, attention=(False, False, True)),
+}
+"""The authors' sizes (16, 64, 145, 257 and 579 M parameters), and one that a laptop runs in seconds."""
+
+
+class _PlainTime(nn.Module):
+    """Time as it is, ``(n,)`` to ``(n, 1)``, where diffusion models have sines of it."""
+
+    def forward(self, time: Tensor) -> Tensor:
+        return time[:, None]
+
+
+class Velocity(nn.Module):
+    """Velocity of a latent at a time.
+
+    Parameters
+    ----------
+    size : VelocitySize
+    latent_channels : int
+
+    Attributes
+    ----------
+    core : diffusers.UNet2DModel
+    """
+
+    def __init__(self, size: VelocitySize, latent_channels: int):
+        super().__init__()
+        from diffusers.models.embeddings import TimestepEmbedding
+        from diffusers.models.unets.unet_2d import UNet2DModel
+
+        self.size = size
+        self.latent_channels = latent_channels
+        self.core = UNet2DModel(
+            in_channels=latent_channels * (2 * size.context + 1),
+            out_channels=latent_channels,
+            block_out_channels=size.channels,
+            layers_per_block=size.blocks,
+            down_block_types=tuple("AttnDownBlock2D" if has else "DownBlock2D" for has in size.attention),
+            up_block_types=tuple("AttnUpBlock2D" if has else "UpBlock2D" for has in size.attention[::-1]),
+            attention_head_dim=size.channels[0] // size.heads,
+            norm_num_groups=_groups(size.channels),
+            norm_eps=1e-5,
+            dropout=size.dropout,
+        )
+        self.core.time_proj = _PlainTime()
+        self.core.time_embedding = TimestepEmbedding(1, 4 * size.channels[0])
+        self.core.apply(partial(_set_heads, heads=size.heads))
+
+    def forward(self, latent: Tensor, time: Tensor | float) -> Tensor:
+        """Velocity, shape (n, c, h, w).
+
+        Parameters
+        ----------
+        latent : torch.Tensor
+            ``(n, c * (2 * context + 1), h, w)``; with context, the slices from the lowest to the highest.
+        time : torch.Tensor or float
+            In [0, 1]; one, or ``(n,)``.
+        """
+        times = torch.as_tensor(time, dtype=latent.dtype, device=latent.device).expand(len(latent))
+        return self.core(latent, times, return_dict=False)[0]
+
+
+def _groups(channels: tuple[int, ...]) -> int:
+    """32 groups of channels, as the authors have, or as many as narrower levels allow: at least 8 channels in each."""
+    return 32 if all(width % 32 == 0 for width in channels) else 8
+
+
+def _set_heads(module: nn.Module, heads: int) -> None:
+    """Give every attention layer so many heads: diffusers would fix the channels of one head instead."""
+    from diffusers.models.attention_processor import Attention
+
+    if isinstance(module, Attention):
+        width = module.to_q.out_features
+        module.heads, module.scale = heads, (width // heads) ** -0.5
+
+
+def with_context(latents: Tensor, context: int) -> Tensor:
+    """Each slice of a brain with its neighbours as further channels.
+
+    Parameters
+    ----------
+    latents : torch.Tensor
+        ``(slices, c, h, w)``, from the lowest slice to the highest.
+    context : int
+        Neighbours on either side; beyond the ends the last slice is repeated.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(slices, c * (2 * context + 1), h, w)``.
+    """
+    if context == 0:
+        return latents
+    last = len(latents) - 1
+    order = torch.arange(len(latents), device=latents.device)
+    return torch.cat([latents[(order + step).clamp(0, last)] for step in range(-context, context + 1)], dim=1)
