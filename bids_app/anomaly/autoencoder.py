@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 SCALE = 0.18215
-"""What latents are multiplied by, of every autoencoder of the authors (f8 and f4 alike) and of ours."""
+"""What the authors multiply latents by, of f8 and of f4 alike."""
 
 
 @dataclass(frozen=True)
@@ -23,23 +24,31 @@ class AutoencoderSize:
     Attributes
     ----------
     channels : tuple of int
-        Of each level, at full resolution first; each level has half the resolution of the one before.
+        Of each level, the finest first; each level has half the resolution of the one before.
     latent_channels : int
+    patch : int
+        Squares of so many pixels on a side become channels before the first layer and pixels again after the last:
+        layers at full resolution take most of the time and few of the weights. 1 leaves pixels as they are.
     blocks : int
         Residual blocks a level (one more on the way up).
     attention : bool
         Whether there is attention at the coarsest level.
+    scale : float
+        What latents are multiplied by. Of our own autoencoders it makes their standard deviation 1, that of the noise
+        that corruption puts in; the authors' have the number of latent diffusion.
     """
 
     channels: tuple[int, ...]
     latent_channels: int
+    patch: int = 1
     blocks: int = 2
     attention: bool = True
+    scale: float = SCALE
 
     @property
     def factor(self) -> int:
         """Pixels on a side of one latent cell."""
-        return 2 ** (len(self.channels) - 1)
+        return self.patch * 2 ** (len(self.channels) - 1)
 
     @classmethod
     def from_card(cls, values: Mapping[str, Any]) -> AutoencoderSize:
@@ -55,8 +64,8 @@ class AutoencoderSize:
 SIZES: Mapping[str, AutoencoderSize] = {
     "kl-f8": AutoencoderSize((128, 256, 512, 512), latent_channels=4),
     "kl-f4": AutoencoderSize((128, 256, 512), latent_channels=3),
-    "tiny-f4": AutoencoderSize((16, 32, 64), latent_channels=3, blocks=1, attention=False),
-    "tiny-f8": AutoencoderSize((16, 32, 64, 96), latent_channels=4, blocks=1, attention=False),
+    "tiny-f4": AutoencoderSize((96,), latent_channels=3, patch=4, blocks=1, attention=False),
+    "tiny-f8": AutoencoderSize((96, 128), latent_channels=4, patch=4, blocks=1, attention=False),
 }
 """The authors' two (84 and 55 M parameters), and small ones."""
 
@@ -99,8 +108,8 @@ class Autoencoder(nn.Module):
         self.size = size
         levels = len(size.channels)
         self.core = AutoencoderKL(
-            in_channels=1,
-            out_channels=1,
+            in_channels=size.patch**2,
+            out_channels=size.patch**2,
             down_block_types=("DownEncoderBlock2D",) * levels,
             up_block_types=("UpDecoderBlock2D",) * levels,
             block_out_channels=size.channels,
@@ -112,13 +121,19 @@ class Autoencoder(nn.Module):
 
     def posterior(self, slices: Tensor) -> Posterior:
         """Latent distribution of slices, shape (n, 1, H, W), values in [-1, 1]."""
-        found = self.core.encode(slices, return_dict=False)[0]
-        return Posterior(SCALE * found.mean, SCALE * found.std)
+        found = self.core.encode(F.pixel_unshuffle(slices, self.size.patch), return_dict=False)[0]
+        return Posterior(self.size.scale * found.mean, self.size.scale * found.std)
 
     def encode(self, slices: Tensor) -> Tensor:
         """Latents of slices, ``(n, c, H / factor, W / factor)``: the mean of `posterior`."""
         return self.posterior(slices).mean
 
+    def forward(self, slices: Tensor) -> tuple[Tensor, Posterior]:
+        """Reconstruction from a sampled latent, and the latent's distribution: what training needs."""
+        posterior = self.posterior(slices)
+        return self.decode(posterior.sample()), posterior
+
     def decode(self, latents: Tensor) -> Tensor:
         """Slices of latents, ``(n, 1, H, W)``, about -1 to 1."""
-        return self.core.decode(latents / SCALE, return_dict=False)[0]
+        folded = self.core.decode(latents / self.size.scale, return_dict=False)[0]
+        return F.pixel_shuffle(folded, self.size.patch)

@@ -63,7 +63,7 @@ SIZES: Mapping[str, VelocitySize] = {
     "M": _authors(192, 6),
     "L": _authors(256, 8),
     "XL": _authors(384, 12),
-    "tiny": VelocitySize((48, 96, 128), heads=4, attention=(False, False, True)),
+    "tiny": VelocitySize((48, 80, 120), heads=4, attention=(False, False, True)),
 }
 """The authors' sizes (16, 64, 145, 257 and 579 M parameters), and one that a laptop runs in seconds."""
 

@@ -1,0 +1,1 @@
+"""Training REFLECT: the autoencoder, the flow, and the flow made straight."""

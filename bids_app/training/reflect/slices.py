@@ -1,0 +1,69 @@
+"""Axial slices to learn from, and how they are varied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MAX_SHIFT = 1 / 32
+"""Of the size of a slice, up to which it is shifted, in half of all cases (as the authors do)."""
+MAX_CONTRAST = MAX_BRIGHTNESS = 0.1
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Axial slices, anterior up and the subject's left on the left.
+
+    Attributes
+    ----------
+    images : ndarray
+        ``(n, H, W)`` uint8: 0 outside of the brain, 1 to 255 inside.
+    subjects : tuple of str
+        One a slice.
+    heights : ndarray
+        ``(n,)`` position in mm along the axis of the body; with context, neighbours are found by it.
+    """
+
+    images: np.ndarray
+    subjects: tuple[str, ...]
+    heights: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, chosen: Sequence[int] | np.ndarray) -> Slices:
+        chosen = np.asarray(chosen)
+        return Slices(self.images[chosen], tuple(np.array(self.subjects)[chosen]), self.heights[chosen])
+
+
+def as_tensor(images: np.ndarray) -> Tensor:
+    """Slices of `Slices.images` as networks see them, ``(n, 1, H, W)`` in [-1, 1], -1 outside of the brain."""
+    return torch.from_numpy(images.astype(np.float32))[:, None] / 127.5 - 1
+
+
+def augmented(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Slices shifted, and brighter or of more contrast, each with probability one half; the background stays 0."""
+    return np.stack([_augmented(image, rng) for image in images])
+
+
+def _augmented(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    if rng.random() < 0.5:
+        image = _shifted(image, [round(rng.uniform(-1, 1) * MAX_SHIFT * size) for size in image.shape])
+    if rng.random() < 0.5:
+        gain, offset = 1 + rng.uniform(-1, 1) * MAX_CONTRAST, 255 * rng.uniform(-1, 1) * MAX_BRIGHTNESS
+        values = np.clip(image * gain + offset, 1, 255)
+        image = np.where(image > 0, values, 0).astype(np.uint8)
+    return image
+
+
+def _shifted(image: np.ndarray, shift: Sequence[int]) -> np.ndarray:
+    """Moved by whole pixels; what leaves on one side is lost."""
+    moved = np.zeros_like(image)
+    source = tuple(slice(max(0, -s), image.shape[axis] - max(0, s)) for axis, s in enumerate(shift))
+    goal = tuple(slice(max(0, s), image.shape[axis] - max(0, -s)) for axis, s in enumerate(shift))
+    moved[goal] = image[source]
+    return moved
