@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
@@ -15,11 +16,13 @@ PIXEL_SIGMA, LATENT_SIGMA = 3.0, 1.0
 """Standard deviations of the blur, in pixels and in latent cells."""
 
 
-def anomaly_map(twin: Tensor, seen: Tensor, twin_latent: Tensor, seen_latent: Tensor) -> Tensor:
+def anomaly_map(
+    twin: Tensor, seen: Tensor, twin_latent: Tensor, seen_latent: Tensor, brain: Tensor | None = None
+) -> Tensor:
     """The authors' anomaly map, in [0, 1].
 
     ``0.5 G3(2.5 clip(|twin - seen|, 0, 0.4)) + 0.5 up(G1(2.5 clip(mean_c |twin_latent - seen_latent|, 0, 0.4)))``
-    (``evaluate_REFLECT.py`` of Beizaee et al., MICCAI 2025). Nothing is masked.
+    (``evaluate_REFLECT.py`` of Beizaee et al., MICCAI 2025), where nothing is masked.
 
     Parameters
     ----------
@@ -28,14 +31,20 @@ def anomaly_map(twin: Tensor, seen: Tensor, twin_latent: Tensor, seen_latent: Te
         what the autoencoder cannot draw is no anomaly.
     twin_latent, seen_latent : torch.Tensor
         ``(n, c, h, w)``.
+    brain : torch.Tensor, optional
+        ``(n, 1, H, W)`` booleans: differences elsewhere count as none, before anything is blurred. The authors have no
+        such mask.
 
     Returns
     -------
     torch.Tensor
         ``(n, H, W)`` float32.
     """
-    pixels = blurred(scaled((twin - seen)[:, 0]), PIXEL_SIGMA)
-    cells = blurred(scaled_mean(twin_latent - seen_latent), LATENT_SIGMA)
+    pixels, cells = scaled((twin - seen)[:, 0]), scaled_mean(twin_latent - seen_latent)
+    if brain is not None:
+        inside = brain.to(pixels)
+        pixels, cells = pixels * inside[:, 0], cells * F.adaptive_avg_pool2d(inside, cells.shape[1:])[:, 0]
+    pixels, cells = blurred(pixels, PIXEL_SIGMA), blurred(cells, LATENT_SIGMA)
     return 0.5 * pixels + 0.5 * enlarged(cells, pixels.shape[1:])
 
 

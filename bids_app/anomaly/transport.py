@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable
+
 from torch import Tensor
 
-from bids_app.anomaly.velocity import Velocity, with_context
+from bids_app.anomaly.velocity import with_context
 
 
-def step(velocity: Velocity, latents: Tensor, time: float, batch: int = 16) -> Tensor:
-    """Velocity of all slices of a brain at one time, ``(slices, c, h, w)``, computed in batches."""
-    inputs = with_context(latents, velocity.size.context)
-    return torch.cat([velocity(part, time) for part in inputs.split(batch)])
-
-
-def transport(velocity: Velocity, latents: Tensor, steps: int, batch: int = 16) -> Tensor:
+def transport(velocity: Callable[[Tensor, float], Tensor], latents: Tensor, steps: int, context: int = 0) -> Tensor:
     """Euler's method from t = 0 to t = 1.
 
     Parameters
     ----------
-    velocity : Velocity
+    velocity : callable
+        A `Velocity`, or anything that is called like one.
     latents : torch.Tensor
         ``(slices, c, h, w)``; with context, all slices of one brain from the lowest to the highest.
     steps : int
         Steps of equal length, at least one. Counted as integers: adding up 1 / steps makes one step too many for 49,
         98, 103 and others.
+    context : int
+        Of the velocity network: see `with_context`.
 
     Returns
     -------
@@ -32,5 +30,5 @@ def transport(velocity: Velocity, latents: Tensor, steps: int, batch: int = 16) 
         ``(slices, c, h, w)``.
     """
     for k in range(steps):
-        latents = latents + step(velocity, latents, k / steps, batch) / steps
+        latents = latents + velocity(with_context(latents, context), k / steps) / steps
     return latents

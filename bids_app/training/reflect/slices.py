@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 MAX_SHIFT = 1 / 32
 """Of the size of a slice, up to which it is shifted, in half of all cases (as the authors do)."""
@@ -16,12 +14,12 @@ MAX_CONTRAST = MAX_BRIGHTNESS = 0.1
 
 @dataclass(frozen=True)
 class Slices:
-    """Axial slices, anterior up and the subject's left on the left.
+    """Axial slices, as `anomaly.slices` has them.
 
     Attributes
     ----------
     images : ndarray
-        ``(n, H, W)`` uint8: 0 outside of the brain, 1 to 255 inside.
+        ``(n, H, W)`` uint8: 0 outside of the brain, 1 to 255 inside (`anomaly.slices.grey_values`).
     subjects : tuple of str
         One a slice.
     heights : ndarray
@@ -38,11 +36,6 @@ class Slices:
     def __getitem__(self, chosen: Sequence[int] | np.ndarray) -> Slices:
         chosen = np.asarray(chosen)
         return Slices(self.images[chosen], tuple(np.array(self.subjects)[chosen]), self.heights[chosen])
-
-
-def as_tensor(images: np.ndarray) -> Tensor:
-    """Slices of `Slices.images` as networks see them, ``(n, 1, H, W)`` in [-1, 1], -1 outside of the brain."""
-    return torch.from_numpy(images.astype(np.float32))[:, None] / 127.5 - 1
 
 
 def augmented(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from bids_app.anomaly.autoencoder import SCALE, Autoencoder
 from bids_app.anomaly.corruption import draw_patches, mixed, shrunk
+from bids_app.anomaly.slices import as_tensor
 from bids_app.anomaly.transport import transport
 from bids_app.anomaly.velocity import Velocity
 from bids_app.training.reflect.losses import Critic, critic_loss, kl_loss, structural_loss
-from bids_app.training.reflect.slices import Slices, as_tensor, augmented
+from bids_app.training.reflect.slices import Slices, augmented
 
 REFLOW_STEPS = 5
 """Euler steps of the teacher of REFLECT-2."""
@@ -114,7 +115,7 @@ class ReflowLoss:
     def __call__(self, network: nn.Module, batch: tuple[Tensor, ...], step: int) -> Tensor:
         start, _ = self.latents(batch)
         with torch.no_grad():
-            end = transport(self.teacher, start, REFLOW_STEPS, batch=len(start)).float()
+            end = transport(self.teacher, start, REFLOW_STEPS).float()
         return velocity_loss(network, start, end)
 
 

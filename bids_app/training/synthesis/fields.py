@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 PATCH = (80, 96, 80)
 SPACING_MM = 2.0
 
+
 def uniform(low: float, high: float, rng: Generator) -> float:
     """One uniform draw from [low, high)."""
     return low + (high - low) * torch.rand((), generator=rng, device=rng.device).item()
@@ -36,7 +37,13 @@ def pick(items: Sequence, rng: Generator):
     return items[int(torch.randint(len(items), (), generator=rng, device=rng.device))]
 
 
-def smooth_noise(cell_mm: float, rng: Generator, channels: int = 1, shape: Sequence[int] = PATCH) -> Tensor:
+def smooth_noise(
+    cell_mm: float,
+    rng: Generator,
+    channels: int = 1,
+    shape: Sequence[int] = PATCH,
+    spacing_mm: float = SPACING_MM,
+) -> Tensor:
     """Smooth noise of unit standard deviation: white noise on a coarse grid, interpolated.
 
     Parameters
@@ -46,14 +53,16 @@ def smooth_noise(cell_mm: float, rng: Generator, channels: int = 1, shape: Seque
     rng : torch.Generator
     channels : int
     shape : sequence of int
-        ``(z, y, x)`` at 2 mm.
+        ``(z, y, x)``.
+    spacing_mm : float
+        Of the voxels.
 
     Returns
     -------
     torch.Tensor
         ``(1, channels, z, y, x)``.
     """
-    coarse = [max(2, round(n * SPACING_MM / cell_mm) + 1) for n in shape]
+    coarse = [max(2, round(n * spacing_mm / cell_mm) + 1) for n in shape]
     noise = torch.randn((1, channels, *coarse), generator=rng, device=rng.device)
     field = resize(noise, shape, corners=True)
     return field / field.std().clamp_min(1e-3)
@@ -104,9 +113,11 @@ def soft_step(values: Tensor, threshold: float, softness: float) -> Tensor:
     return torch.sigmoid((values - threshold) / softness)
 
 
-def patch_points(shape: Sequence[int] = PATCH, device: torch.device | str = "cpu") -> Tensor:
+def patch_points(
+    shape: Sequence[int] = PATCH, device: torch.device | str = "cpu", spacing_mm: float = SPACING_MM
+) -> Tensor:
     """``(1, z, y, x, 3)`` millimetres (x, y, z) of the patch's voxels about its middle."""
-    axes = [(torch.arange(n, device=device, dtype=torch.float32) - (n - 1) / 2) * SPACING_MM for n in shape]
+    axes = [(torch.arange(n, device=device, dtype=torch.float32) - (n - 1) / 2) * spacing_mm for n in shape]
     z, y, x = torch.meshgrid(*axes, indexing="ij")
     return torch.stack([x, y, z], dim=-1)[None]
 

@@ -54,13 +54,13 @@ def shifted(volume: Tensor, movement: np.ndarray) -> Tensor:
     return sample(volume, patch_points(shape, volume.device), to_voxel @ movement)
 
 
-def thick_slices(image: Tensor, scanner: Scanner, rng: Generator) -> Tensor:
+def thick_slices(image: Tensor, scanner: Scanner, rng: Generator, spacing_mm: float = SPACING_MM) -> Tensor:
     """Average over thick slices in one direction and interpolate back."""
     axis = 0 if chance(scanner.axial, rng) else pick((0, 1, 2), rng)
     thickness = uniform(*scanner.slice_mm, rng)
     shape = list(image.shape[2:])
     coarse = list(shape)
-    coarse[axis] = max(2, round(shape[axis] * SPACING_MM / thickness))
+    coarse[axis] = max(2, round(shape[axis] * spacing_mm / thickness))
     slices = F.interpolate(image, coarse, mode="area")
     return resize(slices, shape)
 
@@ -83,19 +83,19 @@ def motion(image: Tensor, rng: Generator) -> Tensor:
     return softened + uniform(0.01, 0.07, rng) * ghost
 
 
-def acquire(image: Tensor, scanner: Scanner, rng: Generator) -> Tensor:
+def acquire(image: Tensor, scanner: Scanner, rng: Generator, spacing_mm: float = SPACING_MM) -> Tensor:
     """Resolution, motion, ringing, bias field, Rician noise and display curve of one contrast, ``(1, 1, z, y, x)``."""
     if chance(scanner.motion, rng):
         image = motion(image, rng)
     if chance(scanner.thick_slices, rng):
-        image = thick_slices(image, scanner, rng)
+        image = thick_slices(image, scanner, rng, spacing_mm)
     elif chance(0.5, rng):
         image = blur(image, [uniform(0.0, 0.7, rng) for _ in range(3)])
     elif chance(0.3, rng):
         image = image + uniform(0.2, 0.8, rng) * (image - blur(image, 0.7))  # sharpened by the scanner
     if chance(scanner.ringing, rng):
         image = ringing(image, rng)
-    bias = smooth_noise(uniform(50, 120, rng), rng, shape=image.shape[2:]) * uniform(0.0, scanner.bias, rng)
+    bias = smooth_noise(uniform(50, 120, rng), rng, 1, image.shape[2:], spacing_mm) * uniform(0.0, scanner.bias, rng)
     image = image * torch.exp(bias)
     low, high = scanner.noise
     spread = low + (high - low) * uniform(0, 1, rng) ** 2

@@ -1,0 +1,150 @@
+"""An anomaly model ready to run: a brain in, its healthy twin and its anomaly map out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bids_app.anomaly.authors import read_autoencoder, read_velocity
+from bids_app.anomaly.autoencoder import Autoencoder, AutoencoderSize
+from bids_app.anomaly.folder import AnomalyFolder, Card, read_folder
+from bids_app.anomaly.residual import anomaly_map
+from bids_app.anomaly.slices import as_tensor, cropped, padded
+from bids_app.anomaly.transport import transport
+from bids_app.anomaly.velocity import Velocity, VelocitySize
+from bids_app.errors import ConfigError
+from bids_app.networks import registry
+from bids_app.networks.device import CPU, Device
+from bids_app.networks.weights import folder_sha256, load_checkpoint
+
+BATCH = 16
+"""Slices that go through the networks together."""
+
+
+@dataclass(frozen=True)
+class Twin:
+    """What REFLECT says of a brain.
+
+    Attributes
+    ----------
+    healthy : ndarray
+        ``(slices, rows, columns)`` float32: grey values (1 to 255) of the healthy twin; 0 outside of the brain.
+    anomaly : ndarray
+        The same shape, float32 in [0, 1]; 0 outside of the brain.
+    """
+
+    healthy: np.ndarray
+    anomaly: np.ndarray
+
+
+@dataclass(frozen=True)
+class AnomalyModel:
+    """Autoencoder and velocity network on a device.
+
+    Attributes
+    ----------
+    card : Card
+    sha256 : str
+        Over all files that were loaded.
+    autoencoder : Autoencoder
+    velocity : Velocity
+    device : Device
+    """
+
+    card: Card
+    sha256: str
+    autoencoder: Autoencoder
+    velocity: Velocity
+    device: Device
+
+    @torch.inference_mode()
+    def explain(self, grey: np.ndarray, steps: int | None = None) -> Twin:
+        """Healthy twin and anomaly map of a brain.
+
+        Parameters
+        ----------
+        grey : ndarray
+            ``(slices, rows, columns)`` uint8 of `slices.grey_values`: all axial slices of a brain, from the feet
+            upwards.
+        steps : int, optional
+            Euler steps; those of the card if not given.
+        """
+        shown = np.flatnonzero(grey.any(axis=(1, 2)))
+        healthy, anomaly = np.zeros(grey.shape, np.float32), np.zeros(grey.shape, np.float32)
+        if len(shown):
+            # all slices in one stretch: with context, a slice looks at its neighbours
+            stretch = slice(shown[0], shown[-1] + 1)
+            twin, departure = self._explain(as_tensor(grey[stretch]), steps or self.card.steps)
+            brain = grey[stretch] > 0
+            healthy[stretch] = np.where(brain, np.clip((twin + 1) * 127.5, 1, 255), 0)
+            anomaly[stretch] = np.where(brain, departure, 0)
+        return Twin(healthy, anomaly)
+
+    def _explain(self, slices: Tensor, steps: int) -> tuple[np.ndarray, np.ndarray]:
+        shape = slices.shape[2:]
+        larger = padded(slices, self.card.slice_shape or shape)
+        latents = self._batched(self.autoencoder.encode, larger)
+        moved = transport(self._batched_velocity, latents, steps, self.velocity.size.context)
+        twin, seen = (self._batched(self.autoencoder.decode, each) for each in (moved, latents))
+        brain = larger > -1 if self.card.masked else None
+        departure = anomaly_map(twin, seen, moved, latents, brain)
+        return tuple(cropped(each, shape).float().cpu().numpy() for each in (twin[:, 0], departure))
+
+    def _batched_velocity(self, latents: Tensor, time: float) -> Tensor:
+        return self._batched(lambda part: self.velocity(part, time), latents)
+
+    def _batched(self, function: Callable[[Tensor], Tensor], slices: Tensor) -> Tensor:
+        """A network on all slices, so many at a time; fp16 on a GPU, fp32 on a processor."""
+        with torch.autocast(self.device.name.partition(":")[0], enabled=self.device.is_gpu):
+            return torch.cat([function(part.to(self.device.name)).float() for part in slices.split(BATCH)])
+
+
+def load_anomaly_model(path: Path, device: Device = CPU) -> AnomalyModel:
+    """Load an anomaly model onto a device.
+
+    Parameters
+    ----------
+    path : Path
+        See `folder.read_folder`.
+
+    Raises
+    ------
+    ConfigError
+        If the model is incomplete, damaged, or changed (an embedded one).
+    """
+    registry.verify(path)
+    folder = read_folder(path)
+    if folder.of_authors:
+        autoencoder, velocity = read_autoencoder(folder.autoencoder), read_velocity(folder.velocity)
+    else:
+        autoencoder, velocity = _read_own(folder)
+    if velocity.latent_channels != autoencoder.size.latent_channels:
+        raise ConfigError(
+            f"The networks in {path} do not belong together: latents of {autoencoder.size.latent_channels} and of "
+            f"{velocity.latent_channels} channels.",
+            "Use the autoencoder that the velocity network was trained with.",
+        )
+    for network in (autoencoder, velocity):
+        network.requires_grad_(False).eval().to(device.name, memory_format=torch.channels_last)
+    return AnomalyModel(folder.card, folder_sha256(folder.files), autoencoder, velocity, device)
+
+
+def _read_own(folder: AnomalyFolder) -> tuple[Autoencoder, Velocity]:
+    """The networks that the card describes."""
+    try:
+        autoencoder = Autoencoder(AutoencoderSize.from_card(folder.card.autoencoder))
+        size = VelocitySize.from_card(folder.card.velocity)
+        velocity = Velocity(size, autoencoder.size.latent_channels)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"The card in {folder.path} describes no networks: {error}.", "Correct the card.") from error
+    for network, file in ((autoencoder, folder.autoencoder), (velocity, folder.velocity)):
+        try:
+            network.load_state_dict(load_checkpoint(file))
+        except RuntimeError as error:
+            raise ConfigError(f"{file} does not fit the sizes in its card.", "Copy the model folder again.") from error
+    return autoencoder, velocity

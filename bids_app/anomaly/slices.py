@@ -1,0 +1,77 @@
+"""Brains as the networks see them: axial slices of a box in MNI space, 1 mm, every brain with the same grey values.
+
+Arrays are ``(slices, rows, columns)``: slices from the feet upwards, rows from anterior to posterior, columns from the
+subject's left to the right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bids_app import images
+from bids_app.images import Image
+
+SHAPE = (160, 192, 160)
+CENTRE_MM = (0.0, -17.0, 9.0)
+"""Middle of the box (x, y, z) in MNI152NLin2009aSym; an affinely aligned brain has some 5 mm of margin in it."""
+PERCENTILES = (1, 99)
+"""Of the brain; they become the darkest and the brightest value."""
+
+
+def box() -> Image:
+    """The grid of the box: an empty image, RAS, 1 mm."""
+    affine = np.eye(4)
+    affine[:3, 3] = [centre - (size - 1) / 2 for centre, size in zip(CENTRE_MM, reversed(SHAPE), strict=True)]
+    return images.on_affine(np.zeros(SHAPE[::-1], np.uint8), affine)
+
+
+def to_slices(image: Image) -> np.ndarray:
+    """Slices of an image on the grid of `box`."""
+    return np.ascontiguousarray(images.data(image).transpose(2, 1, 0)[:, ::-1])
+
+
+def from_slices(slices: np.ndarray) -> Image:
+    """Image on the grid of `box`; the inverse of `to_slices`."""
+    return images.on_affine(np.ascontiguousarray(slices[:, ::-1].transpose(2, 1, 0)), box().affine)
+
+
+def grey_values(slices: np.ndarray, brain: np.ndarray) -> np.ndarray:
+    """Grey values as they are stored and learned from: 0 outside the brain, 1 to 255 inside, uint8.
+
+    Parameters
+    ----------
+    slices : ndarray
+        Intensities in any units.
+    brain : ndarray
+        Booleans of the same shape; where it is empty, all is 0.
+    """
+    if not brain.any():
+        return np.zeros(slices.shape, np.uint8)
+    low, high = np.percentile(slices[brain], PERCENTILES)
+    values = np.clip(1 + 254 * (slices - low) / max(high - low, 1e-6), 1, 255)
+    return np.where(brain, np.rint(values), 0).astype(np.uint8)
+
+
+def as_tensor(grey: np.ndarray) -> Tensor:
+    """Grey values as networks see them, ``(n, 1, H, W)`` float32 in [-1, 1]; -1 outside of the brain."""
+    return torch.from_numpy(grey.astype(np.float32))[:, None] / 127.5 - 1
+
+
+def padded(slices: Tensor, shape: Sequence[int]) -> Tensor:
+    """Slices in the middle of larger ones, -1 around them: networks of REFLECT's authors take 256 x 256."""
+    margins = []
+    for size, goal in zip(reversed(slices.shape[2:]), reversed(shape), strict=True):
+        margins += [(goal - size) // 2, goal - size - (goal - size) // 2]
+    return F.pad(slices, margins, value=-1.0)
+
+
+def cropped(maps: Tensor, shape: Sequence[int]) -> Tensor:
+    """The middle of larger maps; the inverse of `padded`, over the last two axes."""
+    starts = [(size - goal) // 2 for size, goal in zip(maps.shape[-2:], shape, strict=True)]
+    return maps[..., starts[0] : starts[0] + shape[0], starts[1] : starts[1] + shape[1]]
+

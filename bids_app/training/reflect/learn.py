@@ -1,0 +1,222 @@
+"""The three trainings of REFLECT, from slices to networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bids_app.anomaly.autoencoder import Autoencoder, AutoencoderSize
+from bids_app.anomaly.slices import as_tensor
+from bids_app.anomaly.textures import draw_textures
+from bids_app.anomaly.velocity import Velocity, VelocitySize
+from bids_app.training.optimizer import Muon
+from bids_app.training.reflect.loop import Learner, Processes, Schedule, fit
+from bids_app.training.reflect.losses import Critic
+from bids_app.training.reflect.slices import Slices
+from bids_app.training.reflect.tasks import (
+    CorruptedBatches,
+    FlowLoss,
+    Latents,
+    Reconstruction,
+    ReflowLoss,
+    SliceBatches,
+)
+
+TEXTURES = 256
+"""Procedural textures that are drawn for a training."""
+MEASURED = 256
+"""Slices from which the scale of latents is measured."""
+_BATCH = 32
+
+Optimizers = Callable[[Iterable[nn.Parameter], float], torch.optim.Optimizer]
+Report = Callable[[int, float, dict[str, float]], None]
+
+
+def muon(parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+    """Ours."""
+    return Muon(parameters, rate)
+
+
+def adamw(parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+    """The authors'."""
+    return torch.optim.AdamW(parameters, rate, weight_decay=1e-4)
+
+
+@dataclass(frozen=True)
+class Course:
+    """How one network is trained.
+
+    Attributes
+    ----------
+    schedule : Schedule
+    batch : int
+        Slices that go through the network together.
+    rate : float
+        Peak of the learning rate.
+    optimizer : callable
+    seed : int
+    workers : int
+        Processes that draw batches.
+    """
+
+    schedule: Schedule
+    batch: int = 16
+    rate: float = 0.01
+    optimizer: Optimizers = muon
+    seed: int = 0
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """What is done to healthy slices beside the authors' patches.
+
+    Attributes
+    ----------
+    textures : ndarray or None
+        ``(n, H, W)`` float32 in [-1, 1], as large as the slices, to fill patches with; None draws procedural ones.
+    deform : callable or None
+        See `tasks.CorruptedBatches`.
+    """
+
+    textures: np.ndarray | None = None
+    deform: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a training runs.
+
+    Attributes
+    ----------
+    folder : Path
+        Of its checkpoints.
+    group : Processes
+    say : callable
+        See `loop.fit`.
+    """
+
+    folder: Path
+    group: Processes
+    say: Report = field(default=lambda step, progress, losses: None)
+
+
+def train_autoencoder(
+    slices: Slices,
+    size: AutoencoderSize,
+    course: Course,
+    place: Place,
+    reconstruction: Reconstruction | None = None,
+    critic_rate: float = 2e-4,
+) -> Autoencoder:
+    """An autoencoder of slices, its latents scaled to a standard deviation of one.
+
+    Parameters
+    ----------
+    reconstruction : Reconstruction, optional
+        Its losses; ours with a critic if not given.
+    """
+    _seed(course, place)
+    losses = Reconstruction(Critic()) if reconstruction is None else reconstruction
+    network = Autoencoder(size).to(memory_format=torch.channels_last)
+    optimizer = course.optimizer(network.parameters(), course.rate)
+    learners = [Learner("autoencoder", network, optimizer, losses.autoencoder_loss)]
+    if losses.critic is not None:
+        judge = torch.optim.AdamW(losses.critic.parameters(), critic_rate, betas=(0.5, 0.9))
+        learners.append(Learner("critic", losses.critic, judge, losses.critic_loss, averaged=False))
+    trained = _fit(learners, SliceBatches(slices, course.batch, course.seed), course, place)["autoencoder"]
+    return scaled(trained, slices)
+
+
+def scaled(autoencoder: Autoencoder, slices: Slices) -> Autoencoder:
+    """The autoencoder with latents of unit standard deviation on these slices."""
+    chosen = np.unique(np.linspace(0, len(slices) - 1, MEASURED).astype(int))
+    latents = encoded(autoencoder, as_tensor(slices.images[chosen]))
+    autoencoder.size = replace(autoencoder.size, scale=autoencoder.size.scale / float(latents.std()))
+    return autoencoder
+
+
+@torch.no_grad()
+def encoded(autoencoder: Autoencoder, images: Tensor) -> Tensor:
+    """Latents of slices, in batches, on the processor."""
+    device = next(autoencoder.parameters()).device
+    return torch.cat([autoencoder.encode(part.to(device)).float().cpu() for part in images.split(_BATCH)])
+
+
+def train_reflect(
+    slices: Slices,
+    autoencoder: Autoencoder,
+    size: VelocitySize,
+    course: Course,
+    place: Place,
+    corruption: Corruption = Corruption(),
+) -> Velocity:
+    """REFLECT-1: a velocity network from corrupted latents to healthy ones."""
+    _seed(course, place)
+    network = Velocity(size, autoencoder.size.latent_channels)
+    return _train_velocity(network, FlowLoss(_latents(autoencoder, place)), slices, course, place, corruption)
+
+
+def straighten(
+    slices: Slices,
+    autoencoder: Autoencoder,
+    teacher: Velocity,
+    course: Course,
+    place: Place,
+    corruption: Corruption = Corruption(),
+) -> Velocity:
+    """REFLECT-2: a copy of the teacher that goes in one step where the teacher goes in five."""
+    _seed(course, place)
+    network = Velocity(teacher.size, teacher.latent_channels)
+    network.load_state_dict(teacher.state_dict())
+    fixed = teacher.requires_grad_(False).eval().to(place.group.device)
+    loss = ReflowLoss(_latents(autoencoder, place), fixed)
+    return _train_velocity(network, loss, slices, course, place, corruption)
+
+
+def _latents(autoencoder: Autoencoder, place: Place) -> Latents:
+    return Latents(autoencoder.requires_grad_(False).eval().to(place.group.device))
+
+
+def _train_velocity(
+    network: Velocity,
+    loss: FlowLoss | ReflowLoss,
+    slices: Slices,
+    course: Course,
+    place: Place,
+    corruption: Corruption,
+) -> Velocity:
+    autoencoder = loss.latents.autoencoder
+    batches = CorruptedBatches(
+        slices,
+        course.batch,
+        course.seed,
+        factor=autoencoder.size.factor,
+        channels=autoencoder.size.latent_channels,
+        textures=_texture_latents(autoencoder, slices.images.shape[1:], course.seed, corruption.textures),
+        deform=corruption.deform,
+    )
+    network = network.to(memory_format=torch.channels_last)
+    optimizer = course.optimizer(network.parameters(), course.rate)
+    return _fit([Learner("velocity", network, optimizer, loss)], batches, course, place)["velocity"]
+
+
+def _texture_latents(
+    autoencoder: Autoencoder, shape: tuple[int, ...], seed: int, textures: np.ndarray | None
+) -> Tensor:
+    if textures is None:
+        textures = draw_textures(TEXTURES, shape, np.random.default_rng(seed))
+    return encoded(autoencoder, torch.from_numpy(textures)[:, None])
+
+
+def _seed(course: Course, place: Place) -> None:
+    torch.manual_seed(course.seed * 1000 + place.group.rank)
+
+
+def _fit(learners: list[Learner], batches: SliceBatches, course: Course, place: Place) -> dict[str, nn.Module]:
+    return fit(learners, batches, course.schedule, place.folder, place.group, course.workers, place.say)
