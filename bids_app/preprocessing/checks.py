@@ -92,6 +92,7 @@ class Limits:
 
 FLAIR_LIMITS = Limits("FLAIR to T1w", overlap=0.80, similarity=0.23)
 POSE_LIMITS = Limits("brain to the model's pose", overlap=0.82, similarity=0.14)
+AFFINE_LIMITS = Limits("brain to standard space, affine", overlap=0.86, similarity=0.14)
 NORMALIZATION_LIMITS = Limits("T1w to standard space", overlap=0.92, similarity=0.42)
 #: Less of the template, a T1w, is seen in a FLAIR, however well they agree.
 FLAIR_NORMALIZATION_LIMITS = Limits("FLAIR to standard space", overlap=0.92, similarity=0.22)
@@ -107,7 +108,6 @@ class Measured:
     def within(self, limits: Limits) -> bool:
         """Whether both limits are met (NaN meets none)."""
         return self.overlap >= limits.overlap and self.similarity >= limits.similarity
-
 
 
 

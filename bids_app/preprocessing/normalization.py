@@ -17,6 +17,7 @@ from scipy import ndimage
 from bids_app.images import Image, data, like, masked, on_affine, resample, voxel_volume_mm3
 from bids_app.preprocessing import deformable, linear
 from bids_app.preprocessing.checks import (
+    AFFINE_LIMITS,
     COMPARE_MM,
     FLAIR_NORMALIZATION_LIMITS,
     NORMALIZATION_LIMITS,
@@ -109,6 +110,34 @@ def brain_in_pose(scan: Image, mask: Image, matrix: np.ndarray, template: Templa
     return masked(apply_linear(scan, matrix, template.t1w, order=3), posed_mask), posed_mask
 
 
+def to_affine(
+    brain: Image,
+    mask: Image,
+    lesion: Image | None,
+    template: Template,
+    initial: np.ndarray,
+    contrast: str = "T1w",
+) -> Registration:
+    """Affine registration of a brain to a template; the lesion does not take part.
+
+    Parameters
+    ----------
+    brain, mask, lesion, template, initial, contrast
+        As for `normalize`.
+
+    Returns
+    -------
+    Registration
+        ``matrix`` carries the scan to the template's world; ``check`` against `checks.AFFINE_LIMITS`.
+    """
+    scans = _Scans.of(brain, mask, lesion, template)
+    starts = [initial, _scaled(initial, scans)]
+    first = "correlation" if contrast == "T1w" else "mutual information"
+    ways = (lambda: scans.affine(starts, first), lambda: scans.affine([*starts, scans.shift], "mutual information"))
+    matrix, check = first_that_passes(ways, lambda found: scans.measure(pull_transform(found)), AFFINE_LIMITS)
+    return Registration(initial if matrix is None else matrix, check)
+
+
 def normalize(
     brain: Image,
     mask: Image,
@@ -145,7 +174,7 @@ def normalize(
     limits = NORMALIZATION_LIMITS if one_contrast else FLAIR_NORMALIZATION_LIMITS
 
     def way(starts: list[np.ndarray], metric: linear.Metric, schedule: Schedule) -> _Pulls:
-        matrix = linear.register(scans.fixed, scans.moving, starts, "affine", metric, moving_mask=scans.healthy)
+        matrix = scans.affine(starts, metric)
         return _pulls(matrix, deformable.register_field(scans.levels(matrix, schedule, one_contrast)))
 
     ways = (
@@ -214,6 +243,10 @@ class _Scans:
     def shift(self) -> np.ndarray:
         """The matrix that brings the centre of the brain to that of the template."""
         return linear.translation(self.fixed.centre - self.moving.centre)
+
+    def affine(self, starts: list[np.ndarray], metric: linear.Metric) -> np.ndarray:
+        """The best affine matrix that any of the starts leads to."""
+        return linear.register(self.fixed, self.moving, starts, "affine", metric, moving_mask=self.healthy)
 
     def levels(self, matrix: np.ndarray, schedule: Schedule, one_contrast: bool) -> list[deformable.Level]:
         """Template and brain, brought there by the affine `matrix`, at the resolutions of `schedule`."""
