@@ -6,7 +6,7 @@ trains the same 2-d network for as many steps in four ways: on slices of synthet
 patients but those kept for testing, in five folds by patient, with nnU-Net's own augmentation; on batches that are half
 of either; and on the real slices again, but from the network of the synthetic ones on. All are measured on the real
 slices of the test patients (ids that end in 3), at 1 mm. Everything is at 2 mm otherwise, in slices z-scored inside the
-brain. Checkpoints in OUT let a second call go on.
+brain. Checkpoints in OUT let a second call go on: use another OUT after any change of the code.
 """
 
 from __future__ import annotations

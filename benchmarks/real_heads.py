@@ -1,4 +1,4 @@
-"""Healthy heads from four scanners and one clinical T1w+FLAIR pair through the whole App.
+"""Healthy heads from four scanners, one clinical T1w+FLAIR pair and one healthy FLAIR alone through the whole App.
 
     python -m benchmarks.real_heads --data DIR --out DIR
 

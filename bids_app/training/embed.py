@@ -15,10 +15,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bids_app import app_version
 from bids_app.derivatives.write import write_json
 from bids_app.errors import NoInputError
 from bids_app.lesion.components import MIN_VOLUME_MM3
 from bids_app.lesion.folder import CARD
+from bids_app.networks.weights import folder_sha256
 from bids_app.training import plans
 from bids_app.training.plans import FUSIONS, Fusion
 from bids_app.training.trainer import FINAL, LATEST, build_network
@@ -211,7 +213,20 @@ def write_model(
         save_checkpoint(model, fold.name, plans.shippable(content))
     parameters = sum(weights.numel() for weights in network.parameters())
     card = build_card(model.name, fusion, parameters, provenance, folds)
-    write_descriptions(model, fusion, card | ({"branches": dict(branches)} if branches else {}))
+    write_descriptions(model, fusion, card | branch_keys(model, branches))
+
+
+def branch_keys(model: Path, branches: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """What the card of a late fusion says of its branches: where they lie, and which weights it was fitted to."""
+    if not branches:
+        return {}
+    sums = {name: checkpoints_sha256(model / folder) for name, folder in branches.items()}
+    return {"branches": dict(branches), "branches_sha256": sums}
+
+
+def checkpoints_sha256(model: Path) -> str:
+    """One checksum over the checkpoints of a model folder."""
+    return folder_sha256(model.glob("fold_*/checkpoint_final.pth"))
 
 
 def save_checkpoint(model: Path, fold: str, checkpoint: dict) -> None:
@@ -239,7 +254,7 @@ def branch_folds(folds: Sequence[Fold], index: int) -> list[Fold]:
 
 
 def embed(
-    training: Path, models: Path, commit: str, version: str = "0.1.0", note: str = "", unfinished: bool = False
+    training: Path, models: Path, commit: str, version: str | None = None, note: str = "", unfinished: bool = False
 ) -> list[Path]:
     """Write the model folders of all folds that were trained.
 
@@ -266,7 +281,7 @@ def embed(
         If there is nothing to embed.
     """
     folds, fusion = read_folds(training, unfinished), FUSIONS[training.name]
-    provenance = {"version": version, "commit": commit, "note": note}
+    provenance = {"version": version or app_version(), "commit": commit, "note": note}
     branches = {}
     if fusion.name == "late":
         for index, name in enumerate(fusion.contrasts):
@@ -283,7 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bids_app.training.embed", description=__doc__)
     parser.add_argument("training", type=Path, help="folder with fold_*/, named after the fusion")
     parser.add_argument("models", type=Path, help="folder that gets the model folders")
-    parser.add_argument("--version", default="0.1.0", help="for the cards (default: %(default)s)")
+    parser.add_argument("--version", default=app_version(), help="for the cards (default: %(default)s)")
     parser.add_argument("--commit", required=True, help="commit of the code that trained them, for the cards")
     parser.add_argument("--note", default="", help="what was special about this training, for the cards")
     parser.add_argument("--unfinished", action="store_true", help="take folds whose training goes on as they are")

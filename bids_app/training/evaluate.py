@@ -146,7 +146,7 @@ def choose_operating_point(cases: Sequence[tuple[Case, Tensor]], points: Iterabl
 def clustered_interval(
     values: Sequence[float], clusters: Sequence[str], seed: int = 0, draws: int = 2000
 ) -> tuple[float, float]:
-    """95 % bootstrap interval of a mean, drawing whole clusters (heads) with replacement; nan are left out.
+    """95 % bootstrap interval of a mean: clusters (heads) are drawn, and cases within each; nan are left out.
 
     Returns
     -------

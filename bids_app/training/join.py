@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bids_app import app_version
 from bids_app.errors import ConfigError
 from bids_app.lesion.components import MIN_VOLUME_MM3
 from bids_app.lesion.folder import CARD, read_folder, read_json
@@ -24,7 +25,7 @@ from bids_app.lesion.model import LesionModel, load_model
 from bids_app.training import anatomy, plans
 from bids_app.training.anatomy import Head, LesionMask
 from bids_app.training.cases import Case, make_cases
-from bids_app.training.embed import PREFIX, save_checkpoint, write_descriptions
+from bids_app.training.embed import PREFIX, branch_keys, save_checkpoint, write_descriptions
 from bids_app.training.evaluate import batch_of
 from bids_app.training.fusion import FUSION_PARAMETERS, Fused, fit_fusion, fusion_checkpoint
 from bids_app.training.plans import FUSIONS
@@ -88,7 +89,7 @@ def join(models: Path, cases_of: Callable[[str], Sequence[Case]], commit: str, v
     for fold, fused in fitted.items():
         save_checkpoint(target, fold, fusion_checkpoint(fused))
     provenance = {"name": target.name, "version": version, "commit": commit, "note": note}
-    fusion = {"scans": scans, "branches": {name: f"../{path.name}" for name, path in branches.items()}}
+    fusion = {"scans": scans} | branch_keys(target, {name: f"../{path.name}" for name, path in branches.items()})
     write_descriptions(target, LATE, provenance | card | fusion)
     return target
 
@@ -135,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cache", type=Path, required=True, help="folder of the prepared data (OUT/cache of training)")
     parser.add_argument("--per-class", type=int, default=4, help="scans a head and volume class (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
-    parser.add_argument("--version", default="0.1.0", help="for the card (default: %(default)s)")
+    parser.add_argument("--version", default=app_version(), help="for the card (default: %(default)s)")
     parser.add_argument("--commit", required=True, help="commit of this code, for the card")
     parser.add_argument("--note", default="", help="for the card")
     options = parser.parse_args(arguments)

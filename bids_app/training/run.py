@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from bids_app.errors import ConfigError
 from bids_app.training import anatomy
 from bids_app.training.anatomy import Head, LesionMask
 from bids_app.training.plans import FUSIONS
@@ -65,6 +67,22 @@ def start(text: str) -> tuple[str, Path]:
     return fusion, Path(path)
 
 
+def starts_of(given: Sequence[tuple[str, Path]], networks: Sequence[tuple[str, str]]) -> dict[str, Path]:
+    """Where each fusion begins.
+
+    Raises
+    ------
+    ConfigError
+        If a fusion has two starts, or is not trained.
+    """
+    starts = dict(given)
+    unused = sorted(set(starts) - {fusion for fusion, _ in networks})
+    if unused or len(starts) < len(given):
+        why = f"{unused[0]} is not trained" if unused else "a fusion has more than one start"
+        raise ConfigError(f"--init cannot be followed: {why}.", "Give one start for each fusion that is trained.")
+    return starts
+
+
 def seen_by(fold: str, items: Sequence[Head] | Sequence[LesionMask]) -> frozenset[str]:
     """Names of the heads or lesions that a fold trains on."""
     return frozenset(item.name for item in (items if fold == ALL else anatomy.without_fold(items, int(fold))))
@@ -93,15 +111,19 @@ def load_material(
     heads, lesions = prepare_split(data, cache, "train")
     plans = [Plan(FUSIONS[name], fold, seen_by(fold, heads), seen_by(fold, lesions)) for name, fold in networks]
     validation_heads, validation_lesions = prepare_split(data, cache, "validation")
-    folds = {fold for _, fold in networks}
     material = Material(
         sources=[make_source(head, device) for head in heads if any(head.name in plan.heads for plan in plans)],
         lesions=[lesion for lesion in lesions if any(lesion.name in plan.lesions for plan in plans)],
         validation_sources=[make_source(head, device) for head in validation_heads],
         validation_lesions=validation_lesions,
-        seed=anatomy.FOLDS if len(folds) > 1 or ALL in folds else int(folds.pop()),
+        seed=series_seed(networks),
     )
     return material, plans
+
+
+def series_seed(networks: Sequence[tuple[str, str]]) -> int:
+    """Seed of the series of some networks: folds must not see again what the training saw that they start from."""
+    return zlib.crc32(" ".join(sorted(":".join(each) for each in networks)).encode()) % 10**6
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -121,11 +143,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     schedule = Schedule(
         options.minutes, options.rate, cooldown=options.cooldown, validate_every=options.validate_every
     )
-    starts, trainers, scans = dict(options.init), [], 0
+    starts, trainers, scans = starts_of(options.init, options.networks), [], 0
     for plan in plans:
         folder = options.out / plan.fusion.name / f"fold_{plan.fold}"
         trainer = Trainer(plan, schedule, folder, options.device, options.batch)
-        checkpoint = newest_checkpoint(folder) if options.resume else None
+        checkpoint = newest_checkpoint(folder)
+        if checkpoint is not None and not options.resume:
+            raise ConfigError(f"{folder} holds a training already.", "Go on with --resume, or choose another --out.")
         if checkpoint is not None:
             scans = max(scans, trainer.load(checkpoint))
             print(f"{trainer.name}: resumed from {checkpoint.name} at step {trainer.step}", flush=True)

@@ -50,7 +50,8 @@ class Raw:
     def contents(self) -> dict:
         """What a cache holds that was built from these files."""
         heads = [path.name.split(".")[0] for path in self.label_maps] + list(self.textured)
-        return {"format": FORMAT, "heads": sorted(heads), "lesion_masks": len(self.lesion_masks)}
+        masks = sorted(path.name for path in self.lesion_masks)
+        return {"format": FORMAT, "heads": sorted(heads), "lesion_masks": masks}
 
 
 def find_raw(data: Path) -> Raw:
@@ -82,10 +83,12 @@ def prepare(data: Path, cache: Path) -> tuple[list[Head], list[LesionMask]]:
     Raises
     ------
     NoInputError
-        If there is neither.
+        If there is neither, or no lesion mask.
     """
     raw, known = find_raw(data), read_object(cache / CONTENTS)
     if raw.label_maps and known != raw.contents:
+        if not raw.lesion_masks:
+            raise NoInputError(f"{data} holds no lesion_masks/*/*.nii.gz.", "Check --data.")
         save_heads(build_heads(raw), cache / "heads")
         save_lesions(build_lesions(raw.lesion_masks), cache / "lesions.npz")
         known = raw.contents

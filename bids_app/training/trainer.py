@@ -20,6 +20,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import Tensor
 
 from bids_app.derivatives.write import atomic
+from bids_app.errors import ConfigError
 from bids_app.measures.overlap import dice
 from bids_app.networks.device import computes_bf16
 from bids_app.training import anatomy, plans
@@ -244,14 +245,27 @@ class Trainer:
             "scans": scans,
             "batch_size": self.batch_size,
             "heads": sorted(self.plan.heads),
+            "lesions": sorted(self.plan.lesions),
             "fusion": self.fusion.name,
         }
         with atomic(self.folder / name) as whole:
             torch.save(state, whole)
 
     def load(self, path: Path) -> int:
-        """Go on from a checkpoint; returns how far the series had gone."""
+        """Go on from a checkpoint; returns how far the series had gone.
+
+        Raises
+        ------
+        ConfigError
+            If it was trained on other heads or lesions: with more or fewer of them, every fold is another one.
+        """
         state = torch.load(path, map_location=self.device, weights_only=True)
+        seen = (sorted(self.plan.heads), sorted(self.plan.lesions))
+        if (state["heads"], state.get("lesions", seen[1])) != seen:  # checkpoints of version 0.1.0 name no lesions
+            raise ConfigError(
+                f"{path} was trained on other heads or lesions than --data has for this fold.",
+                "Use the data it was trained on, or train anew with another --out.",
+            )
         self.network.load_state_dict(state["weights"])
         self.average = [state["averaged_weights"][name].to(self.device) for name, _ in self.network.named_parameters()]
         self.optimizer.load_state_dict(state["optimizer"])

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bids_app.errors import ConfigError
 from bids_app.lesion.folder import CARD, ModelFolder, read_folder, read_json
 from bids_app.lesion.nnunet import model_channels
 from bids_app.networks.weights import load_checkpoint, network_weights
@@ -55,12 +56,24 @@ class WarmStart:
             If the weights do not fit.
         """
         weights, target = self.weights, dict(network.named_parameters())
+        if not self._serves(fusion):
+            raise ConfigError(
+                f"{self.source} was trained on {' and '.join(FUSIONS[self.fusion].contrasts)}, which is no start for "
+                f"{fusion}.",
+                "Start from a model of the same contrast; early fusion starts from a T1w model.",
+            )
         if self.fusion == "late" and fusion != "late":
             index = FUSIONS["late"].contrasts.index(FUSIONS[fusion].contrasts[0])
             weights = branch_weights(weights, index)
         # nnU-Net's checkpoints list most weights by several names
         known = {name: _with_outputs(name, weights[name], target[name]) for name in target if name in weights}
         return fitted_weights(known, target, self.source, groups=2)
+
+
+    def _serves(self, fusion: str) -> bool:
+        """Whether the contrasts go together: of a FLAIR network, the weights would fit a T1w network as well."""
+        own, wanted = FUSIONS[self.fusion].contrasts, FUSIONS[fusion].contrasts
+        return self.fusion == "late" or own == wanted or own == wanted[:1]
 
 
 def branch_weights(weights: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
@@ -82,10 +95,12 @@ def read_warm_start(path: Path, fold: str) -> WarmStart:
     Raises
     ------
     ConfigError
-        If the folder is incomplete.
+        If there is no such file, or the folder is incomplete.
     """
     if path.is_dir():
         return _of_folder(read_folder(path), fold)
+    if not path.is_file():
+        raise ConfigError(f"There is no checkpoint or model folder {path}.", "Check --init.")
     state = torch.load(path, map_location="cpu", weights_only=True)
     steps = state["step"] + state["steps_before"]
     return WarmStart(state["fusion"], state["averaged_weights"], steps, path)
@@ -100,11 +115,11 @@ def _of_folder(folder: ModelFolder, fold: str) -> WarmStart:
 
 
 def _steps(folder: ModelFolder, fold: str) -> int:
-    """Steps of a fold in all, or of the branch that had most."""
+    """Steps of a fold in all, or of the branch that had most; 0 where the card does not say."""
     if folder.branches:
         return max(_steps(branch, fold) for _, branch in folder.branches)
     card = read_json(folder.path / CARD)
-    return card["steps"][f"fold_{fold}"] + card["steps_before"]
+    return card.get("steps", {}).get(f"fold_{fold}", 0) + card.get("steps_before", 0)
 
 
 def _weights(folder: ModelFolder, fold: str) -> dict[str, Tensor]:

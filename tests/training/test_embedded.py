@@ -8,6 +8,7 @@ import pytest
 
 from bids_app.networks.registry import embedded_models
 from bids_app.training.anatomy import REAL_TEXTURE, split_of
+from bids_app.training.embed import checkpoints_sha256
 
 MODELS = {model.name: model for model in embedded_models()}
 MIB = 2**20
@@ -37,6 +38,13 @@ def test_the_default_serves_every_visit_from_ten_networks():
     assert card("synthetic-late")["branches"] == {"T1w": "../synthetic-t1w", "FLAIR": "../synthetic-flair"}
     folds = {name: sorted(path.name for path in model.folder.glob("fold_*")) for name, model in MODELS.items()}
     assert set(map(tuple, folds.values())) == {tuple(f"fold_{number}" for number in range(5))}
+
+
+def test_the_fusion_was_fitted_to_the_branches_that_are_there():
+    late = MODELS["synthetic-late"].folder
+    said = card("synthetic-late")
+    for contrast, branch in said["branches"].items():
+        assert said["branches_sha256"][contrast] == checkpoints_sha256(late / branch)
 
 
 def test_all_lesion_networks_together_fit_the_repository():

@@ -124,6 +124,16 @@ def test_a_cache_of_other_files_is_built_again(tmp_path: Path, monkeypatch):
     built = (cache / "lesions.npz").stat().st_mtime_ns
     store.prepare(data, cache)
     assert (cache / "lesions.npz").stat().st_mtime_ns == built
+    masks = data / "lesion_masks" / "soop"
+    (masks / "sub-0002_lesion.nii.gz").rename(masks / "sub-0012_lesion.nii.gz")
+    assert [lesion.name for lesion in store.prepare(data, cache)[1]] == ["sub-0012"]
+
+
+def test_without_lesion_masks_it_says_so(tmp_path: Path):
+    (tmp_path / "label_maps").mkdir()
+    nib.save(label_map(), tmp_path / "label_maps" / "training_seg_01.nii.gz")
+    with pytest.raises(NoInputError, match="lesion_masks"):
+        store.prepare(tmp_path, tmp_path / "cache")
 
 
 def test_without_data_and_cache_it_says_what_is_missing(tmp_path: Path):

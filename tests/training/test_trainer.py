@@ -100,6 +100,44 @@ def test_a_training_can_start_from_another(training: Path, tmp_path: Path):
     assert all(torch.equal(weights, saved[name]) for name, weights in worker.network.named_parameters())
 
 
+def test_a_training_is_not_resumed_with_other_heads_or_lesions(training: Path, tmp_path: Path):
+    for changes in ({"heads": frozenset({"training_seg_05"})}, {"lesions": frozenset({"sub-0005"})}):
+        with pytest.raises(ConfigError, match="trained on other heads or lesions"):
+            tiny(tmp_path, **changes).load(training / "late" / "fold_0" / LATEST)
+
+
+@pytest.mark.parametrize("fusion", ["t1w", "early", "late"])
+def test_a_network_of_the_other_contrast_is_no_start(models: Path, tmp_path: Path, fusion: str):
+    start = read_warm_start(models / "synthetic-flair", "0")
+    with pytest.raises(ConfigError, match="was trained on FLAIR, which is no start for"):
+        tiny(tmp_path, fusion).start_from(start)
+
+
+def test_a_start_that_is_not_there_is_said(tmp_path: Path):
+    with pytest.raises(ConfigError, match="There is no checkpoint or model folder"):
+        read_warm_start(tmp_path / "nowhere", "0")
+
+
+def test_every_start_must_be_of_use(tmp_path: Path):
+    networks = [("late", "0"), ("late", "1")]
+    assert run.starts_of([("late", tmp_path)], networks) == {"late": tmp_path}
+    with pytest.raises(ConfigError, match="t1w is not trained"):
+        run.starts_of([("t1w", tmp_path)], networks)
+    with pytest.raises(ConfigError, match="more than one start"):
+        run.starts_of([("late", tmp_path), ("late", tmp_path / "other")], networks)
+
+
+def test_a_training_is_not_begun_over_another(training: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(run, "load_material", lambda *_: (material(), [tiny(training).plan]))
+    with pytest.raises(ConfigError, match="holds a training already"):
+        run.main(["late:0", "--data", str(tmp_path), "--out", str(training)])
+
+
+def test_folds_do_not_see_again_the_scans_of_what_they_start_from():
+    trunk, folds = [("late", "all")], [("late", str(fold)) for fold in range(5)]
+    assert run.series_seed(trunk) != run.series_seed(folds) == run.series_seed(folds[::-1])
+
+
 def test_early_fusion_starts_from_the_t1w_branch_of_a_late_one(training: Path, tmp_path: Path):
     early, late = tiny(tmp_path, "early"), tiny(training)
     start = read_warm_start(training / "late" / "fold_0" / LATEST, "0")
@@ -159,7 +197,7 @@ def test_a_resumed_series_goes_on_with_the_next_scan():
     assert torch.equal(again.image, scan_number(material(), 2).image)
 
 
-def test_validation_uses_the_average_and_gives_the_weights_back(tmp_path: Path):
+def test_averaged_weights_are_there_for_a_block_and_given_back(tmp_path: Path):
     worker = tiny(tmp_path)
     own = [weights.detach().clone() for weights in worker.network.parameters()]
     worker.average = [torch.zeros_like(weights) for weights in own]
