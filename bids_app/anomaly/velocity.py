@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -29,6 +30,9 @@ class VelocitySize:
         Which levels have attention.
     blocks : int
         Residual blocks a level (one more on the way up).
+    patch : int
+        Squares of so many latent cells on a side become channels before the first layer and cells again after the last.
+        1 leaves cells as they are.
     context : int
         Slices on either side that it sees as further input channels; 0 looks at one slice alone.
     dropout : float
@@ -39,6 +43,7 @@ class VelocitySize:
     heads: int = 4
     attention: tuple[bool, ...] = (True, True, True)
     blocks: int = 2
+    patch: int = 1
     context: int = 0
     dropout: float = 0.0
 
@@ -96,8 +101,8 @@ class Velocity(nn.Module):
         self.size = size
         self.latent_channels = latent_channels
         self.core = UNet2DModel(
-            in_channels=latent_channels * (2 * size.context + 1),
-            out_channels=latent_channels,
+            in_channels=latent_channels * (2 * size.context + 1) * size.patch**2,
+            out_channels=latent_channels * size.patch**2,
             block_out_channels=size.channels,
             layers_per_block=size.blocks,
             down_block_types=tuple("AttnDownBlock2D" if has else "DownBlock2D" for has in size.attention),
@@ -122,7 +127,8 @@ class Velocity(nn.Module):
             In [0, 1]; one, or ``(n,)``.
         """
         times = torch.as_tensor(time, dtype=latent.dtype, device=latent.device).expand(len(latent))
-        return self.core(latent, times, return_dict=False)[0]
+        folded = self.core(F.pixel_unshuffle(latent, self.size.patch), times, return_dict=False)[0]
+        return F.pixel_shuffle(folded, self.size.patch)
 
 
 def _groups(channels: tuple[int, ...]) -> int:
