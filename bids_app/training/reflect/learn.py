@@ -123,7 +123,7 @@ def train_autoencoder(
     """
     _seed(course, place)
     losses = Reconstruction(Critic()) if reconstruction is None else reconstruction
-    network = Autoencoder(size).to(memory_format=torch.channels_last)
+    network = Autoencoder(size)
     optimizer = course.optimizer(network.parameters(), course.rate)
     learners = [Learner("autoencoder", network, optimizer, losses.autoencoder_loss)]
     if losses.critic is not None:
@@ -201,7 +201,7 @@ def _train_velocity(
         textures=_texture_latents(autoencoder, slices.images.shape[1:], course.seed, corruption.textures),
         deform=corruption.deform,
     )
-    network = network.to(memory_format=torch.channels_last)
+
     optimizer = course.optimizer(network.parameters(), course.rate)
     return _fit([Learner("velocity", network, optimizer, loss)], batches, course, place)["velocity"]
 
