@@ -239,6 +239,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     """The options of both commands."""
     _add_preprocessing(parser.add_argument_group("preparing the scans"))
     _add_lesions(parser.add_argument_group("finding lesions"))
+    _add_anomalies(parser.add_argument_group("finding what else departs from a healthy brain"))
     _add_resources(parser.add_argument_group("on what"))
     _add_running(parser.add_argument_group("this run"))
 
@@ -299,6 +300,15 @@ def _add_lesions(group: argparse._ArgumentGroup) -> None:
     _add(group, "--export-lesion-roi", text, "DIR", Path)
 
 
+def _add_anomalies(group: argparse._ArgumentGroup) -> None:
+    text = "embedded model, model folder, or folder with two files of REFLECT's authors (default: the embedded one)"
+    _add(group, "--anomaly-model", text, "NAME|PATH")
+    _add(group, "--anomaly-steps", "steps from a brain to its healthy twin (default: the model's)", "N", int)
+    text = "a finding where the anomaly is at least A, in (0, 1] (default: the model's)"
+    _add(group, "--anomaly-threshold", text, "A", float)
+    _add_flag(group, "--no-anomaly", "lesions only", "store_false", dest="anomaly")
+
+
 def _add_resources(group: argparse._ArgumentGroup) -> None:
     text = "intermediate files, kept to resume (default: work, in the current folder)"
     _add(group, "-w --work-dir", text, "DIR", Path)
@@ -356,6 +366,8 @@ def memory_gb(text: str) -> float:
 _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "threshold": (lambda value: 0 < value <= 1, "a probability above 0 and at most 1"),
     "min_lesion_volume": (lambda value: math.isfinite(value) and value >= 0, "a volume of 0 mm3 or more"),
+    "anomaly_steps": (lambda value: value >= 1, "1 or more"),
+    "anomaly_threshold": (lambda value: 0 < value <= 1, "an anomaly above 0 and at most 1"),
     "nprocs": (lambda value: value >= 1, "1 or more"),
     "omp_nthreads": (lambda value: value >= 1, "1 or more"),
     "memory_gb": (lambda value: value > 0, "more than 0"),

@@ -18,7 +18,7 @@ NATIVE_SPACE = "T1w"
 
 #: The settings that change what is written; all others (devices, threads, paths) leave the results the same. Model and
 #: folds count by the checksum of the files they are loaded from, and output spaces by what they come to.
-RESULT_FIELDS = ("threshold", "min_lesion_volume", "skull_stripped")
+RESULT_FIELDS = ("threshold", "min_lesion_volume", "skull_stripped", "anomaly_steps", "anomaly_threshold")
 
 
 def available_cpus() -> int:
@@ -59,6 +59,12 @@ class Settings:
         Folds of the lesion model to run; empty means every fold the model has.
     threshold, min_lesion_volume : float or None
         Probability in (0, 1] and mm3; None takes the model card's value, else 0.5 and 10 mm3.
+    anomaly : bool
+        Whether what departs from a healthy brain is mapped.
+    anomaly_model : str or None
+        Name or folder of the model that does it; None takes the embedded one, if there is one.
+    anomaly_steps, anomaly_threshold : int, float or None
+        Euler steps, and anomaly in (0, 1]; None takes the model card's value.
     skull_stripped : str
         ``auto``, ``yes`` or ``no``.
     derivatives : mapping of str to Path
@@ -86,6 +92,10 @@ class Settings:
     folds: tuple[str, ...] = ()
     threshold: float | None = None
     min_lesion_volume: float | None = None
+    anomaly: bool = True
+    anomaly_model: str | None = None
+    anomaly_steps: int | None = None
+    anomaly_threshold: float | None = None
     skull_stripped: str = "auto"
     normalization: bool = True
     stop_on_first_crash: bool = False
@@ -158,16 +168,18 @@ class TrainingSettings:
         return self.chosen_folds or tuple(range(self.folds))
 
 
-def configuration_hash(settings: Settings, version: str, model_sha256: str) -> str:
+def configuration_hash(settings: Settings, version: str, model_sha256: str, anomaly_sha256: str | None) -> str:
     """Eight hexadecimal digits over version, model and those settings that change the results.
 
     Parameters
     ----------
     model_sha256 : str
         Over the files that are loaded: the chosen folds, and no others.
+    anomaly_sha256 : str or None
+        Over the files of the anomaly model; None where it does not run.
     """
     content = {name: _plain(getattr(settings, name)) for name in RESULT_FIELDS}
-    content |= {"version": version, "model_sha256": model_sha256}
+    content |= {"version": version, "model_sha256": model_sha256, "anomaly_sha256": anomaly_sha256}
     content["standard_spaces"] = settings.standard_spaces
     content["derivatives"] = sorted(settings.derivatives)
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=4).hexdigest()

@@ -29,9 +29,20 @@ PROBLEMS = """\
 | `flair-unusable`, `flair-misaligned` | the FLAIR was treated as missing |
 | `not-reused`, `no-inverse` | a file of `--derivatives` was not used |
 | `model-assumption` | the model does not say everything about itself |
+| `no-anomaly-map` | the anomaly model could not run: its contrast is missing, or affine alignment with MNI failed |
 | `lesion-outside-brain` | over 10 % of the lesion lies outside the brain mask |
 | `flair-`, `pose-` or `SPACE-registration-retried` or `-failed` | see the columns of the sessions table |
 | `header-...` | a header was repaired or is doubtful; the sentence is in the record |"""
+
+
+FINDINGS = """**What a finding means.** The model has seen healthy brains only. It draws the brain that it would have
+expected in place of this one, and a finding is a place where the two differ by more than healthy brains differ from
+their twins. It may be a lesion, a wide ventricle or sulcus, but also an unusual healthy fold, an artefact, a remnant of
+skull, or a scanner that the model does not know.
+
+**What it does not mean.** A finding is no diagnosis and no lesion mask; `lesional` says that it touches the lesion mask
+and nothing about its cause. Volumes of findings depend on the blur of the map (some 7 mm) and on the threshold: do not
+compare them between models. A brain without findings is not proven healthy."""
 
 
 def visit_rows() -> list[tuple[str, str]]:
@@ -53,6 +64,21 @@ def visit_rows() -> list[tuple[str, str]]:
         (names.brain_mask(T1W, space), "brain mask in MNI"),
         (names.lesion_mask(T1W, space), "lesion mask in MNI"),
         (names.lesion_probability(T1W, space), "lesion probability in MNI"),
+    ]
+
+
+def anomaly_rows() -> list[tuple[str, str]]:
+    """The files that an anomaly model adds to a visit."""
+    space = DEFAULT_SPACE
+    return [
+        (names.anomaly_map(T1W), "how far the brain is from its healthy twin, 0 to 1"),
+        (names.healthy_twin(T1W, "T1w"), "the twin: synthetic, in the grey values of the T1w"),
+        (names.anomaly_mask(T1W), "where the map reaches the model's threshold, in findings of 30 mm3 and more"),
+        (names.findings(T1W), "findings one by one, an integer each, the largest is 1"),
+        (names.findings_table(T1W), "table of the findings"),
+        (names.anomaly_map(T1W, space), "the map in MNI"),
+        (names.healthy_twin(T1W, "T1w", space), "the twin in MNI"),
+        (names.anomaly_mask(T1W, space), "the thresholded map in MNI"),
     ]
 
 
@@ -124,6 +150,10 @@ def outputs() -> str:
         "## A visit",
         files_table(visit_rows()),
         "A mask drawn by hand keeps these names; its sidecar says `Manual: true`, and there is no probability.",
+        "## What departs from a healthy brain",
+        "Where an anomaly model runs (`--anomaly-model`), a visit has these files as well.",
+        files_table(anomaly_rows()),
+        FINDINGS,
         "## A visit without T1w",
         "It is processed in the space of its FLAIR, and every name says so; masks and maps in MNI are called as those"
         " of any visit, and their sidecars name the FLAIR.",
@@ -136,6 +166,8 @@ def outputs() -> str:
         " maps take all finished visits: compare only rows with the same `channels` and `native_space`.",
         "## Columns of the lesion table",
         columns_table("lesion"),
+        "## Columns of the table of findings",
+        columns_table("finding"),
         "## Columns of the sessions table",
         columns_table("session"),
         "## Further columns of the group tables",

@@ -228,7 +228,7 @@ def test_case_of_a_flair_alone():
 def test_version_names_the_models(monkeypatch, tmp_path):
     from bids_app.networks import registry
 
-    model = registry.EmbeddedModel("small", tmp_path, (("fold_0/checkpoint_final.pth", "abc123"),))
+    model = registry.EmbeddedModel("small", "lesion", tmp_path, (("fold_0/checkpoint_final.pth", "abc123"),))
     monkeypatch.setattr(registry, "embedded_models", lambda: (model,))
     lines = version_text().splitlines()
     assert lines[0].startswith("afterstroke ")

@@ -49,8 +49,9 @@ def test_a_missing_configuration_file_is_named(tmp_path: Path):
 
 def test_the_hash_follows_what_changes_results_and_nothing_else():
     start = Settings(out_dir=Path("/a"))
-    known = configuration_hash(start, "1.0", "abc")
-    assert configuration_hash(Settings(out_dir=Path("/b"), nprocs=8, device="cpu", force=True), "1.0", "abc") == known
+    known = configuration_hash(start, "1.0", "abc", None)
+    elsewhere = Settings(out_dir=Path("/b"), nprocs=8, device="cpu", force=True)
+    assert configuration_hash(elsewhere, "1.0", "abc", None) == known
     changed = [
         Settings(out_dir=Path("/a"), threshold=0.3),
         Settings(out_dir=Path("/a"), output_spaces=("T1w", "MNI152NLin2009cAsym")),
@@ -58,8 +59,9 @@ def test_the_hash_follows_what_changes_results_and_nothing_else():
         Settings(out_dir=Path("/a"), skull_stripped="yes"),
         Settings(out_dir=Path("/a"), derivatives={"fmriprep": Path("/f")}),
     ]
-    hashes = [configuration_hash(settings, "1.0", "abc") for settings in changed]
-    hashes += [configuration_hash(start, "1.1", "abc"), configuration_hash(start, "1.0", "abd")]
+    hashes = [configuration_hash(settings, "1.0", "abc", None) for settings in changed]
+    hashes += [configuration_hash(start, "1.1", "abc", None), configuration_hash(start, "1.0", "abd", None)]
+    hashes.append(configuration_hash(start, "1.0", "abc", "abc"))
     assert len({known, *hashes}) == len(hashes) + 1
 
 
@@ -76,7 +78,7 @@ def test_what_comes_to_the_same_has_the_same_hash():
         ),
     ]
     for one, other in alike:
-        assert configuration_hash(one, "1.0", "abc") == configuration_hash(other, "1.0", "abc")
+        assert configuration_hash(one, "1.0", "abc", None) == configuration_hash(other, "1.0", "abc", None)
     assert alike[2][0].standard_spaces == alike[2][1].standard_spaces == ("MNI152NLin2009aSym", "MNI152NLin6Asym")
 
 

@@ -7,6 +7,7 @@ subject's left to the right.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -40,21 +41,40 @@ def from_slices(slices: np.ndarray) -> Image:
     return images.on_affine(np.ascontiguousarray(slices[:, ::-1].transpose(2, 1, 0)), box().affine)
 
 
-def grey_values(slices: np.ndarray, brain: np.ndarray) -> np.ndarray:
-    """Grey values as they are stored and learned from: 0 outside the brain, 1 to 255 inside, uint8.
+@dataclass(frozen=True)
+class GreyScale:
+    """From the intensities of a brain to grey values from 1 to 255, and back.
 
-    Parameters
+    Attributes
     ----------
-    slices : ndarray
-        Intensities in any units.
-    brain : ndarray
-        Booleans of the same shape; where it is empty, all is 0.
+    low, high : float
+        Intensities that become 1 and 255.
     """
+
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, intensities: np.ndarray, brain: np.ndarray) -> GreyScale:
+        """By the percentiles of a brain; `brain` is of booleans and not empty."""
+        low, high = np.percentile(intensities[brain], PERCENTILES).tolist()
+        return cls(low, max(high, low + 1e-6))
+
+    def grey(self, intensities: np.ndarray, brain: np.ndarray) -> np.ndarray:
+        """Grey values as they are stored and learned from: 0 outside the brain, 1 to 255 inside, uint8."""
+        values = np.clip(1 + 254 * (intensities - self.low) / (self.high - self.low), 1, 255)
+        return np.where(brain, np.rint(values), 0).astype(np.uint8)
+
+    def intensities(self, grey: np.ndarray) -> np.ndarray:
+        """Intensities of grey values, float32."""
+        return (self.low + (grey - 1) / 254 * (self.high - self.low)).astype(np.float32)
+
+
+def grey_values(intensities: np.ndarray, brain: np.ndarray) -> np.ndarray:
+    """Grey values of a brain on its own `GreyScale`; nothing but 0 where `brain` is empty."""
     if not brain.any():
-        return np.zeros(slices.shape, np.uint8)
-    low, high = np.percentile(slices[brain], PERCENTILES)
-    values = np.clip(1 + 254 * (slices - low) / max(high - low, 1e-6), 1, 255)
-    return np.where(brain, np.rint(values), 0).astype(np.uint8)
+        return np.zeros(intensities.shape, np.uint8)
+    return GreyScale.of(intensities, brain).grey(intensities, brain)
 
 
 def as_tensor(grey: np.ndarray) -> Tensor:

@@ -23,6 +23,8 @@ DISCLAIMER = "Research use only: not a medical device."
 DESCRIPTIONS = {
     "preproc": "Header repaired, reoriented to RAS+, bias field corrected inside the brain",
     "brain": "Brain mask",
+    names.ANOMALY_DESC: "What departs from a healthy brain, mapped by REFLECT",
+    names.TWIN_DESC: "Synthetic: the healthy twin of a brain as REFLECT draws it",
     names.LESION_DESC: "Stroke lesion found by an nnU-Net model, or drawn by hand where the sidecar says Manual",
 }
 

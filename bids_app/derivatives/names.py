@@ -23,6 +23,9 @@ NATIVE_SPACES = ("T1w", "FLAIR")
 LESION_LABEL = "L"  # the BIDS abbreviation of a lesion
 LESION_DESC = "nnunet"
 LESION_SEG = "lesions"
+ANOMALY_DESC = "reflect"
+TWIN_DESC = "pseudohealthy"
+FINDINGS_SEG = "findings"
 STANDARD_RES = "1"
 
 RAW_DATASET = "raw"  # how BIDS URIs call the dataset that the scans come from
@@ -146,6 +149,31 @@ def lesion_uncertainty(scan: ScanName, space: str = "T1w") -> PurePosixPath:
 def lesion_instances(scan: ScanName, space: str = "T1w", extension: str = ".nii.gz") -> PurePosixPath:
     """One integer per lesion."""
     return derivative(scan, "dseg", extension, seg=LESION_SEG, desc=LESION_DESC, **_space(space))
+
+
+def anomaly_map(scan: ScanName, space: str = "T1w") -> PurePosixPath:
+    """How far the brain is from its healthy twin, in [0, 1]."""
+    return derivative(scan, "anomalymap", desc=ANOMALY_DESC, **_space(space))
+
+
+def healthy_twin(scan: ScanName, contrast: str, space: str = "T1w") -> PurePosixPath:
+    """The synthetic healthy twin of the brain, as a scan of a contrast."""
+    return derivative(scan, contrast, desc=TWIN_DESC, **_space(space))
+
+
+def anomaly_mask(scan: ScanName, space: str = "T1w") -> PurePosixPath:
+    """Where the anomaly map reaches its threshold."""
+    return derivative(scan, "mask", desc=ANOMALY_DESC, **_space(space))
+
+
+def findings(scan: ScanName, space: str = "T1w", extension: str = ".nii.gz") -> PurePosixPath:
+    """One integer per finding."""
+    return derivative(scan, "dseg", extension, seg=FINDINGS_SEG, desc=ANOMALY_DESC, **_space(space))
+
+
+def findings_table(scan: ScanName, space: str = "T1w") -> PurePosixPath:
+    """The table of the findings, beside `findings`."""
+    return findings(scan, space, ".tsv")
 
 
 def lesion_table(scan: ScanName, space: str = "T1w") -> PurePosixPath:

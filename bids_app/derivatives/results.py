@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from bids_app.anomaly.findings import Finding
 from bids_app.lesion.components import Lesion
 from bids_app.preprocessing.checks import Check
 from bids_app.study.models import Problem, Visit
@@ -137,6 +138,20 @@ class Segmented:
 
 
 @dataclass(frozen=True)
+class Aligned:
+    """The affine registration of the reference scan to the default standard space.
+
+    Attributes
+    ----------
+    matrix : Matrix
+        World of the reference scan to world of the space.
+    """
+
+    matrix: Matrix
+    check: Check
+
+
+@dataclass(frozen=True)
 class Normalized:
     """The visit in one standard space, 1 mm.
 
@@ -158,6 +173,63 @@ class Normalized:
     brain_mask: Path | None = None
     lesion_mask: Path | None = None
     probability: Path | None = None
+
+
+@dataclass(frozen=True)
+class AnomalyUse:
+    """Which model made an anomaly map, how: what its sidecars say."""
+
+    name: str
+    version: str
+    sha256: str
+    contrast: str
+    steps: int
+    threshold: float
+    device: str
+
+
+@dataclass(frozen=True)
+class Explained:
+    """How a visit departs from its healthy twin, on the native grid of its reference scan.
+
+    Attributes
+    ----------
+    anomaly, twin : Path
+        Anomaly map in [0, 1]; the twin in the grey values of the scan, zero outside the brain.
+    mask, labels : Path
+        Where the map reaches the threshold, in findings that are large enough; one integer a finding.
+    findings : tuple of Finding
+        By decreasing volume.
+    model : AnomalyUse
+    standard : tuple of (str, Path, Path, Path)
+        Standard space, and map, twin and mask there.
+    """
+
+    anomaly: Path
+    twin: Path
+    mask: Path
+    labels: Path
+    findings: tuple[Finding, ...]
+    model: AnomalyUse
+    standard: tuple[tuple[str, Path, Path, Path], ...] = ()
+
+
+@dataclass(frozen=True)
+class Anomalies:
+    """What the anomaly step came to.
+
+    Attributes
+    ----------
+    explained : Explained or None
+        None where the step was switched off or could not be done.
+    problems : tuple of Problem
+    """
+
+    explained: Explained | None
+    problems: tuple[Problem, ...] = ()
+
+
+NO_ANOMALIES = Anomalies(None)
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,29 @@ import math
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from bids_app.anomaly.findings import MIN_VOLUME_MM3
 from bids_app.derivatives import names
 from bids_app.derivatives.description import DISCLAIMER
-from bids_app.derivatives.results import ModelUse, Normalized, Prepared, Provenance, Segmented
+from bids_app.derivatives.results import (
+    AnomalyUse,
+    Explained,
+    ModelUse,
+    Normalized,
+    Prepared,
+    Provenance,
+    Segmented,
+)
 from bids_app.study.models import Reuse, Scan
 
 #: Where standard spaces are defined: the MNI's own page, for all others TemplateFlow.
 ICBM152 = "https://www.bic.mni.mcgill.ca/ServicesAtlases/ICBM152NLin2009"
 TEMPLATEFLOW = "https://github.com/templateflow/tpl-{space}"
+
+INTERPRETATION = (
+    "Half the blurred difference of the decoded images, half that of their latents. Not a probability, and not "
+    "comparable between models. A high value says that a model of healthy brains would have drawn this place "
+    "otherwise, and does not say why."
+)
 
 RESOLUTION = {names.STANDARD_RES: "1 mm isotropic, the grid of the template"}
 
@@ -131,6 +146,45 @@ def lesion(
     return base(
         f"{what}, nnU-Net", sources, provenance, **keys, Manual=False, **model_keys(segmented.model), **extra
     )
+
+
+def anomaly_keys(model: AnomalyUse) -> dict[str, Any]:
+    """What is said of the model that made an anomaly map."""
+    return {
+        "Model": {"Name": model.name, "Version": model.version, "SHA256": model.sha256},
+        "Channels": [model.contrast],
+        "Steps": model.steps,
+        "Threshold": model.threshold,
+        "MinimumVolume": {"Value": MIN_VOLUME_MM3, "Units": "mm^3"},
+        "Connectivity": 26,
+        "Device": model.device,
+    }
+
+
+def anomaly(
+    kind: str, explained: Explained, sources: list[str], provenance: Provenance, **extra: Any
+) -> dict[str, Any]:
+    """Sidecar of an anomaly map, a healthy twin, a thresholded map or the findings.
+
+    Parameters
+    ----------
+    kind : str
+        ``anomalymap``, ``twin``, ``mask`` or ``dseg``.
+    """
+    what = {
+        "anomalymap": "How far the brain is from its healthy twin, by REFLECT, from 0 to 1",
+        "twin": "Synthetic: what REFLECT draws as the healthy twin of this brain; never acquired, not for measuring",
+        "mask": "Where the anomaly map reaches its threshold, in findings that are large enough",
+        "dseg": "Findings of the anomaly map one by one, numbered by decreasing volume",
+    }[kind]
+    keys: dict[str, Any] = {"Manual": False}
+    if kind == "mask":
+        keys["Type"] = "ROI"
+    if kind in ("anomalymap", "twin"):
+        keys = {"SkullStripped": True}
+    if kind == "anomalymap":
+        keys |= {"Units": "arbitrary", "Interpretation": INTERPRETATION}
+    return base(what, sources, provenance, **keys, **anomaly_keys(explained.model), **extra)
 
 
 def space_reference(space: str) -> str:

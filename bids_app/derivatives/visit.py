@@ -9,9 +9,10 @@ from typing import Any
 
 import pandas as pd
 
+from bids_app.anomaly.findings import NONLESIONAL, Finding
 from bids_app.derivatives import names, sidecars
 from bids_app.derivatives.columns import dictionary
-from bids_app.derivatives.results import Normalized, Posed, Prepared, Provenance, Segmented
+from bids_app.derivatives.results import Explained, Normalized, Posed, Prepared, Provenance, Segmented
 from bids_app.derivatives.write import copy_file, write_json, write_table
 from bids_app.lesion.components import Lesion
 from bids_app.networks.weights import sha256
@@ -38,14 +39,22 @@ class OutputFile:
 
 
 def visit_files(
-    prepared: Prepared, segmented: Segmented, normalized: tuple[Normalized, ...], provenance: Provenance
+    prepared: Prepared,
+    segmented: Segmented,
+    normalized: tuple[Normalized, ...],
+    provenance: Provenance,
+    explained: Explained | None = None,
 ) -> Iterator[OutputFile]:
     """Every file of a visit, native space first."""
     yield from _native_scans(prepared, provenance)
     yield from _lesions(prepared, segmented, provenance)
+    if explained:
+        yield from _anomalies(prepared, segmented, explained, provenance)
     for space in normalized:
         if space.check.usable:
             yield from _standard_space(prepared, segmented, space, provenance)
+            if explained:
+                yield from _standard_anomalies(prepared, explained, space, provenance)
 
 
 def write_files(out_dir: Path, files: Iterator[OutputFile]) -> dict[str, str]:
@@ -104,6 +113,44 @@ def _lesions(prepared: Prepared, segmented: Segmented, provenance: Provenance) -
     both = described("dseg", [sidecars.own(mask)]) | dictionary("lesion")
     yield OutputFile(names.lesion_instances(scan, space), segmented.labels, both)
     yield OutputFile(names.lesion_table(scan, space), lesion_table(segmented.lesions), None)
+
+
+def _anomalies(
+    prepared: Prepared, segmented: Segmented, explained: Explained, provenance: Provenance
+) -> Iterator[OutputFile]:
+    scan, native, contrast = prepared.visit.reference.name, prepared.contrast, explained.model.contrast
+    seen = prepared.visit.flair.name if contrast == "FLAIR" else scan
+    looked_at = [sidecars.own(names.preprocessed(seen, contrast, native))]
+    here = {"SpatialReference": sidecars.own(_native_reference(prepared))}
+    anomaly, mask = names.anomaly_map(scan, native), names.anomaly_mask(scan, native)
+
+    def described(kind: str, sources: list[str]) -> dict[str, Any]:
+        return sidecars.anomaly(kind, explained, sources, provenance, **here)
+
+    yield OutputFile(anomaly, explained.anomaly, described("anomalymap", looked_at))
+    yield OutputFile(names.healthy_twin(scan, contrast, native), explained.twin, described("twin", looked_at))
+    yield OutputFile(mask, explained.mask, described("mask", [sidecars.own(anomaly)]))
+    parents = [sidecars.own(anomaly), sidecars.own(names.lesion_mask(scan, native))]
+    both = described("dseg", parents) | dictionary("finding")
+    yield OutputFile(names.findings(scan, native), explained.labels, both)
+    yield OutputFile(names.findings_table(scan, native), findings_table(explained.findings), None)
+
+
+def _standard_anomalies(
+    prepared: Prepared, explained: Explained, space: Normalized, provenance: Provenance
+) -> Iterator[OutputFile]:
+    scan, native, contrast = prepared.visit.reference.name, prepared.contrast, explained.model.contrast
+    forward = sidecars.own(names.transform(scan, native, space.space))
+    where = {name: paths for name, *paths in explained.standard}[space.space]
+    named = (
+        ("anomalymap", names.anomaly_map(scan, native), names.anomaly_map(scan, space.space)),
+        ("twin", names.healthy_twin(scan, contrast, native), names.healthy_twin(scan, contrast, space.space)),
+        ("mask", names.anomaly_mask(scan, native), names.anomaly_mask(scan, space.space)),
+    )
+    for (kind, source, path), content in zip(named, where, strict=True):
+        keys = sidecars.standard_keys(space)
+        sidecar = sidecars.anomaly(kind, explained, [sidecars.own(source), forward], provenance, **keys)
+        yield OutputFile(path, content, sidecar)
 
 
 def _looked_at(prepared: Prepared, segmented: Segmented) -> list[str]:
@@ -167,12 +214,39 @@ def _lesion_row(lesion: Lesion) -> dict[str, Any]:
     }
 
 
+def findings_table(findings: tuple[Finding, ...]) -> pd.DataFrame:
+    """The findings of a visit, a row each; columns as in ``data/columns.json``."""
+    rows = [_finding_row(finding) for finding in findings]
+    return pd.DataFrame(rows, columns=list(dictionary("finding")))
+
+
+def _finding_row(finding: Finding) -> dict[str, Any]:
+    native = [round(value, 2) for value in finding.peak_mm]
+    mni = [None] * 3 if finding.mni_mm is None else [round(value, 2) for value in finding.mni_mm]
+    axes = "xyz"
+    return {
+        "index": finding.index,
+        "name": f"finding{finding.index}",
+        "kind": finding.kind,
+        "lesion_share": round(finding.lesion_share, 4),
+        "region": finding.region,
+        "hemisphere": finding.hemisphere,
+        "volume_ml": round(finding.volume_ml, 4),
+        "volume_voxels": finding.voxels,
+        "anomaly_peak": round(finding.peak, 4),
+        "anomaly_mean": round(finding.mean, 4),
+        **{f"peak_{axis}_mm": value for axis, value in zip(axes, native, strict=True)},
+        **{f"mni_{axis}_mm": value for axis, value in zip(axes, mni, strict=True)},
+    }
+
+
 def session_row(
     prepared: Prepared,
     posed: Posed,
     segmented: Segmented,
     normalized: tuple[Normalized, ...],
     problems: tuple[Problem, ...],
+    explained: Explained | None = None,
 ) -> dict[str, Any]:
     """The row of a finished visit in the sessions table; columns as in ``data/columns.json``."""
     volumes = [lesion.volume_ml for lesion in segmented.lesions]
@@ -186,12 +260,26 @@ def session_row(
         "lesion_volume_left_ml": round(segmented.volume_left_ml, 4),
         "lesion_volume_right_ml": round(segmented.volume_right_ml, 4),
         "largest_lesion_ml": round(max(volumes, default=0.0), 4),
+        **_finding_columns(explained),
         "brain_volume_ml": round(prepared.brain_volume_ml, 1),
         "flair_registration": prepared.flair_check.status if prepared.flair_check else None,
         "pose_registration": posed.check.status,
         "mni_registration": normalized[0].check.status if normalized else None,
         "problems": ";".join(problem.code for problem in problems) or None,
     }
+
+
+def _finding_columns(explained: Explained | None) -> dict[str, Any]:
+    """How much departs from a healthy brain, and how much of it has nothing to do with the lesion."""
+    found = explained.findings if explained else ()
+    apart = [finding for finding in found if finding.kind == NONLESIONAL]
+    values = {
+        "finding_count": len(found),
+        "finding_volume_ml": round(sum(finding.volume_ml for finding in found), 4),
+        "nonlesional_count": len(apart),
+        "nonlesional_volume_ml": round(sum(finding.volume_ml for finding in apart), 4),
+    }
+    return values if explained else dict.fromkeys(values)
 
 
 def session_id(session: str | None) -> str:

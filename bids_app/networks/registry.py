@@ -17,6 +17,9 @@ from bids_app.networks.weights import sha256
 DATA = Path(__file__).parents[1] / "data"
 REGISTRY = DATA / "registry.json"
 MODELS = DATA / "models"
+LESION, ANOMALY = "lesion", "anomaly"
+MARKS = {LESION: "dataset.json", ANOMALY: "autoencoder.pth"}
+"""What every model of a kind has in its folder, and no other model."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +29,16 @@ class EmbeddedModel:
     Attributes
     ----------
     name : str
-        What ``--lesion-model`` understands.
+        What ``--lesion-model`` or ``--anomaly-model`` understands.
+    kind : str
+        ``lesion`` or ``anomaly``.
     folder : Path
-        Its nnU-Net folder.
     files : tuple of (str, str)
         Path below `folder` and sha256 of every file.
     """
 
     name: str
+    kind: str
     folder: Path
     files: tuple[tuple[str, str], ...]
 
@@ -49,7 +54,7 @@ def embedded_models(registry: Path = REGISTRY) -> tuple[EmbeddedModel, ...]:
     try:
         models = json.loads(registry.read_text())["models"]
         return tuple(
-            EmbeddedModel(name, registry.parent / item["folder"], tuple(sorted(item["sha256"].items())))
+            EmbeddedModel(name, item["kind"], registry.parent / item["folder"], tuple(sorted(item["sha256"].items())))
             for name, item in sorted(models.items())
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -58,7 +63,7 @@ def embedded_models(registry: Path = REGISTRY) -> tuple[EmbeddedModel, ...]:
         ) from error
 
 
-def find_model(name_or_path: str, registry: Path = REGISTRY) -> Path:
+def find_model(name_or_path: str, registry: Path = REGISTRY, kind: str = LESION) -> Path:
     """Folder (or ONNX file) of a model, by embedded name or path; a name wins over a folder of that name.
 
     Raises
@@ -66,7 +71,7 @@ def find_model(name_or_path: str, registry: Path = REGISTRY) -> Path:
     ConfigError
         If it is neither an embedded model nor an existing path.
     """
-    models = {model.name: model for model in embedded_models(registry)}
+    models = {model.name: model for model in embedded_models(registry) if model.kind == kind}
     if name_or_path in models:
         return models[name_or_path].folder
     path = Path(name_or_path).expanduser()
@@ -74,9 +79,22 @@ def find_model(name_or_path: str, registry: Path = REGISTRY) -> Path:
         return path.resolve()
     known = ", ".join(models) or "none"
     raise ConfigError(
-        f"There is no lesion model '{name_or_path}': it is neither an embedded model nor a path.",
+        f"There is no {kind} model '{name_or_path}': it is neither an embedded model nor a path.",
         f"Embedded models: {known}.",
     )
+
+
+def find_anomaly_model(name_or_path: str | None, registry: Path = REGISTRY) -> Path | None:
+    """Folder of an anomaly model; of the first embedded one if none is named, None if there is none.
+
+    Raises
+    ------
+    ConfigError
+        As `find_model`.
+    """
+    if name_or_path is not None:
+        return find_model(name_or_path, registry, ANOMALY)
+    return next((model.folder for model in embedded_models(registry) if model.kind == ANOMALY), None)
 
 
 def verify(folder: Path, registry: Path = REGISTRY) -> None:
@@ -95,8 +113,8 @@ def verify(folder: Path, registry: Path = REGISTRY) -> None:
 
 def update(registry: Path = REGISTRY, models: Path = MODELS) -> dict[str, Any]:
     """Rewrite the registry from the model folders, and return its content."""
-    folders = sorted(path.parent for path in models.glob("*/dataset.json"))
-    content = {"models": {folder.name: _entry(folder, registry.parent) for folder in folders}}
+    found = sorted((path.parent, kind) for kind, mark in MARKS.items() for path in models.glob(f"*/{mark}"))
+    content = {"models": {folder.name: _entry(folder, kind, registry.parent) for folder, kind in found}}
     temporary = registry.with_suffix(".tmp")
     temporary.write_text(json.dumps(content, indent=2) + "\n")
     temporary.replace(registry)
@@ -115,11 +133,12 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _entry(folder: Path, root: Path) -> dict[str, Any]:
+def _entry(folder: Path, kind: str, root: Path) -> dict[str, Any]:
     """What the registry says of one model folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     card = folder / "card.json"
     return {
+        "kind": kind,
         "folder": folder.relative_to(root).as_posix(),
         "sha256": {path.relative_to(folder).as_posix(): sha256(path) for path in files},
         "card": json.loads(card.read_text()) if card.is_file() else {},

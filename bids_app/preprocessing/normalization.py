@@ -146,6 +146,7 @@ def normalize(
     initial: np.ndarray,
     folder: Path,
     contrast: str = "T1w",
+    affine: np.ndarray | None = None,
 ) -> Normalization:
     """Affine and deformable registration of a brain to a template; the lesion does not take part.
 
@@ -161,6 +162,8 @@ def normalize(
         Where the two transforms are written.
     contrast : str
         ``T1w`` or ``FLAIR``.
+    affine : array of shape (4, 4), optional
+        From `to_affine`, where that is known already.
 
     Returns
     -------
@@ -173,13 +176,13 @@ def normalize(
     one_contrast = contrast == "T1w"
     limits = NORMALIZATION_LIMITS if one_contrast else FLAIR_NORMALIZATION_LIMITS
 
-    def way(starts: list[np.ndarray], metric: linear.Metric, schedule: Schedule) -> _Pulls:
-        matrix = scans.affine(starts, metric)
+    def way(starts: list[np.ndarray], metric: linear.Metric, schedule: Schedule, known: np.ndarray | None) -> _Pulls:
+        matrix = scans.affine(starts, metric) if known is None else known
         return _pulls(matrix, deformable.register_field(scans.levels(matrix, schedule, one_contrast)))
 
     ways = (
-        lambda: way(starts, "correlation" if one_contrast else "mutual information", SCHEDULE),
-        lambda: way([*starts, scans.shift], "mutual information", STIFF_SCHEDULE),
+        lambda: way(starts, "correlation" if one_contrast else "mutual information", SCHEDULE, affine),
+        lambda: way([*starts, scans.shift], "mutual information", STIFF_SCHEDULE, None),
     )
     found, check = first_that_passes(ways, lambda pulls: scans.measure(pulls.forward), limits)
     if found is None or not check.usable:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bids_app.derivatives.record import Record, read_record, remove_stale, write_record
-from bids_app.derivatives.results import Normalized, Posed, Prepared, Segmented
+from bids_app.derivatives.results import NO_ANOMALIES, Anomalies, Normalized, Posed, Prepared, Segmented
 from bids_app.derivatives.sessions import rebuild
 from bids_app.derivatives.visit import session_row, visit_files, write_files
 from bids_app.study.models import Problem, Severity
@@ -16,18 +16,23 @@ from bids_app.workflow.job import Job
 
 
 def deliver(
-    job: Job, prepared: Prepared, posed: Posed, segmented: Segmented, normalized: tuple[Normalized, ...]
+    job: Job,
+    prepared: Prepared,
+    posed: Posed,
+    segmented: Segmented,
+    normalized: tuple[Normalized, ...],
+    anomalies: Anomalies = NO_ANOMALIES,
 ) -> Record:
     """Write everything a finished visit leaves; the record comes last, as the mark of completion."""
     out_dir, visit = job.settings.out_dir, job.visit
     doubts = _registration_problems(prepared, posed, normalized)
-    problems = (*visit.problems, *prepared.problems, *segmented.problems, *doubts)
+    problems = (*visit.problems, *prepared.problems, *segmented.problems, *doubts, *anomalies.problems)
     previous = read_record(out_dir, visit.subject, visit.session)
-    outputs = write_files(out_dir, visit_files(prepared, segmented, normalized, job.provenance))
+    outputs = write_files(out_dir, visit_files(prepared, segmented, normalized, job.provenance, anomalies.explained))
     remove_stale(out_dir, previous, outputs)
     if job.settings.export_lesion_roi:
         export_lesion_roi(visit, segmented.mask, job.settings.export_lesion_roi)
-    summary = session_row(prepared, posed, segmented, normalized, problems)
+    summary = session_row(prepared, posed, segmented, normalized, problems, anomalies.explained)
     record = _record(job, "done", problems, outputs=outputs, summary=summary, model=_model(segmented))
     write_record(out_dir, record)
     rebuild(out_dir, visit.subject)

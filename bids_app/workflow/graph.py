@@ -1,4 +1,4 @@
-"""The nipype graph of one visit: five steps in a row, each handing on what it made."""
+"""The nipype graph of one visit: seven steps in a row, each handing on what it made."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ STEPS = (
     ("prepare", interfaces.Prepare, "prepared"),
     ("pose", interfaces.Pose, "posed"),
     ("segment", interfaces.Segment, "segmented"),
+    ("align", interfaces.Align, "aligned"),
     ("normalize", interfaces.Normalize, "normalized"),
+    ("explain", interfaces.Explain, "anomalies"),
     ("deliver", interfaces.Deliver, None),
 )
 

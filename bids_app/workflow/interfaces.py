@@ -10,6 +10,7 @@ from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, Trai
 
 from bids_app.workflow import stages, tools
 from bids_app.workflow.deliver import deliver
+from bids_app.workflow.explanation import explain
 from bids_app.workflow.job import leave_error
 
 
@@ -50,8 +51,16 @@ class _AfterSegment(_AfterPose):
     segmented = traits.Any(mandatory=True)
 
 
-class _AfterNormalize(_AfterSegment):
+class _AfterAlign(_AfterSegment):
+    aligned = traits.Any(mandatory=True)
+
+
+class _AfterNormalize(_AfterAlign):
     normalized = traits.Any(mandatory=True)
+
+
+class _AfterExplain(_AfterNormalize):
+    anomalies = traits.Any(mandatory=True)
 
 
 class Prepare(_Step):
@@ -74,17 +83,42 @@ class Segment(_Step):
     step = staticmethod(lambda i, folder: stages.segment(i.job, i.prepared, i.posed, folder))
 
 
+class Align(_Step):
+    """Affine alignment with MNI."""
+
+    input_spec = _AfterSegment
+    step = staticmethod(lambda i, _: stages.align(i.job, i.prepared, i.posed, i.segmented))
+
+
 class Normalize(_Step):
     """Standard spaces."""
 
-    input_spec = _AfterSegment
-    step = staticmethod(lambda i, folder: stages.normalize(i.job, i.prepared, i.posed, i.segmented, folder))
+    input_spec = _AfterAlign
+    step = staticmethod(
+        lambda i, folder: stages.normalize(i.job, i.prepared, i.posed, i.segmented, i.aligned, folder)
+    )
+
+
+class Explain(_Step):
+    """Healthy twin and anomaly map."""
+
+    input_spec = _AfterNormalize
+    step = staticmethod(
+        lambda i, folder: explain(i.job, i.prepared, i.segmented, i.aligned, i.normalized, folder)
+    )
 
 
 class Deliver(_Step):
     """Derivatives, tables and the record."""
 
-    input_spec = _AfterNormalize
+    input_spec = _AfterExplain
     step = staticmethod(
-        lambda i, _: deliver(i.job, i.prepared, i.posed, stages.locate(i.segmented, i.normalized), i.normalized)
+        lambda i, _: deliver(
+            i.job,
+            i.prepared,
+            i.posed,
+            stages.locate(i.segmented, i.normalized),
+            i.normalized,
+            stages.locate_findings(i.anomalies, i.normalized),
+        )
     )

@@ -14,6 +14,7 @@ from bids_app.derivatives.record import Status, fingerprint, read_record, status
 from bids_app.derivatives.results import Provenance
 from bids_app.derivatives.write import write_json
 from bids_app.errors import NO_SPACE, CannotWriteError, ExitCode, VisitError, no_space_left
+from bids_app.networks.registry import find_anomaly_model
 from bids_app.networks.weights import sha256
 from bids_app.settings import Settings
 from bids_app.study.models import Visit
@@ -65,6 +66,11 @@ class Job:
         return self.settings.work_dir / self.provenance.configuration_hash / f"{label}_{self.fingerprint}"
 
     @property
+    def anomaly_folder(self) -> Path | None:
+        """The anomaly model; None where the anomaly step is off, or there is none."""
+        return anomaly_folder(self.settings)
+
+    @property
     def log_folder(self) -> Path:
         """Where logs and crash files of this run go."""
         return self.settings.out_dir / names.log_folder(self.visit.subject) / self.run_id
@@ -73,6 +79,17 @@ class Job:
     def error_file(self) -> Path:
         """Where a step leaves its sentence when it fails."""
         return self.work_folder / "error.json"
+
+
+def anomaly_folder(settings: Settings) -> Path | None:
+    """The anomaly model that a run uses; None where the anomaly step is off, or there is none.
+
+    Raises
+    ------
+    ConfigError
+        If there is no model of the name that was asked for.
+    """
+    return find_anomaly_model(settings.anomaly_model) if settings.anomaly else None
 
 
 def input_checksums(visit: Visit) -> dict[str, str]:

@@ -12,13 +12,14 @@ from functools import cache
 from pathlib import Path
 
 from bids_app import app_version
+from bids_app.anomaly.folder import AnomalyFolder, read_folder
 from bids_app.derivatives import names
 from bids_app.derivatives.description import write_top_level
 from bids_app.derivatives.read import read_object
 from bids_app.derivatives.record import Status
 from bids_app.derivatives.results import Provenance
 from bids_app.derivatives.sessions import RawDataset, write_raw_participants
-from bids_app.errors import AppError, ExitCode, VisitError
+from bids_app.errors import AppError, ConfigError, ExitCode, VisitError
 from bids_app.lesion.folder import model_files, served_contrasts
 from bids_app.networks.device import choose_device
 from bids_app.networks.registry import find_model, verify
@@ -30,7 +31,7 @@ from bids_app.study.plan import UNUSABLE
 from bids_app.wording import counted
 from bids_app.workflow.deliver import deliver_failure
 from bids_app.workflow.export import export_lesion_roi
-from bids_app.workflow.job import Job, input_checksums, status_of_visit
+from bids_app.workflow.job import Job, anomaly_folder, input_checksums, status_of_visit
 from bids_app.workflow.pool import WorkerPool
 from bids_app.workflow.worker import Outcome
 
@@ -83,8 +84,13 @@ def provenance_of(settings: Settings, study: Study) -> Provenance:
     """What all sidecars of this run share."""
     version = app_version()
     files = model_files(find_model(settings.lesion_model), settings.folds)
-    stamps = tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
-    return Provenance(configuration_hash(settings, version, _model_sha256(stamps)), version, study.root)
+    folder = anomaly_folder(settings)
+    anomaly = _sha256_of(read_folder(folder).files) if folder else None
+    return Provenance(configuration_hash(settings, version, _sha256_of(files), anomaly), version, study.root)
+
+
+def _sha256_of(files: Sequence[Path]) -> str:
+    return _model_sha256(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files))
 
 
 @cache
@@ -99,7 +105,7 @@ def check_run(settings: Settings) -> None:
     Raises
     ------
     ConfigError
-        If the lesion model is incomplete, was changed or has no such fold, or the plugin file is wrong.
+        If a model is incomplete, was changed or has no such fold, or the plugin file is wrong.
     UnavailableError
         If a template is missing, or a GPU that was asked for.
     """
@@ -107,12 +113,24 @@ def check_run(settings: Settings) -> None:
     model = find_model(settings.lesion_model)
     model_files(model, settings.folds)
     verify(model)
+    if folder := anomaly_folder(settings):
+        check_threshold(read_folder(folder), settings)
+        verify(folder)
     if settings.plugin_file:
         from bids_app.workflow.cluster import read_plugin
 
         read_plugin(settings.plugin_file)  # the device is that of another machine
     elif settings.device.startswith("cuda"):
         _check_device(settings.device)
+
+
+def check_threshold(model: AnomalyFolder, settings: Settings) -> None:
+    """Refuse an anomaly model that nobody has calibrated, unless the threshold is given."""
+    if model.card.threshold is None and settings.anomaly_threshold is None:
+        raise ConfigError(
+            f"The anomaly model {model.card.name} has no threshold in its card.",
+            "Give one with --anomaly-threshold, or measure it on healthy scans (afterstroke train calibrate).",
+        )
 
 
 def _check_device(request: str) -> None:

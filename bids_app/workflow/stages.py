@@ -6,13 +6,14 @@ and numbers. The nipype interfaces around them are in ``interfaces.py``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from bids_app import images
-from bids_app.derivatives.results import Matrix, ModelUse, Normalized, Posed, Prepared, Segmented
+from bids_app.derivatives.results import Aligned, Anomalies, Matrix, ModelUse, Normalized, Posed, Prepared, Segmented
 from bids_app.errors import VisitError
 from bids_app.images import Image
 from bids_app.lesion.components import Lesions, find_lesions, lesions_of_mask
@@ -23,7 +24,7 @@ from bids_app.preprocessing import brain, headers, transforms
 from bids_app.preprocessing.bias import correct_bias
 from bids_app.preprocessing.checks import POSE_LIMITS, Check
 from bids_app.preprocessing.coregistration import register_flair
-from bids_app.preprocessing.normalization import Normalization, brain_in_pose, to_pose
+from bids_app.preprocessing.normalization import Normalization, brain_in_pose, to_affine, to_pose
 from bids_app.preprocessing.normalization import normalize as normalize_brain
 from bids_app.preprocessing.templates import Template, load_template
 from bids_app.settings import DEFAULT_SPACE
@@ -214,18 +215,38 @@ def _segmented(
     )
 
 
+def align(job: Job, prepared: Prepared, posed: Posed, segmented: Segmented) -> Aligned | None:
+    """Affine registration to the default standard space, with the lesion as a cost-function mask.
+
+    None where nothing needs it: neither an anomaly map nor images in that space are wanted.
+    """
+    if job.anomaly_folder is None and DEFAULT_SPACE not in job.settings.standard_spaces:
+        return None
+    scan, mask, lesion = (images.load(path) for path in (prepared.reference, prepared.brain_mask, segmented.mask))
+    initial, template = np.array(posed.matrix), load_template(DEFAULT_SPACE)
+    found = to_affine(images.masked(scan, mask), mask, lesion, template, initial, prepared.contrast)
+    return Aligned(_frozen(found.matrix), found.check)
+
+
 def normalize(
-    job: Job, prepared: Prepared, posed: Posed, segmented: Segmented, folder: Path
+    job: Job, prepared: Prepared, posed: Posed, segmented: Segmented, aligned: Aligned | None, folder: Path
 ) -> tuple[Normalized, ...]:
     """Bring the visit to every standard space asked for, with the lesion as a cost-function mask."""
+    known = {DEFAULT_SPACE: np.array(aligned.matrix)} if aligned and aligned.check.usable else {}
     return tuple(
-        _normalize_to(space, job.visit, prepared, posed, segmented, folder / space)
+        _normalize_to(space, job.visit, prepared, posed, segmented, known.get(space), folder / space)
         for space in job.settings.standard_spaces
     )
 
 
 def _normalize_to(
-    space: str, visit: Visit, prepared: Prepared, posed: Posed, segmented: Segmented, folder: Path
+    space: str,
+    visit: Visit,
+    prepared: Prepared,
+    posed: Posed,
+    segmented: Segmented,
+    affine: np.ndarray | None,
+    folder: Path,
 ) -> Normalized:
     scan, mask = images.load(prepared.reference), images.load(prepared.brain_mask)
     lesion, template = images.load(segmented.mask), load_template(space)
@@ -235,7 +256,7 @@ def _normalize_to(
     else:
         initial = np.array(posed.matrix)
         seen = images.masked(scan, mask)
-        found = normalize_brain(seen, mask, lesion, template, initial, folder, prepared.contrast)
+        found = normalize_brain(seen, mask, lesion, template, initial, folder, prepared.contrast, affine)
         if reused:
             found = replace(found, check=_retried(found.check, reused.check))
     if not found.check.usable:
@@ -276,14 +297,30 @@ def _retried(check: Check, reused: Check) -> Check:
 
 def locate(segmented: Segmented, normalized: tuple[Normalized, ...]) -> Segmented:
     """Add MNI coordinates to the lesions, from the first standard space that is a trusted MNI."""
+    places = in_mni([lesion.centroid_mm for lesion in segmented.lesions], normalized)
+    pairs = zip(segmented.lesions, places, strict=True)
+    return replace(segmented, lesions=tuple(replace(lesion, mni_mm=place) for lesion, place in pairs))
+
+
+def locate_findings(anomalies: Anomalies, normalized: tuple[Normalized, ...]) -> Anomalies:
+    """Add MNI coordinates to the findings, as `locate` does to lesions."""
+    if anomalies.explained is None:
+        return anomalies
+    found = anomalies.explained.findings
+    pairs = zip(found, in_mni([finding.peak_mm for finding in found], normalized), strict=True)
+    located = tuple(replace(finding, mni_mm=place) for finding, place in pairs)
+    return replace(anomalies, explained=replace(anomalies.explained, findings=located))
+
+
+def in_mni(
+    places: Sequence[tuple[float, float, float]], normalized: tuple[Normalized, ...]
+) -> list[tuple[float, float, float] | None]:
+    """Native world coordinates in MNI, mm; None for each where no space is a trusted MNI."""
     trusted = [space for space in normalized if space.space.startswith("MNI") and space.check.usable]
-    if not trusted or not segmented.lesions:
-        return segmented
-    centroids = np.array([lesion.centroid_mm for lesion in segmented.lesions])
+    if not trusted or not places:
+        return [None] * len(places)
     # points travel against the images: from native space to MNI through the file that pulls images from MNI to it
-    places = transforms.apply_itk_to_points(centroids, trusted[0].inverse)
-    pairs = zip(segmented.lesions, places.tolist(), strict=True)
-    return replace(segmented, lesions=tuple(replace(lesion, mni_mm=tuple(place)) for lesion, place in pairs))
+    return [tuple(place) for place in transforms.apply_itk_to_points(np.array(places), trusted[0].inverse).tolist()]
 
 
 def _frozen(matrix: np.ndarray) -> Matrix:

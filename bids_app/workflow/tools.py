@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from bids_app.anomaly.model import AnomalyModel, load_anomaly_model
 from bids_app.lesion.model import LesionModels, load_models
 from bids_app.networks.device import Device, choose_device, set_threads
 from bids_app.preprocessing.brain import BrainExtractor, weights_sha256
@@ -36,6 +37,12 @@ def brain_weights() -> str:
 def lesion_models(folder: Path, folds: tuple[str, ...], request: str) -> LesionModels:
     """The lesion model, and what stands in for it, on the device."""
     return load_models(folder, folds, device(request))
+
+
+@cache
+def anomaly_model(folder: Path, request: str) -> AnomalyModel:
+    """The anomaly model on the device."""
+    return load_anomaly_model(folder, device(request))
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from bids_app.derivatives.record import Record
 from bids_app.derivatives.write import write_json, write_text
 from bids_app.errors import AppError, ExitCode
 from bids_app.settings import Settings, to_toml
-from bids_app.workflow.job import Job, forget_finished, left_error
+from bids_app.workflow.job import Job, anomaly_folder, forget_finished, left_error
 
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
@@ -73,7 +73,7 @@ def die_with_parent() -> None:
 
 
 def start(settings: Settings, model_folder: Path) -> Tools:
-    """Import what a visit needs, set the threads, decide the device, load the lesion model; slow, so once a worker.
+    """Import what a visit needs, set the threads, decide the device, load the models; slow, so once a worker.
 
     Raises
     ------
@@ -87,6 +87,8 @@ def start(settings: Settings, model_folder: Path) -> Tools:
     tools.limit_threads(settings.omp_nthreads)
     device = tools.device(settings.device)
     tools.lesion_models(model_folder, settings.folds, settings.device)
+    if folder := anomaly_folder(settings):
+        tools.anomaly_model(folder, settings.device)
     return Tools(device.name, device.description)
 
 

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from bids_app.networks.registry import embedded_models
+from bids_app.networks.registry import LESION, embedded_models
 from bids_app.training.anatomy import REAL_TEXTURE, split_of
 from bids_app.training.embed import checkpoints_sha256
 
-MODELS = {model.name: model for model in embedded_models()}
+MODELS = {model.name: model for model in embedded_models() if model.kind == LESION}
 MIB = 2**20
 
 

@@ -1,0 +1,86 @@
+"""A model folder is read, runs on a whole brain, and is refused in a sentence where it is wrong."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from bids_app.anomaly.folder import read_folder
+from bids_app.anomaly.model import load_anomaly_model
+from bids_app.errors import ConfigError
+from tests.anomaly.ldm import AutoencoderKL, UNetModel
+from tests.anomaly.models import VELOCITY, write_anomaly_model
+
+
+def brain(slices=12):
+    grey = np.zeros((slices, 64, 48), np.uint8)
+    grey[2:-2, 8:56, 8:40] = np.random.default_rng(0).integers(1, 256, (slices - 4, 48, 32))
+    return grey
+
+
+@pytest.mark.parametrize("context", [0, 1])
+def test_twin_and_map_are_there_inside_the_brain_alone(tmp_path, context):
+    model = load_anomaly_model(write_anomaly_model(tmp_path / "m", replace(VELOCITY, context=context)))
+    grey = brain()
+    twin = model.explain(grey)
+    assert twin.healthy.shape == twin.anomaly.shape == grey.shape
+    assert (twin.healthy[grey == 0] == 0).all() and (twin.anomaly[grey == 0] == 0).all()
+    assert twin.healthy[grey > 0].min() >= 1 and twin.healthy.max() <= 255
+    assert twin.anomaly.min() >= 0 and 0 < twin.anomaly.max() <= 1
+
+
+def test_steps_and_mask_change_the_map(tmp_path):
+    plain = load_anomaly_model(write_anomaly_model(tmp_path / "m")).explain(brain()).anomaly
+    model = load_anomaly_model(write_anomaly_model(tmp_path / "masked", masked=True))
+    assert not np.allclose(model.explain(brain()).anomaly, plain)
+    assert not np.allclose(model.explain(brain(), 1).anomaly, model.explain(brain(), 2).anomaly)
+
+
+def test_an_empty_brain_has_no_twin(tmp_path):
+    model = load_anomaly_model(write_anomaly_model(tmp_path / "m"))
+    assert not model.explain(np.zeros((4, 64, 48), np.uint8)).anomaly.any()
+
+
+def test_files_of_the_authors_run_in_their_frame(tmp_path):
+    torch.manual_seed(0)
+    torch.save({"model": UNetModel(3, 64, 4).state_dict()}, tmp_path / "0000200.pt")
+    torch.save(AutoencoderKL(3, (1, 2, 4)).state_dict(), tmp_path / "VAE-Medical-klf4.pt")
+    folder = read_folder(tmp_path)
+    assert folder.of_authors and folder.card.slice_shape == (256, 256) and folder.card.threshold is None
+    (tmp_path / "card.json").write_text(json.dumps({"slice_shape": [64, 64], "steps": 1, "threshold": 0.036}))
+    twin = load_anomaly_model(tmp_path).explain(brain(5))
+    assert twin.anomaly.shape == (5, 64, 48) and twin.anomaly.max() > 0
+
+
+@pytest.mark.parametrize(
+    ("card", "said"),
+    [
+        ({"contrast": "T2w"}, "contrast T2w"),
+        ({"steps": 0}, "steps 0"),
+        ({"threshold": 2}, "threshold 2"),
+        ({"threshold": "high"}, "no card of an anomaly model"),
+        ({"velocity": None}, "no card of an anomaly model"),
+        ({"velocity": {"channels": [8, 8], "wings": 2}}, "describes no networks"),
+        ({"velocity": {"channels": [16, 16], "heads": 2, "attention": [False, False]}}, "does not fit"),
+    ],
+)
+def test_a_wrong_card_is_refused(tmp_path, card, said):
+    folder = write_anomaly_model(tmp_path / "m", **card)
+    with pytest.raises(ConfigError, match=said):
+        load_anomaly_model(folder)
+
+
+def test_what_is_no_model_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="There is no anomaly model"):
+        load_anomaly_model(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="holds no anomaly model"):
+        load_anomaly_model(tmp_path)
+
+
+def test_networks_that_do_not_belong_together_are_refused(tmp_path):
+    torch.save(UNetModel(4, 64, 4).state_dict(), tmp_path / "v.pt")
+    torch.save(AutoencoderKL(3, (1, 2, 4)).state_dict(), tmp_path / "VAE.pt")
+    with pytest.raises(ConfigError, match="do not belong together"):
+        load_anomaly_model(tmp_path)
