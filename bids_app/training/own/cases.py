@@ -17,7 +17,7 @@ from bids_app.settings import Settings, TrainingSettings
 from bids_app.study.content import has_content
 from bids_app.study.index import index
 from bids_app.study.models import Problem, Severity, Visit
-from bids_app.training.own.masks import ATLAS, atlas_visits, check_pattern, find_masks, scan_of_mask
+from bids_app.training.own.masks import ATLAS, atlas_visits, check_pattern, find_masks, is_there, scan_of_mask
 from bids_app.training.plans import FUSIONS
 from bids_app.wording import counted, listed
 
@@ -25,6 +25,8 @@ from bids_app.wording import counted, listed
 GRID_TOLERANCE_MM = 0.1
 #: Share of the lesion that has to lie in the scan it was drawn on.
 MIN_INSIDE = 0.5
+#: Half of a brain: no lesion is larger, but a brain mask or a scan taken for a mask is.
+MAX_LESION_ML = 700.0
 #: Cases of one problem that the table names.
 SHOWN = 8
 
@@ -139,6 +141,9 @@ def _case(visit: Visit, settings: TrainingSettings) -> Case:
         raise _Unusable(f"no-{missing[0].lower()}", message)
     mask = _only_mask(visit, settings)
     drawn_on, doubts = _drawn_on(mask, visit)
+    if not is_there(drawn_on):
+        message = f"{mask.name} was drawn on {drawn_on.name}, which is not there."
+        raise _Unusable("no-scan-of-mask", message, mask)
     if not has_content(drawn_on):
         raise _Unusable("not-downloaded", f"{drawn_on.name} is not downloaded. Run: datalad get {drawn_on}", drawn_on)
     volume = _checked_volume(mask, drawn_on)
@@ -211,6 +216,7 @@ def _checked_volume(mask: Path, scan: Path) -> float:
         raise _Unusable("mask-unreadable", error.message, mask) from error
     except Exception as error:
         raise _Unusable("scan-unreadable", f"{scan.name} cannot be read: {error}", scan) from error
+    _check_values(mask)
     lesion = np.argwhere(np.asarray(drawn.dataobj) > 0)
     if len(lesion) == 0:
         return 0.0
@@ -219,7 +225,25 @@ def _checked_volume(mask: Path, scan: Path) -> float:
     if inside < MIN_INSIDE:
         message = f"{1 - inside:.0%} of the lesion in {mask.name} lies outside {scan.name}."
         raise _Unusable("mask-elsewhere", message, mask)
-    return len(lesion) * images.voxel_volume_mm3(drawn) / 1000
+    volume = len(lesion) * images.voxel_volume_mm3(drawn) / 1000
+    if volume > MAX_LESION_ML:
+        message = f"{mask.name} marks {volume:.0f} mL, more than a lesion can have: is it a brain mask?"
+        raise _Unusable("mask-too-large", message, mask)
+    return volume
+
+
+def _check_values(mask: Path) -> None:
+    """Make sure that a mask has one value beside zero, or values up to 1 that say where the lesion is."""
+    values = np.asanyarray(nib.load(mask).dataobj)
+    marked = np.unique(values[np.isfinite(values) & (values != 0)])
+    if len(marked) <= 1 and (len(marked) == 0 or marked[0] > 0.5):
+        return
+    if marked.min() < 0 or marked.max() > 1:
+        message = f"{mask.name} has several values up to {marked.max():g}: it is a scan or a label map, no lesion mask."
+        raise _Unusable("mask-values", message, mask)
+    if marked.max() <= 0.5:
+        message = f"{mask.name} is nowhere above one half, from which a soft mask counts as lesion."
+        raise _Unusable("mask-values", message, mask)
 
 
 def _without_shared(cases: Sequence[Case]) -> tuple[list[Case], list[tuple[str, Problem]]]:

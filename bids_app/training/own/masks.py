@@ -34,8 +34,14 @@ def check_pattern(pattern: str) -> None:
     Raises
     ------
     UsageError
-        If it has placeholders other than ``{subject}`` and ``{session}``.
+        If it has placeholders other than ``{subject}`` and ``{session}``, or matches no file's name.
     """
+    steps = Path(pattern).parts
+    if not Path(pattern).name or any("**" in step and step != "**" for step in steps):
+        raise UsageError(
+            f"The pattern of --masks, '{pattern}', can find no file.",
+            "It ends in the name of the masks, and ** stands alone between slashes, as in 'masks/**/*_mask.nii.gz'.",
+        )
     if unknown := sorted(set(re.findall(r"\{([^}]*)\}", pattern)) - {"subject", "session"}):
         raise UsageError(
             f"The pattern of --masks has the placeholder {{{unknown[0]}}}.", "It may have {subject} and {session}."
@@ -55,11 +61,12 @@ def find_masks(pattern: str, root: Path, visit: Visit) -> list[Path]:
     """
     if pattern == ATLAS:
         mask = visit.t1w.path.with_name(visit.t1w.path.name.replace(ATLAS_T1W, ATLAS_MASK))
-        return [mask] if _there(mask) else []
+        return [mask] if is_there(mask) else []
     place = Path(fill(KNOWN.get(pattern, pattern), visit))
     base = Path(place.anchor) if place.is_absolute() else root
     found = base.glob(str(place.relative_to(base) if place.is_absolute() else place))
-    return sorted(path for path in found if path.name.endswith(IMAGE_EXTENSIONS) and _may_be_of(path, visit))
+    there = (path for path in found if path.name.endswith(IMAGE_EXTENSIONS))
+    return sorted(path for path in there if _may_be_of(_below(path, root), visit))
 
 
 def fill(pattern: str, visit: Visit) -> str:
@@ -73,8 +80,14 @@ def fill(pattern: str, visit: Visit) -> str:
     return pattern.replace("{subject}", visit.subject).replace("{session}", visit.session or "")
 
 
-def _there(path: Path) -> bool:
+def is_there(path: Path) -> bool:
+    """Whether there is a file, or a link to one that may not have been downloaded."""
     return path.is_symlink() or path.exists()
+
+
+def _below(path: Path, root: Path) -> Path:
+    """The part of a path that can be about a visit: below the dataset, or else the last folders of BIDS."""
+    return path.relative_to(root) if path.is_relative_to(root) else Path(*path.parts[-4:])
 
 
 def _may_be_of(path: Path, visit: Visit) -> bool:
@@ -87,12 +100,20 @@ def _may_be_of(path: Path, visit: Visit) -> bool:
 
 
 def scan_of_mask(mask: Path, visit: Visit) -> Path | None:
-    """The raw scan, no T1w or FLAIR, that a mask says it was drawn on, as ``*_T2w_desc-lesion_mask``."""
+    """The raw scan, no T1w or FLAIR, that a mask says it was drawn on, as ``*_T2w_desc-lesion_mask``.
+
+    None if its name says nothing of the kind. The scan may be missing.
+    """
     named = re.match(r"(sub-.*_(?:T2w|PDw|T2starw|dwi))_", mask.name)
     if named is None:
         return None
     candidates = [visit.reference.path.with_name(named.group(1) + extension) for extension in IMAGE_EXTENSIONS]
-    return next((path for path in candidates if _there(path)), None)
+    return next((path for path in candidates if is_there(path)), candidates[0])
+
+
+def isis_there(path: Path) -> bool:
+    """Whether there is a file, or a link to one that may not have been downloaded."""
+    return is_there(path)
 
 
 def atlas_visits(root: Path, participants: Sequence[str]) -> tuple[Visit, ...]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from bids_app.derivatives.read import read_object
 from bids_app.derivatives.write import write_json, write_table
 from bids_app.errors import ConfigError, ExitCode, NoInputError, UsageError
-from bids_app.lesion.folder import CARD
 from bids_app.networks.device import Device, choose_device
 from bids_app.settings import Settings, TrainingSettings
 from bids_app.study.folders import check_places, check_writable
@@ -151,11 +150,13 @@ def _check_folds(settings: TrainingSettings) -> None:
 
 
 def _check_result(settings: TrainingSettings) -> None:
-    """Refuse to replace a model that another training left, or the one to start from."""
+    """Refuse to replace what another training left, or the model to start from: a folder with anything in it."""
     result = settings.out_dir / settings.name
-    if (result / CARD).exists() and not (work_folder(settings) / RECORD).exists():
+    known = read_object(work_folder(settings) / RECORD)
+    ours = bool(known) and known.get("result", str(result)) == str(result)
+    if not ours and result.exists() and (not result.is_dir() or any(result.iterdir())):
         raise UsageError(
-            f"{result} holds a model already, and not of the training in {work_folder(settings)}.",
+            f"{result} holds something already, and not of the training in {work_folder(settings)}.",
             "Choose another --name or --out; to go on with that training, give its --work-dir.",
         )
 
@@ -220,6 +221,7 @@ def _check_record(session: Session) -> None:
         "init": settings.init or "",
         "folds": settings.folds,
         "epochs": session.epochs,
+        "result": str(session.result),
         "cases": {case.label: case.fingerprint for case in session.cases},
     }
     path = session.base / RECORD
@@ -227,7 +229,7 @@ def _check_record(session: Session) -> None:
     if not known:
         write_json(path, content)
         return
-    if differing := [key for key in content if known.get(key) != content[key]]:
+    if differing := [key for key in content if known.get(key, content[key]) != content[key]]:
         raise ConfigError(
             f"The training {settings.name} in {session.base} was begun with other {' and '.join(differing)}.",
             "Give the same options to go on, choose another --name, or delete that folder to begin anew. (Cases also "

@@ -100,6 +100,39 @@ def test_a_broken_mask_is_left_out(study: Path):
     assert found(study)[1] == {"sub-01_ses-2": "mask-unreadable"}
 
 
+@pytest.mark.parametrize(
+    ("values", "code"),
+    [
+        (lambda mask: mask * 255, None),
+        (lambda mask: mask * 0.9, None),
+        (lambda mask: mask * 0.4, "mask-values"),
+        (lambda mask: mask + (np.arange(mask.size).reshape(mask.shape) % 7 == 0) * 3, "mask-values"),
+        (lambda mask: np.ones_like(mask), "mask-too-large"),
+    ],
+)
+def test_what_is_no_lesion_mask_is_left_out(study: Path, monkeypatch, values, code: str | None):
+    monkeypatch.setattr("bids_app.training.own.cases.MAX_LESION_ML", 30.0)
+    path = mask_of(study, "01", "1")
+    image = nib.load(path)
+    drawn = (image.get_fdata() > 0).astype(np.float32)
+    nib.save(nib.Nifti1Image(values(drawn).astype(np.float32), image.affine), path)
+    used, left_out = found(study)
+    assert (left_out.get("sub-01_ses-1"), "sub-01_ses-1" in used) == (code, code is None)
+
+
+def test_a_folder_that_looks_like_a_label_is_not_one(study: Path, tmp_path: Path):
+    elsewhere = tmp_path / "sub-acute" / "ses-all" / "bids"
+    elsewhere.parent.mkdir(parents=True)
+    study.rename(elsewhere)
+    assert found(elsewhere)[0]
+
+
+@pytest.mark.parametrize("pattern", ["", "/", "**masks/*.nii.gz", "."])
+def test_a_pattern_that_finds_no_file_is_refused(original: Path, pattern: str):
+    with pytest.raises(UsageError, match="can find no file"):
+        find_cases(settings_of(original, masks=pattern))
+
+
 def test_a_mask_that_is_not_downloaded_says_how_to_get_it(study: Path):
     path = mask_of(study, "01", "2")
     path.unlink()
@@ -177,6 +210,9 @@ def test_the_naming_of_arc_and_the_scan_its_masks_are_drawn_on(study: Path):
     cohort = find_cases(settings_of(study, masks="arc"))
     assert [case.drawn_on for case in cohort.cases] == [t2w]
     assert {label for label, _ in cohort.left_out} == {"sub-01_ses-2", "sub-02_ses-1"}
+    t2w.unlink()  # the mask must not be placed on the T1w, which lies elsewhere
+    with pytest.raises(NoInputError, match=r"1 no-scan-of-mask\. First.* was drawn on .*, which is not there"):
+        found(study, masks="arc")
 
 
 def test_the_table_shows_every_problem_once(study: Path):
