@@ -1,0 +1,318 @@
+"""What finds a stroke lesion that nobody has shown it? REFLECT and its rivals on real FLAIR slices.
+
+    python -m benchmarks.reflect_flair --data DIR --out DIR [--rows ROW ...] [--seeds 0 1 2] [--table]
+
+trains on slices without lesion, at some 20 minutes of one core a row and seed, and judges on slices of other patients:
+those whose id ends in 3. Thresholds are from slices without lesion of the patients whose id ends in 1. What is trained
+and measured already is not done again: use another OUT after any change of the code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import ndimage
+from sklearn.metrics import average_precision_score
+from torch import Tensor, nn
+
+from benchmarks.synthesis_fit import HEIGHT_MM, SLICES, upright
+from benchmarks.unsupervised import (
+    BOTTLENECK,
+    DENOISER,
+    Denoising,
+    equalized,
+    reconstruction_loss,
+    reconstruction_map,
+    variational_loss,
+)
+from bids_app.anomaly import autoencoder as autoencoders
+from bids_app.anomaly import velocity as velocities
+from bids_app.anomaly.autoencoder import Autoencoder
+from bids_app.anomaly.morphology import Morphology
+from bids_app.anomaly.residual import PIXEL_SIGMA, anomaly_map, blurred
+from bids_app.anomaly.slices import SHAPE, as_tensor, grey_values
+from bids_app.anomaly.transport import transport
+from bids_app.anomaly.velocity import Velocity
+from bids_app.derivatives.write import write_json
+from bids_app.measures.froc import FALSE_POSITIVES, detect, froc, joined
+from bids_app.measures.overlap import dice
+from bids_app.training.anatomy import split_of
+from bids_app.training.reflect.learn import (
+    Corruption,
+    Course,
+    Place,
+    muon,
+    straighten,
+    train_autoencoder,
+    train_reflect,
+)
+from bids_app.training.reflect.loop import Learner, Schedule, fit, processes
+from bids_app.training.reflect.slices import Slices
+from bids_app.training.reflect.tasks import SliceBatches
+
+FLOW_STEPS, REFLOW_STEPS = 450, 60
+AUTOENCODER_STEPS = 350
+RIVAL_STEPS = {"ae": 1200, "vae": 1200, "diffusion": 860}
+"""Optimizer steps that take 20 minutes of one core together: of REFLECT's autoencoder and flow, or of a rival."""
+PART = 24
+"""Slices that go through a network together."""
+CLEAN_SHARE = 0.01
+"""Of the brain pixels of slices without lesion that lie above the threshold for Dice."""
+CANDIDATE_SHARE = 0.02
+"""The same for candidates of the FROC."""
+LEAST_PIXELS = 30
+"""Lesions and false alarms of less are left out."""
+
+Map = Callable[[np.ndarray], np.ndarray]
+"""From grey values ``(n, 192, 160)`` to anomaly, the same shape."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Slices by what they are for; `lesions` are those of the test slices, ``(n, 192, 160)`` bool."""
+
+    train: Slices
+    validation: Slices
+    test: Slices
+    lesions: np.ndarray
+
+
+def load(data: Path) -> Split:
+    """Real FLAIR slices in the box that networks see."""
+    with np.load(data / SLICES) as stored:
+        ids, flair, lesion = (stored[name] for name in ("id", "flair", "lesion"))
+    images = np.array([placed(grey_values(image.astype(np.float32), image > 0)) for image in flair])
+    lesions = np.array([placed(mask) > 0 for mask in lesion])
+    slices = Slices(images, tuple(map(str, ids)), np.full(len(ids), HEIGHT_MM))
+    use = np.array([split_of(f"sub-{patient}") for patient in slices.subjects])
+    area = lesions.sum(axis=(1, 2))
+    clean, judged = area == 0, (area == 0) | (area >= LEAST_PIXELS)
+    chosen = (use == "train") & clean, (use == "validation") & clean, (use == "test") & judged
+    return Split(*(slices[np.flatnonzero(each)] for each in chosen), lesions[chosen[2]])
+
+
+def placed(stored: np.ndarray) -> np.ndarray:
+    """A stored slice at its place in MNI space, rows from anterior to posterior."""
+    out = np.zeros(SHAPE[1:], stored.dtype)
+    rows, columns = stored.shape[::-1]
+    out[2 : 2 + rows, 1 : 1 + columns] = upright(stored)[::-1]
+    return out
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the rows are made from."""
+
+    split: Split
+    out: Path
+    seed: int
+
+    def course(self, steps: int, batch: int, rate: float) -> Course:
+        return Course(Schedule(steps=steps, ema=0.995, save_minutes=2), batch, rate, seed=self.seed)
+
+    def place(self, name: str) -> Place:
+        group = _alone()
+        return Place(self.out / name, group, lambda step, progress, losses: print(name, step, losses, flush=True))
+
+    def fitted(self, name: str, network: nn.Module, loss: Callable, batch: int, rate: float) -> nn.Module:
+        """A rival, trained."""
+        torch.manual_seed(1000 * self.seed)
+        learner = Learner(name, network, muon(network.parameters(), rate), loss)
+        place, course = self.place(name), self.course(RIVAL_STEPS[name], batch, rate)
+        batches = SliceBatches(self.split.train, batch, self.seed)
+        return fit([learner], batches, course.schedule, place.folder, place.group, say=place.say)[name]
+
+    def autoencoder(self) -> Autoencoder:
+        """That of all REFLECT rows of a seed."""
+        course = self.course(AUTOENCODER_STEPS, 12, 0.01)
+        return train_autoencoder(self.split.train, autoencoders.SIZES["tiny-f4"], course, self.place("autoencoder"))
+
+    def reflect(self, morphological: bool = False) -> Velocity:
+        """REFLECT-1."""
+        name = "reflect_morphological" if morphological else "reflect"
+        corruption = Corruption(deform=Morphology() if morphological else None)
+        size, course = velocities.SIZES["tiny"], self.course(FLOW_STEPS, 32, 0.02)
+        return train_reflect(self.split.train, self.autoencoder(), size, course, self.place(name), corruption)
+
+    def straight(self) -> Velocity:
+        """REFLECT-2."""
+        course = self.course(REFLOW_STEPS, 32, 0.002)
+        return straighten(self.split.train, self.autoencoder(), self.reflect(), course, self.place("straight"))
+
+
+def _alone():
+    with processes("cpu") as group:
+        return group
+
+
+@torch.inference_mode()
+def reflect_map(autoencoder: Autoencoder, velocity: Velocity, steps: int, masked: bool, grey: np.ndarray) -> np.ndarray:
+    """The authors' anomaly map."""
+    found = []
+    for part in np.array_split(grey, -(-len(grey) // PART)):
+        image = as_tensor(part)
+        latent = autoencoder.encode(image)
+        healthy = transport(velocity, latent, steps)
+        pictures = autoencoder.decode(healthy), autoencoder.decode(latent)
+        found.append(anomaly_map(*pictures, healthy, latent, image > -1 if masked else None).numpy())
+    return np.concatenate(found)
+
+
+def network_map(function: Callable[[Tensor], Tensor], grey: np.ndarray) -> np.ndarray:
+    """Map of a network, blurred as the authors blur theirs."""
+    parts = [as_tensor(part) for part in np.array_split(grey, -(-len(grey) // PART))]
+    differences = torch.cat([function(part) * (part[:, 0] > -1) for part in parts])
+    return blurred(differences, PIXEL_SIGMA).numpy()
+
+
+def yardstick(values: np.ndarray, brain: np.ndarray) -> np.ndarray:
+    """A map without any network, blurred in the same way."""
+    return blurred(torch.from_numpy(np.where(brain, values, 0).astype(np.float32)), PIXEL_SIGMA).numpy()
+
+
+def row_maps(row: str, bench: Bench) -> Map:
+    """The map of a row, trained if it has anything to train."""
+    train = bench.split.train.images
+    if row == "intensity":
+        return lambda grey: yardstick(grey / 255, grey > 0)
+    if row == "equalised intensity":
+        return lambda grey: np.stack([yardstick(_equalized(g)[None], g[None] > 0)[0] for g in grey])
+    if row in ("z-score", "absolute z-score"):
+        (mean, deviation), side = _moments(train), np.abs if row.startswith("absolute") else lambda score: score
+        return lambda grey: yardstick(side((grey - mean) / deviation), grey > 0)
+    if row in ("AE", "VAE"):
+        name, loss = row.lower(), reconstruction_loss if row == "AE" else variational_loss
+        network = bench.fitted(name, Autoencoder(BOTTLENECK), loss, 16, 0.01)
+        return partial(network_map, partial(reconstruction_map, network))
+    if row == "AnoDDPM-like":
+        way = Denoising()
+        network = bench.fitted("diffusion", Velocity(DENOISER, 1), way.loss, 16, 0.01)
+        return partial(network_map, partial(way.map, network))
+    velocity = bench.straight() if "-2" in row else bench.reflect("morphological" in row)
+    return partial(reflect_map, bench.autoencoder(), velocity, 1 if "1 step" in row else 5, "masked" in row)
+
+
+def _equalized(grey: np.ndarray) -> np.ndarray:
+    return equalized(grey, np.sort(grey[grey > 0]))
+
+
+def _moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of every pixel over the slices that have brain there, smooth where they are few."""
+    brain = images > 0
+    share, total, squares = (
+        ndimage.gaussian_filter(values, 2.0)
+        for values in (brain.mean(axis=0), (images / 1.0).mean(axis=0), (images.astype(float) ** 2).mean(axis=0))
+    )
+    mean = total / np.maximum(share, 1e-3)
+    return mean, np.sqrt(np.maximum(squares / np.maximum(share, 1e-3) - mean**2, 25.0))
+
+
+NETWORKS = (
+    "AE",
+    "VAE",
+    "AnoDDPM-like",
+    "REFLECT-1, 1 step",
+    "REFLECT-1, 5 steps",
+    "REFLECT-2, 1 step",
+    "REFLECT-2, 5 steps",
+    "REFLECT-1 morphological, 1 step",
+    "REFLECT-1 morphological, 5 steps",
+    "REFLECT-1 masked, 1 step",
+)
+YARDSTICKS = ("intensity", "equalised intensity", "z-score", "absolute z-score")
+
+
+def scores(function: Map, split: Split) -> dict[str, float]:
+    """All measures of a row."""
+    clean, brain = split.validation.images > 0, split.test.images > 0
+    normal = function(split.validation.images)[clean]
+    dice_threshold, candidate_threshold = np.quantile(normal, [1 - CLEAN_SHARE, 1 - CANDIDATE_SHARE])
+    anomaly, truth = np.where(brain, function(split.test.images), 0), split.lesions
+    sick = truth.any(axis=(1, 2))
+    found = anomaly >= dice_threshold
+    each = [dice(t, f) for t, f in zip(truth[sick], found[sick], strict=True)]
+    alarms = [_largest(mask) >= LEAST_PIXELS for mask in found[~sick]]
+    curve = froc(joined(detect(a, t, candidate_threshold) for a, t in zip(anomaly, _lesions(truth), strict=True)))
+    best = max(dice(truth, anomaly >= level) for level in np.quantile(anomaly[brain], np.linspace(0.8, 0.999, 60)))
+    return {
+        "auprc": float(average_precision_score(truth[brain], anomaly[brain])),
+        "dice": dice(truth, found),
+        "slice_dice": float(np.mean(each)),
+        "best_dice": best,
+        "alarmed": float(np.mean(alarms)),
+        "alarm_pixels": float(found[~sick].sum() / brain[~sick].sum()),
+        **{f"froc_{rate}": float(value) for rate, value in zip(FALSE_POSITIVES, curve, strict=True)},
+        "froc": float(curve.mean()),
+    }
+
+
+def _largest(mask: np.ndarray) -> int:
+    labels, _ = ndimage.label(mask)
+    return int(np.bincount(labels.ravel())[1:].max(initial=0))
+
+
+def _lesions(truth: np.ndarray) -> Iterator[np.ndarray]:
+    """Lesions of each slice by number; those of less than `LEAST_PIXELS` are none to be found."""
+    for mask in truth:
+        labels, count = ndimage.label(mask)
+        sizes = np.bincount(labels.ravel(), minlength=count + 1)
+        yield np.where(sizes[labels] >= LEAST_PIXELS, labels, 0)
+
+
+COLUMNS = {
+    "auprc": "AUPRC",
+    "dice": "Dice",
+    "slice_dice": "Dice, mean of slices",
+    "best_dice": "best Dice",
+    "alarmed": "clean slices alarmed",
+    "alarm_pixels": "clean brain alarmed",
+    **{f"froc_{rate}": f"found at {rate}" for rate in FALSE_POSITIVES},
+    "froc": "FROC",
+}
+
+
+def table(found: Mapping[str, Sequence[Mapping[str, float]]]) -> Iterator[str]:
+    """Mean and standard deviation over seeds."""
+    yield f"| | {' | '.join(COLUMNS.values())} |"
+    yield "|---" * (len(COLUMNS) + 1) + "|"
+    for row, seeds in found.items():
+        values = {name: np.array([seed[name] for seed in seeds]) for name in COLUMNS}
+        spread = {name: f" ± {v.std(ddof=1):.3f}" if len(v) > 1 else "" for name, v in values.items()}
+        yield f"| {row} | " + " | ".join(f"{values[name].mean():.3f}{spread[name]}" for name in COLUMNS) + " |"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train and measure what is not measured yet, and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.reflect_flair", description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with the real data")
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and scores")
+    parser.add_argument("--rows", nargs="+", default=[*YARDSTICKS, *NETWORKS], choices=[*YARDSTICKS, *NETWORKS])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--table", action="store_true", help="print what is measured, measure nothing")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    split = load(options.data)
+    found: dict[str, list[dict[str, float]]] = {}
+    for seed in options.seeds:
+        bench = Bench(split, options.out / f"seed_{seed}", seed)
+        for row in options.rows:
+            path = options.out / f"seed_{seed}" / "scores" / f"{row}.json"
+            if not path.exists() and not options.table and (row in NETWORKS or seed == options.seeds[0]):
+                write_json(path, scores(row_maps(row, bench), split))
+            if path.exists():
+                found.setdefault(row, []).append(json.loads(path.read_text()))
+    sick = int(split.lesions.any(axis=(1, 2)).sum())
+    counts = (len(split.train), len(split.validation), sick, len(split.test) - sick)
+    print("{} slices to train, {} to validate, to test {} with lesion and {} without\n".format(*counts))
+    print("\n".join(table(found)))
+
+
+if __name__ == "__main__":
+    main()
