@@ -111,11 +111,6 @@ def scan_of_mask(mask: Path, visit: Visit) -> Path | None:
     return next((path for path in candidates if is_there(path)), candidates[0])
 
 
-def isis_there(path: Path) -> bool:
-    """Whether there is a file, or a link to one that may not have been downloaded."""
-    return is_there(path)
-
-
 def atlas_visits(root: Path, participants: Sequence[str]) -> tuple[Visit, ...]:
     """Visits of ATLAS v2.0, wherever its participants lie below `root`.
 

@@ -1,0 +1,190 @@
+"""The anomaly model that comes with the App: REFLECT trained on synthetic healthy T1w.
+
+``python -m bids_app.training.reflect.embedded --data DIR --out DIR`` draws the brains, trains what is not trained yet
+and writes the model folder ``OUT/models/reflect-t1w``. The same command again goes on where it was cut off.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bids_app import app_version
+from bids_app.anomaly import autoencoder as autoencoders
+from bids_app.anomaly import velocity as velocities
+from bids_app.anomaly.autoencoder import Autoencoder
+from bids_app.anomaly.model import load_anomaly_model
+from bids_app.anomaly.morphology import Morphology
+from bids_app.anomaly.velocity import Velocity
+from bids_app.training.embed import TEXTURES, TRAINING_DATA
+from bids_app.training.reflect.folder import add_to_card, calibrate, write_anomaly_model
+from bids_app.training.reflect.learn import Corruption, Course, Place, straighten, train_autoencoder, train_reflect
+from bids_app.training.reflect.loop import Schedule, processes
+from bids_app.training.reflect.slices import Slices
+from bids_app.training.reflect.synthetic import make_brains, slices_of
+from bids_app.training.series import Material
+from bids_app.training.store import prepare_split
+from bids_app.training.synthesis.tissue import make_source
+
+NAME = "reflect-t1w"
+SEEDS = {"train": 1, "validation": 7}
+"""Of the series of synthetic brains."""
+
+
+@dataclass(frozen=True)
+class Brains:
+    """Synthetic brains, ``(count, slices, rows, columns)`` uint8 grey values."""
+
+    train: np.ndarray
+    validation: np.ndarray
+
+
+def load_brains(data: Path, out: Path, train: int, validation: int) -> Brains:
+    """Brains of the training and of the validation heads, drawn once."""
+    counts = {"train": train, "validation": validation}
+    return Brains(**{split: _drawn(split, count, data, out) for split, count in counts.items()})
+
+
+def _drawn(split: str, count: int, data: Path, out: Path) -> np.ndarray:
+    path = out / f"brains_{split}_{count}.npy"
+    if path.exists():
+        return np.load(path, mmap_mode="r")
+    heads, _ = prepare_split(data, out / "cache", split)
+    sources = [make_source(head) for head in heads]
+    return make_brains(Material(sources, [], [], [], seed=SEEDS[split]), count, path)
+
+
+def all_slices(brains: np.ndarray) -> Slices:
+    """Their slices, every brain a subject of its own."""
+    return slices_of(brains, [f"{number:03d}" for number in range(len(brains))])
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained, and for how long.
+
+    Attributes
+    ----------
+    autoencoder_steps, flow_steps, reflow_steps : int
+        Optimizer steps; no reflow steps leave REFLECT-1.
+    plain : bool
+        Without morphological corruptions.
+    context : int
+        See `velocity.VelocitySize`.
+    """
+
+    autoencoder_steps: int
+    flow_steps: int
+    reflow_steps: int
+    plain: bool
+    context: int
+
+    @property
+    def name(self) -> str:
+        """For the folder of the flow's checkpoints."""
+        return f"{'plain' if self.plain else 'morphological'}_{2 * self.context + 1}"
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Where a recipe is carried out."""
+
+    slices: Slices
+    recipe: Recipe
+    out: Path
+    device: str = "cpu"
+
+    def autoencoder(self) -> Autoencoder:
+        """Trained, or as it was trained before."""
+        course = self._course(self.recipe.autoencoder_steps, batch=12, rate=0.01)
+        return train_autoencoder(self.slices, autoencoders.SIZES["tiny-f4"], course, self._place("autoencoder"))
+
+    def velocity(self, autoencoder: Autoencoder) -> Velocity:
+        """REFLECT-1, or REFLECT-2 if the recipe has steps for it."""
+        size = replace(velocities.SIZES["tiny"], context=self.recipe.context)
+        course = self._course(self.recipe.flow_steps, batch=32, rate=0.02)
+        corruption = Corruption(deform=None if self.recipe.plain else Morphology())
+        place = self._place(self.recipe.name)
+        first = train_reflect(self.slices, autoencoder, size, course, place, corruption)
+        if not self.recipe.reflow_steps:
+            return first
+        course = self._course(self.recipe.reflow_steps, batch=32, rate=0.002)
+        place = self._place(f"{self.recipe.name}_straight")
+        return straighten(self.slices, autoencoder, first, course, place, corruption)
+
+    def _course(self, steps: int, batch: int, rate: float) -> Course:
+        return Course(Schedule(steps=steps, ema=0.998, save_minutes=3), batch, rate)
+
+    def _place(self, name: str) -> Place:
+        def say(step: int, progress: float, losses: dict[str, float]) -> None:
+            print(f"{name} step {step} ({progress:.0%}) {losses}", flush=True)
+
+        with processes(self.device) as group:
+            return Place(self.out / name, group, say)
+
+
+def describe(recipe: Recipe, brains: Brains, commit: str) -> dict:
+    """What the card says beside the threshold."""
+    return {
+        "name": NAME,
+        "version": app_version(),
+        "commit": commit,
+        "contrast": "T1w",
+        "steps": 1 if recipe.reflow_steps else 5,
+        "masked": False,
+        "training_data": [TRAINING_DATA[0], *TEXTURES.values()],
+        "recipe": "bids_app.training.reflect.embedded: REFLECT-1"
+        + (", then REFLECT-2" if recipe.reflow_steps else "")
+        + ", with the authors' corruption, procedural textures"
+        + ("" if recipe.plain else " and morphological corruptions")
+        + "; L1, structural and adversarial loss of the autoencoder; Muon; running average of the weights",
+        "brains": {"train": len(brains.train), "validation": len(brains.validation)},
+        "optimizer_steps": {
+            "autoencoder": recipe.autoencoder_steps,
+            "reflect1": recipe.flow_steps,
+            "reflect2": recipe.reflow_steps,
+        },
+        "known_failures": [
+            "Trained on synthetic scans of 14 heads and 3 real ones: its idea of a healthy brain is narrow.",
+            "What looks unlike the training scans (motion, bias field, a scanner of another kind) is marked too.",
+            "The healthy twin is a picture of what is usual, not of what this brain was before.",
+        ],
+        "use": "Research use only.",
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Draw brains, train, calibrate, write the model folder."""
+    parser = argparse.ArgumentParser(prog="python -m bids_app.training.reflect.embedded", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder with label_maps/ and whole_head/")
+    parser.add_argument("--out", type=Path, required=True, help="folder for brains, checkpoints and models")
+    parser.add_argument("--brains", type=int, default=160, help="synthetic brains to train with (default: %(default)s)")
+    parser.add_argument("--autoencoder-steps", type=int, default=1500, help="default: %(default)s")
+    parser.add_argument("--flow-steps", type=int, default=2000, help="default: %(default)s")
+    parser.add_argument("--reflow-steps", type=int, default=200, help="0: stop at REFLECT-1 (default: %(default)s)")
+    parser.add_argument("--plain", action="store_true", help="no morphological corruptions")
+    parser.add_argument("--context", type=int, default=0, help="slices on either side (default: %(default)s)")
+    parser.add_argument("--commit", default="n/a", help="commit of the code, for the card")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    brains = load_brains(options.data, options.out, options.brains, validation=16)
+    steps = options.autoencoder_steps, options.flow_steps, options.reflow_steps
+    recipe = Recipe(*steps, options.plain, options.context)
+    workshop = Workshop(all_slices(brains.train), recipe, options.out, options.device)
+    autoencoder = workshop.autoencoder()
+    velocity = workshop.velocity(autoencoder)
+    folder = options.out / "models" / (NAME if recipe.name == "morphological_1" else f"{NAME}-{recipe.name}")
+    write_anomaly_model(folder, autoencoder, velocity, describe(recipe, brains, options.commit))
+    add_to_card(folder, calibrate(load_anomaly_model(folder), brains.validation).to_card())
+    print(folder)
+
+
+if __name__ == "__main__":
+    main()
