@@ -57,9 +57,9 @@ from bids_app.training.reflect.loop import Learner, Schedule, fit, processes
 from bids_app.training.reflect.slices import Slices
 from bids_app.training.reflect.tasks import SliceBatches
 
-FLOW_STEPS, REFLOW_STEPS = 450, 60
-AUTOENCODER_STEPS = 350
-RIVAL_STEPS = {"ae": 1200, "vae": 1200, "diffusion": 860}
+FLOW_STEPS, REFLOW_STEPS = 300, 40
+AUTOENCODER_STEPS = 250
+RIVAL_STEPS = {"ae": 360, "vae": 360, "diffusion": 255}
 """Optimizer steps that take 20 minutes of one core together: of REFLECT's autoencoder and flow, or of a rival."""
 PART = 24
 """Slices that go through a network together."""

@@ -64,8 +64,8 @@ class AutoencoderSize:
 SIZES: Mapping[str, AutoencoderSize] = {
     "kl-f8": AutoencoderSize((128, 256, 512, 512), latent_channels=4),
     "kl-f4": AutoencoderSize((128, 256, 512), latent_channels=3),
-    "tiny-f4": AutoencoderSize((96,), latent_channels=3, patch=4, blocks=1, attention=False),
-    "tiny-f8": AutoencoderSize((96, 128), latent_channels=4, patch=4, blocks=1, attention=False),
+    "tiny-f4": AutoencoderSize((64,), latent_channels=3, patch=4, blocks=1, attention=False),
+    "tiny-f8": AutoencoderSize((64, 96), latent_channels=4, patch=4, blocks=1, attention=False),
 }
 """The authors' two (84 and 55 M parameters), and small ones."""
 

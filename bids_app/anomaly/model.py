@@ -96,12 +96,14 @@ class AnomalyModel:
         return tuple(cropped(each, shape).float().cpu().numpy() for each in (twin[:, 0], departure))
 
     def _batched_velocity(self, latents: Tensor, time: float) -> Tensor:
-        return self._batched(lambda part: self.velocity(part, time), latents)
+        # a volumetric network has to see the whole brain
+        batch = len(latents) if self.velocity.size.volumetric else BATCH
+        return self._batched(lambda part: self.velocity(part, time), latents, batch)
 
-    def _batched(self, function: Callable[[Tensor], Tensor], slices: Tensor) -> Tensor:
+    def _batched(self, function: Callable[[Tensor], Tensor], slices: Tensor, batch: int = BATCH) -> Tensor:
         """A network on all slices, so many at a time; fp16 on a GPU, fp32 on a processor."""
         with torch.autocast(self.device.name.partition(":")[0], enabled=self.device.is_gpu):
-            return torch.cat([function(part.to(self.device.name)).float() for part in slices.split(BATCH)])
+            return torch.cat([function(part.to(self.device.name)).float() for part in slices.split(batch)])
 
 
 def load_anomaly_model(path: Path, device: Device = CPU) -> AnomalyModel:

@@ -95,6 +95,8 @@ def _chosen_fluid(image: np.ndarray, brain: np.ndarray, rng: np.random.Generator
 
 def _window(shape: tuple[int, int], places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A smooth hill over one of the places, 0 to 1."""
-    middle, width = places[rng.integers(len(places))], rng.uniform(10, 40)
+    # the place nearest to a random point: slices side by side, drawn alike, get the hill at the same spot
+    point, width = rng.uniform(size=2) * shape, rng.uniform(10, 40)
+    middle = places[np.argmin(((places - point) ** 2).sum(axis=1))]
     distance = sum((axis - centre) ** 2 for axis, centre in zip(np.ogrid[: shape[0], : shape[1]], middle, strict=True))
     return np.exp(-distance / (2 * width**2))

@@ -34,7 +34,10 @@ class VelocitySize:
         Squares of so many latent cells on a side become channels before the first layer and cells again after the last.
         1 leaves cells as they are.
     context : int
-        Slices on either side that it sees as further input channels; 0 looks at one slice alone.
+        Slices on either side that it sees as further input channels (2.5-D); 0 looks at one slice alone.
+    volumetric : bool
+        After every residual block, a convolution over three neighbouring slices (3-D, in two plus one dimensions: Tran
+        et al., CVPR 2018). It starts as zero, so that training begins with a network of single slices.
     dropout : float
         While training.
     """
@@ -45,7 +48,13 @@ class VelocitySize:
     blocks: int = 2
     patch: int = 1
     context: int = 0
+    volumetric: bool = False
     dropout: float = 0.0
+
+    @property
+    def sees_neighbours(self) -> bool:
+        """Whether a slice is looked at together with those beside it."""
+        return self.volumetric or self.context > 0
 
     @classmethod
     def from_card(cls, values: Mapping[str, Any]) -> VelocitySize:
@@ -115,8 +124,10 @@ class Velocity(nn.Module):
         self.core.time_proj = _PlainTime()
         self.core.time_embedding = TimestepEmbedding(1, 4 * size.channels[0])
         self.core.apply(partial(_set_heads, heads=size.heads))
+        if size.volumetric:
+            self.core.apply(_join_slices)
 
-    def forward(self, latent: Tensor, time: Tensor | float) -> Tensor:
+    def forward(self, latent: Tensor, time: Tensor | float, stack: int | None = None) -> Tensor:
         """Velocity, shape (n, c, h, w).
 
         Parameters
@@ -125,10 +136,47 @@ class Velocity(nn.Module):
             ``(n, c * (2 * context + 1), h, w)``; with context, the slices from the lowest to the highest.
         time : torch.Tensor or float
             In [0, 1]; one, or ``(n,)``.
+        stack : int, optional
+            So many slices that follow each other are neighbours, from the lowest to the highest; all of them if not
+            given. Nothing but a volumetric network asks.
         """
+        for module in self.modules():
+            if isinstance(module, _AcrossSlices):
+                module.stack = stack or len(latent)
         times = torch.as_tensor(time, dtype=latent.dtype, device=latent.device).expand(len(latent))
         folded = self.core(F.pixel_unshuffle(latent, self.size.patch), times, return_dict=False)[0]
         return F.pixel_shuffle(folded, self.size.patch)
+
+
+class _AcrossSlices(nn.Module):
+    """A residual block, then a convolution over neighbouring slices.
+
+    Attributes
+    ----------
+    stack : int
+        Slices of one brain that follow each other in a batch.
+    """
+
+    def __init__(self, block: nn.Module):
+        super().__init__()
+        self.block = block
+        channels = block.conv2.out_channels
+        self.mix = nn.Conv2d(channels, channels, (3, 1), padding=(1, 0))
+        nn.init.zeros_(self.mix.weight)
+        nn.init.zeros_(self.mix.bias)
+        self.stack = 1
+
+    def forward(self, hidden: Tensor, time: Tensor) -> Tensor:
+        flat = self.block(hidden, time)
+        stacks = flat.reshape(-1, self.stack, *flat.shape[1:]).transpose(1, 2).flatten(3)
+        return flat + self.mix(stacks).transpose(1, 2).reshape(flat.shape)
+
+
+def _join_slices(module: nn.Module) -> None:
+    """Let the residual blocks of a level of diffusers' U-Net see the slices beside theirs."""
+    blocks = getattr(module, "resnets", None)
+    if isinstance(blocks, nn.ModuleList):
+        module.resnets = nn.ModuleList(_AcrossSlices(block) for block in blocks)
 
 
 def _groups(channels: tuple[int, ...]) -> int:

@@ -25,12 +25,15 @@ from bids_app.training.reflect.tasks import (
     Reconstruction,
     ReflowLoss,
     SliceBatches,
+    Stacks,
 )
 
 TEXTURES = 256
 """Procedural textures that are drawn for a training."""
 MEASURED = 256
 """Slices from which the scale of latents is measured."""
+STACK = 8
+"""Slices of one brain that follow each other in the batches of a network that sees neighbours."""
 _BATCH = 32
 
 Optimizers = Callable[[Iterable[nn.Parameter], float], torch.optim.Optimizer]
@@ -159,7 +162,8 @@ def train_reflect(
     """REFLECT-1: a velocity network from corrupted latents to healthy ones."""
     _seed(course, place)
     network = Velocity(size, autoencoder.size.latent_channels)
-    return _train_velocity(network, FlowLoss(_latents(autoencoder, place)), slices, course, place, corruption)
+    loss = FlowLoss(_latents(autoencoder, place), _stacks(size))
+    return _train_velocity(network, loss, slices, course, place, corruption)
 
 
 def straighten(
@@ -175,8 +179,12 @@ def straighten(
     network = Velocity(teacher.size, teacher.latent_channels)
     network.load_state_dict(teacher.state_dict())
     fixed = teacher.requires_grad_(False).eval().to(place.group.device)
-    loss = ReflowLoss(_latents(autoencoder, place), fixed)
+    loss = ReflowLoss(_latents(autoencoder, place), fixed, _stacks(teacher.size))
     return _train_velocity(network, loss, slices, course, place, corruption)
+
+
+def _stacks(size: VelocitySize) -> Stacks:
+    return Stacks(STACK, size.context) if size.sees_neighbours else Stacks()
 
 
 def _latents(autoencoder: Autoencoder, place: Place) -> Latents:
@@ -196,6 +204,7 @@ def _train_velocity(
         slices,
         course.batch,
         course.seed,
+        loss.stacks.length,
         factor=autoencoder.size.factor,
         channels=autoencoder.size.latent_channels,
         textures=_texture_latents(autoencoder, slices.images.shape[1:], course.seed, corruption.textures),

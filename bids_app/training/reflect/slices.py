@@ -38,9 +38,28 @@ class Slices:
         return Slices(self.images[chosen], tuple(np.array(self.subjects)[chosen]), self.heights[chosen])
 
 
-def augmented(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Slices shifted, and brighter or of more contrast, each with probability one half; the background stays 0."""
-    return np.stack([_augmented(image, rng) for image in images])
+    def stacks(self, length: int) -> np.ndarray:
+        """Slices that lie one upon the other in one brain, ``(n, length)`` of indices from the lowest upwards.
+
+        Every stack there is without a gap: between neighbours lies no more than the usual distance.
+        """
+        order = np.lexsort((self.heights, np.unique(self.subjects, return_inverse=True)[1]))
+        if length == 1:
+            return order[:, None]
+        subjects, heights = np.array(self.subjects)[order], self.heights[order]
+        gaps = np.where(subjects[1:] == subjects[:-1], np.diff(heights), np.inf)
+        joined = gaps <= 1.5 * np.median(gaps[np.isfinite(gaps)]) if np.isfinite(gaps).any() else gaps < 0
+        starts = [start for start in range(len(order) - length + 1) if joined[start : start + length - 1].all()]
+        return np.stack([order[start : start + length] for start in starts] or [np.zeros(0, int)]).reshape(-1, length)
+
+
+def augmented(stack: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Slices of one brain shifted, and brighter or of more contrast, each with probability one half, all alike.
+
+    The background stays 0.
+    """
+    seed = rng.integers(2**32)
+    return np.stack([_augmented(image, np.random.default_rng(seed)) for image in stack])
 
 
 def _augmented(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -11,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bids_app.anomaly.autoencoder import SCALE, Autoencoder
-from bids_app.anomaly.corruption import draw_patches, mixed, shrunk
+from bids_app.anomaly.corruption import Patches, draw_patches, mixed, shrunk
 from bids_app.anomaly.slices import as_tensor
 from bids_app.anomaly.transport import transport
-from bids_app.anomaly.velocity import Velocity
+from bids_app.anomaly.velocity import Velocity, with_context
 from bids_app.training.reflect.losses import Critic, critic_loss, kl_loss, structural_loss
 from bids_app.training.reflect.slices import Slices, augmented
 
@@ -24,19 +25,36 @@ REFLOW_STEPS = 5
 
 @dataclass(frozen=True)
 class SliceBatches:
-    """Batches of varied slices, ``(image,)`` with image ``(n, 1, H, W)`` in [-1, 1]."""
+    """Batches of varied slices, ``(image,)`` with image ``(n, 1, H, W)`` in [-1, 1].
+
+    Attributes
+    ----------
+    slices : Slices
+    size : int
+        Slices in a batch.
+    seed : int
+    stack : int
+        So many of them follow each other in one brain.
+    """
 
     slices: Slices
     size: int
     seed: int
+    stack: int = 1
 
     def __call__(self, number: int) -> tuple[Tensor, ...]:
         rng = np.random.default_rng((self.seed, number))
-        return (as_tensor(self.draw(rng)),)
+        return (as_tensor(np.concatenate(list(self.draw(rng)))),)
 
-    def draw(self, rng: np.random.Generator) -> np.ndarray:
-        """The images of a batch, ``(n, H, W)`` uint8."""
-        return augmented(self.slices.images[rng.integers(len(self.slices), size=self.size)], rng)
+    @cached_property
+    def places(self) -> np.ndarray:
+        """All stacks that a batch may hold; see `Slices.stacks`."""
+        return self.slices.stacks(self.stack)
+
+    def draw(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
+        """The stacks of a batch, each ``(stack, H, W)`` uint8."""
+        for place in rng.integers(len(self.places), size=self.size // self.stack):
+            yield augmented(self.slices.images[self.places[place]], rng)
 
 
 @dataclass(frozen=True)
@@ -60,13 +78,28 @@ class CorruptedBatches(SliceBatches):
 
     def __call__(self, number: int) -> tuple[Tensor, ...]:
         rng = np.random.default_rng((self.seed, number))
-        healthy = self.draw(rng)
-        seen = healthy if self.deform is None else np.stack([self.deform(image, rng) for image in healthy])
-        shape = tuple(size // self.factor for size in healthy.shape[1:])
-        brains = shrunk(torch.from_numpy(seen), shape)
-        patches = [draw_patches(brain, self.channels, self.textures, rng) for brain in brains]
+        healthy = list(self.draw(rng))
+        seen = [self._deformed(stack, rng) for stack in healthy]
+        patches = [patch for stack in seen for patch in self._patches(stack, rng)]
         opacity, content = (torch.stack([getattr(p, name) for p in patches]) for name in ("opacity", "content"))
-        return as_tensor(seen), as_tensor(healthy), opacity, content
+        return as_tensor(np.concatenate(seen)), as_tensor(np.concatenate(healthy)), opacity, content
+
+    def _deformed(self, stack: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A stack whose slices are deformed alike."""
+        if self.deform is None:
+            return stack
+        seed = rng.integers(2**32)
+        return np.stack([self.deform(image, np.random.default_rng(seed)) for image in stack])
+
+    def _patches(self, stack: np.ndarray, rng: np.random.Generator) -> Iterator[Patches]:
+        """The patches of one slice of the stack, on a run of slices: a lesion is seldom in one alone."""
+        shape = tuple(size // self.factor for size in stack.shape[1:])
+        brains = shrunk(torch.from_numpy(stack), shape)
+        patches = draw_patches(brains[len(brains) // 2], self.channels, self.textures, rng)
+        first, last = (0, 0) if len(stack) == 1 else np.sort(rng.integers(len(stack), size=2))
+        for level, brain in enumerate(brains):
+            here = torch.from_numpy(brain) if first <= level <= last else torch.zeros(shape, dtype=torch.bool)
+            yield Patches(patches.opacity * here, patches.content)
 
 
 @dataclass(frozen=True)
@@ -88,11 +121,25 @@ class Latents:
         return self.autoencoder.posterior(seen).sample().float()
 
 
-def velocity_loss(network: nn.Module, start: Tensor, end: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Stacks:
+    """How a velocity network sees a batch: stacks of so many slices, each with its neighbours as further channels."""
+
+    length: int = 1
+    context: int = 0
+
+    def velocity(self, network: nn.Module, latents: Tensor, time: Tensor) -> Tensor:
+        """Velocity of all slices of a batch."""
+        seen = torch.cat([with_context(stack, self.context) for stack in latents.split(self.length)])
+        return network(seen, time, self.length)
+
+
+def velocity_loss(network: nn.Module, start: Tensor, end: Tensor, stacks: Stacks = Stacks()) -> Tensor:
     """Mean squared error of the velocity at random times of the straight lines from `start` to `end`."""
-    time = torch.rand(len(start), device=start.device)
+    # the slices of a stack are under way together
+    time = torch.rand(len(start) // stacks.length, device=start.device).repeat_interleave(stacks.length)
     where = start + time[:, None, None, None] * (end - start)
-    return F.mse_loss(network(where, time).float(), end - start)
+    return F.mse_loss(stacks.velocity(network, where, time).float(), end - start)
 
 
 @dataclass(frozen=True)
@@ -100,9 +147,10 @@ class FlowLoss:
     """REFLECT-1: from corrupted latents to the healthy ones that they were made of."""
 
     latents: Latents
+    stacks: Stacks = Stacks()
 
     def __call__(self, network: nn.Module, batch: tuple[Tensor, ...], step: int) -> Tensor:
-        return velocity_loss(network, *self.latents(batch))
+        return velocity_loss(network, *self.latents(batch), self.stacks)
 
 
 @dataclass(frozen=True)
@@ -111,12 +159,19 @@ class ReflowLoss:
 
     latents: Latents
     teacher: Velocity
+    stacks: Stacks = Stacks()
 
     def __call__(self, network: nn.Module, batch: tuple[Tensor, ...], step: int) -> Tensor:
         start, _ = self.latents(batch)
         with torch.no_grad():
-            end = transport(self.teacher, start, REFLOW_STEPS).float()
-        return velocity_loss(network, start, end)
+            end = self._carried(start).float()
+        return velocity_loss(network, start, end, self.stacks)
+
+    def _carried(self, start: Tensor) -> Tensor:
+        def velocity(latents: Tensor, time: float) -> Tensor:
+            return self.stacks.velocity(self.teacher, latents, torch.full((len(latents),), time, device=latents.device))
+
+        return transport(velocity, start, REFLOW_STEPS)
 
 
 @dataclass
