@@ -19,7 +19,7 @@ from bids_app import app_version
 from bids_app.cli_parser import Request, read_request
 from bids_app.environment import quiet_libraries
 from bids_app.errors import NO_SPACE, AppError, CannotWriteError, ExitCode, NoInputError
-from bids_app.settings import Settings
+from bids_app.settings import AnomalyTraining, Settings, TrainingSettings
 from bids_app.study.folders import check_group_input, check_places, check_writable, check_writable_output, dataset_of
 
 INTERRUPTED = 130  # what a shell reports of a program ended by Ctrl-C
@@ -69,9 +69,7 @@ def _run(request: Request) -> ExitCode:
     if request.level == "case":
         return _case(request)
     if request.level == "train":
-        from bids_app.training.own.run import train_lesion
-
-        return train_lesion(request.settings, request.dry_run)
+        return _train(request.settings, request.dry_run)
     return _participants(request.settings, request.dry_run)
 
 
@@ -127,6 +125,17 @@ def _group(settings: Settings, dry_run: bool) -> ExitCode:
     from bids_app.group.run import run_group
 
     return run_group(settings)
+
+
+def _train(settings: TrainingSettings | AnomalyTraining, dry_run: bool) -> ExitCode:
+    """Train a lesion model or an anomaly model; either imports what takes seconds."""
+    if isinstance(settings, AnomalyTraining):
+        from bids_app.training.reflect.command import train_anomaly
+
+        return train_anomaly(settings, dry_run)
+    from bids_app.training.own.run import train_lesion
+
+    return train_lesion(settings, dry_run)
 
 
 def _without_new_database(settings: Settings) -> Settings:

@@ -10,8 +10,18 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
+from bids_app.cli_options import absolute, add, add_flag, add_several, hyphenated, labels_without, make_parser
+from bids_app.cli_training import read_training
 from bids_app.errors import AppError, ConfigError, UsageError
-from bids_app.settings import DEFAULT_SPACE, NATIVE_SPACE, Settings, TrainingSettings, available_cpus, read_toml
+from bids_app.settings import (
+    DEFAULT_SPACE,
+    NATIVE_SPACE,
+    AnomalyTraining,
+    Settings,
+    TrainingSettings,
+    available_cpus,
+    read_toml,
+)
 from bids_app.study.reuse import is_derivative_name, parse_derivative
 from bids_app.study.single import Case
 
@@ -19,18 +29,6 @@ MAX_DEFAULT_THREADS = 8
 """Threads a visit by default; registration and networks gain little from more."""
 
 _MEMORY_UNITS = {"": 2**20, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-
-_CONTRACT = """\
-Options may be written with underscores for hyphens (--participant_label), labels with their prefix (sub-01).
-Put the options after the positional arguments. Nothing is ever sent or downloaded.
-
-exit codes: 0 done; 1 a visit failed; 2 usage; 65 the dataset is unusable; 66 no input; 69 a device or template is
-missing; 70 internal error; 73 cannot write; 78 bad configuration
-
-To run one scan that is in no BIDS dataset: afterstroke case T1W [FLAIR] OUT (see: afterstroke case --help)
-To train a lesion model on your own masks: afterstroke train lesion (see: afterstroke train lesion --help)
-Research use only: not a medical device."""
-
 
 @dataclass(frozen=True)
 class Request:
@@ -40,8 +38,8 @@ class Request:
     ----------
     level : str
         ``participant``, ``group``, ``case`` or ``train``.
-    settings : Settings or TrainingSettings
-        `TrainingSettings` for the level ``train``.
+    settings : Settings, TrainingSettings or AnomalyTraining
+        One of the latter two for the level ``train``.
     dry_run : bool
         Print the plan, write nothing.
     case : Case or None
@@ -49,23 +47,9 @@ class Request:
     """
 
     level: str
-    settings: Settings | TrainingSettings
+    settings: Settings | TrainingSettings | AnomalyTraining
     dry_run: bool = False
     case: Case | None = None
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser that raises instead of printing the whole usage."""
-
-    def error(self, message: str) -> NoReturn:
-        hint = f"See {self.prog} --help."
-        if message.startswith("the following arguments are required"):
-            hint = f"Put {self.positionals} first, then the options. {hint}"
-        raise UsageError(f"{message[0].upper()}{message[1:]}.", hint)
-
-    @property
-    def positionals(self) -> str:
-        return " ".join(str(action.metavar) for action in self._actions if not action.option_strings)
 
 
 class _Version(argparse.Action):
@@ -89,10 +73,11 @@ def read_request(arguments: Sequence[str]) -> Request:
         After ``--help`` and ``--version``.
     """
     if arguments[:1] == ["train"]:
-        return _read_training(arguments[1:])
+        settings, dry_run = read_training(arguments[1:])
+        return Request("train", settings, dry_run)
     single = arguments[:1] == ["case"]
     parser = case_parser() if single else bids_parser()
-    given = vars(parser.parse_args([_hyphenated(argument) for argument in arguments[single:]]))
+    given = vars(parser.parse_args([hyphenated(argument) for argument in arguments[single:]]))
     level = "case" if single else given.pop("level")
     case = _read_case(given) if single else None
     dry_run, _ = given.pop("dry_run", False), given.pop("notrack", None)
@@ -107,7 +92,7 @@ def read_request(arguments: Sequence[str]) -> Request:
 
 def bids_parser() -> argparse.ArgumentParser:
     """The parser of ``run.py BIDS_DIR OUT_DIR {participant,group}``."""
-    parser = _parser(
+    parser = make_parser(
         "afterstroke",
         "BIDS_DIR OUT_DIR {participant,group} [options]",
         "BIDS App for MRI after a stroke: lesion masks, volumes and places from T1w and FLAIR.",
@@ -124,11 +109,11 @@ def bids_parser() -> argparse.ArgumentParser:
 def case_parser() -> argparse.ArgumentParser:
     """The parser of ``afterstroke case``."""
     usage = "T1W [FLAIR] OUT [options], or --flair-only FLAIR OUT [options]"
-    parser = _parser("afterstroke case", usage, "Run one scan that is in no BIDS dataset, through the same code.")
+    parser = make_parser("afterstroke case", usage, "Run one scan that is in no BIDS dataset, through the same code.")
     parser.add_argument("t1w", metavar="T1W", type=Path, help="a T1w scan, NIfTI")
     parser.add_argument("flair", metavar="FLAIR", type=Path, nargs="?", default=None, help="its FLAIR, NIfTI")
     parser.add_argument("out_dir", metavar="OUT", type=Path, help="where the derivatives go")
-    _add_flag(parser, "--flair-only", "there is no T1w: the one scan is a FLAIR")
+    add_flag(parser, "--flair-only", "there is no T1w: the one scan is a FLAIR")
     label = "what to call the case (default: taken from the name of the scan)"
     parser.add_argument("--participant-label", dest="label", metavar="LABEL", type=_participant, help=label)
     _add_common(parser)
@@ -153,88 +138,6 @@ def _read_case(given: dict) -> Case:
     return Case(first, second, label)
 
 
-def train_parser() -> argparse.ArgumentParser:
-    """The parser of ``afterstroke train lesion``."""
-    parser = _parser(
-        "afterstroke train",
-        "lesion --bids DIR --masks PATTERN --out DIR --fusion FUSION [options]",
-        "Train a lesion model on your own scans and masks, with nnU-Net. The same command again goes on.",
-    )
-    parser.add_argument("what", metavar="lesion", choices=("lesion",), help="what is trained: lesion models")
-    group = parser.add_argument_group("scans and masks")
-    _add(group, "--bids", "the BIDS dataset; never written", "DIR", Path, dest="bids_dir", required=True)
-    text = (
-        "where the masks are: a path below DIR or an absolute one, with {subject}, {session} and stars, as in "
-        "'derivatives/manual/sub-{subject}/**/*_mask.nii.gz'; or atlas (ATLAS v2.0) or arc (ds004884). "
-        "Empty masks are healthy brains"
-    )
-    _add(group, "--masks", text, "PATTERN", required=True)
-    _add_several(group, "--participant-label", "participants (default: all)", "LABEL", dest="participants")
-    text = "whether the scans are brain-extracted already (default: auto)"
-    group.add_argument("--skull-stripped", choices=("auto", "yes", "no"), help=text)
-    _add_model_options(parser.add_argument_group("the model"))
-    _add_training_options(parser.add_argument_group("this run"))
-    return parser
-
-
-def _add_model_options(group: argparse._ArgumentGroup) -> None:
-    text = "what the model sees: one contrast, or both joined at the input, at the features or at the logits"
-    choices = ("t1w", "flair", "early", "intermediate", "late")
-    group.add_argument("--fusion", choices=choices, required=True, help=text)
-    _add(group, "--out", "where the model folder goes", "DIR", Path, dest="out_dir", required=True)
-    _add(group, "--name", "name of the model and its folder (default: that of the fusion)", "NAME")
-    text = "start from an embedded model or a folder, and adapt it (default: from chance)"
-    _add(group, "--init", text, "NAME|PATH")
-    text = "small: as the embedded models; resenc-m: nnU-Net's planner, for a GPU (default: that of --init, else small)"
-    group.add_argument("--preset", choices=("small", "resenc-m"), help=text)
-    _add(group, "--folds", "folds of the cross-validation, by subject (default: 5)", "N", int)
-    text = "train these alone, counted from 0 (default: all)"
-    _add_several(group, "--fold", text, "K", type=int, dest="chosen_folds")
-    _add(group, "--epochs", "of 250 steps each (default: 1000; with --init 200)", "N", int)
-
-
-def _add_training_options(group: argparse._ArgumentGroup) -> None:
-    text = "where the networks are trained (default: auto)"
-    group.add_argument("--device", choices=("auto", "cpu", "cuda"), help=text)
-    text = "CPUs: scans prepared side by side, threads, augmentation (default: those this job may use)"
-    _add(group, "--nprocs", text, "N", int)
-    text = "prepared scans and checkpoints, kept to go on (default: work, in the current folder)"
-    _add(group, "-w --work-dir", text, "DIR", Path)
-    _add_flag(group, "--dry-run", "print cases, problems, folds and plan, and write nothing")
-    _add_flag(group, "-v --verbose", "more messages; -vv for all", "count", dest="verbosity")
-
-
-def _read_training(arguments: Sequence[str]) -> Request:
-    """Understand the command line of ``afterstroke train lesion``."""
-    parser = train_parser()
-    given = vars(parser.parse_args([_hyphenated(argument) for argument in arguments]))
-    dry_run, _ = given.pop("dry_run", False), given.pop("what")
-    for name in ("nprocs", "epochs"):
-        if given.get(name, 1) < 1:
-            raise UsageError(f"--{name} is '{given[name]}', which is not 1 or more.")
-    given.setdefault("name", given["fusion"])
-    if not re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z_.+-]*", given["name"]):
-        raise UsageError(f"'{given['name']}' is no name for a model.", "Use letters, digits, '_', '.', '+' and '-'.")
-    done = {name: _absolute(value) for name, value in given.items()}
-    done["participants"] = _labels(done.get("participants", ()), "sub-")
-    done["chosen_folds"] = tuple(dict.fromkeys(done.get("chosen_folds", ())))
-    done.setdefault("work_dir", Path("work").absolute())
-    done.setdefault("nprocs", available_cpus())
-    return Request("train", TrainingSettings(**done), dry_run)
-
-
-def _parser(prog: str, usage: str, description: str) -> _Parser:
-    return _Parser(
-        prog=prog,
-        usage=f"{prog} {usage}",
-        description=description,
-        epilog=_CONTRACT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-    )
-
-
 def _add_common(parser: argparse.ArgumentParser) -> None:
     """The options of both commands."""
     _add_preprocessing(parser.add_argument_group("preparing the scans"))
@@ -244,34 +147,19 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     _add_running(parser.add_argument_group("this run"))
 
 
-def _add(group: argparse._ArgumentGroup, option: str, text: str, metavar: str, type=str, **more: Any) -> None:
-    """Add an option that takes a value; `option` may hold several spellings."""
-    group.add_argument(*option.split(), help=text, metavar=metavar, type=type, **more)
-
-
-def _add_several(group: argparse._ArgumentGroup, option: str, text: str, metavar: str, **more: Any) -> None:
-    """Add an option that takes several values, at once or by being given again."""
-    _add(group, option, text, metavar, nargs="+", action="extend", **more)
-
-
-def _add_flag(group: argparse._ArgumentGroup, option: str, text: str, action: str = "store_true", **more: Any) -> None:
-    """Add an option without a value."""
-    group.add_argument(*option.split(), help=text, action=action, **more)
-
-
 def _add_selection(group: argparse._ArgumentGroup) -> None:
-    _add_several(group, "--participant-label", "participants (default: all)", "LABEL", dest="participants")
-    _add_several(group, "--exclude-participant-label", "participants to leave out", "LABEL", dest="excluded")
-    _add_several(group, "--session-label --session-id", "sessions (default: all)", "LABEL", dest="sessions")
+    add_several(group, "--participant-label", "participants (default: all)", "LABEL", dest="participants")
+    add_several(group, "--exclude-participant-label", "participants to leave out", "LABEL", dest="excluded")
+    add_several(group, "--session-label --session-id", "sessions (default: all)", "LABEL", dest="sessions")
     text = (
         'JSON that says which scans to use, as for fMRIPrep: {"t1w": {"acquisition": "mprage"}, "flair": {"run": 2}}; '
         'null is without, "*" is any'
     )
-    _add(group, "--bids-filter-file", text, "FILE", Path)
+    add(group, "--bids-filter-file", text, "FILE", Path)
     text = "keep pybids's index there, of all participants, and use it again"
-    _add(group, "--bids-database-dir", text, "DIR", Path)
+    add(group, "--bids-database-dir", text, "DIR", Path)
     text = "do not run bids-validator-deno on the requested scans"
-    _add_flag(group, "--skip-bids-validation --skip-bids-validator", text, dest="skip_bids_validation")
+    add_flag(group, "--skip-bids-validation --skip-bids-validator", text, dest="skip_bids_validation")
 
 
 def _add_preprocessing(group: argparse._ArgumentGroup) -> None:
@@ -281,54 +169,54 @@ def _add_preprocessing(group: argparse._ArgumentGroup) -> None:
         f"{NATIVE_SPACE} (always written) and standard spaces, at 1 mm (default: {DEFAULT_SPACE}); "
         "others than the default come from the TemplateFlow cache"
     )
-    _add_several(group, "--output-spaces", text, "SPACE")
+    add_several(group, "--output-spaces", text, "SPACE")
     text = "no registration to a standard space; native outputs only"
-    _add_flag(group, "--no-normalization", text, "store_false", dest="normalization")
+    add_flag(group, "--no-normalization", text, "store_false", dest="normalization")
     text = "reuse brain mask, T1w and transforms of fMRIPrep or sMRIPrep, and lesion masks drawn by hand"
-    _add_several(group, "-d --derivatives", text, "NAME=PATH", type=parse_derivative)
+    add_several(group, "-d --derivatives", text, "NAME=PATH", type=parse_derivative)
 
 
 def _add_lesions(group: argparse._ArgumentGroup) -> None:
     text = f"embedded model, nnU-Net v2 folder or ONNX file (default: {_default('lesion_model')})"
-    _add(group, "--lesion-model", text, "NAME|PATH")
-    _add_several(group, "--folds", "folds of the model (default: all it has)", "FOLD")
+    add(group, "--lesion-model", text, "NAME|PATH")
+    add_several(group, "--folds", "folds of the model (default: all it has)", "FOLD")
     text = "lesion where the probability is at least P, in (0, 1] (default: the model's, else 0.5)"
-    _add(group, "--threshold", text, "P", float)
+    add(group, "--threshold", text, "P", float)
     text = "leave out lesions smaller than this, in mm3 (default: the model's, else 10)"
-    _add(group, "--min-lesion-volume", text, "MM3", float)
+    add(group, "--min-lesion-volume", text, "MM3", float)
     text = "also write *_label-lesion_roi.nii.gz there, which fMRIPrep reads beside a raw T1w"
-    _add(group, "--export-lesion-roi", text, "DIR", Path)
+    add(group, "--export-lesion-roi", text, "DIR", Path)
 
 
 def _add_anomalies(group: argparse._ArgumentGroup) -> None:
     text = "embedded model, model folder, or folder with two files of REFLECT's authors (default: the embedded one)"
-    _add(group, "--anomaly-model", text, "NAME|PATH")
-    _add(group, "--anomaly-steps", "steps from a brain to its healthy twin (default: the model's)", "N", int)
+    add(group, "--anomaly-model", text, "NAME|PATH")
+    add(group, "--anomaly-steps", "steps from a brain to its healthy twin (default: the model's)", "N", int)
     text = "a finding where the anomaly is at least A, in (0, 1] (default: the model's)"
-    _add(group, "--anomaly-threshold", text, "A", float)
-    _add_flag(group, "--no-anomaly", "lesions only", "store_false", dest="anomaly")
+    add(group, "--anomaly-threshold", text, "A", float)
+    add_flag(group, "--no-anomaly", "lesions only", "store_false", dest="anomaly")
 
 
 def _add_resources(group: argparse._ArgumentGroup) -> None:
     text = "intermediate files, kept to resume (default: work, in the current folder)"
-    _add(group, "-w --work-dir", text, "DIR", Path)
-    _add(group, "--nprocs", "CPUs in all (default: those this job may use)", "N", int)
+    add(group, "-w --work-dir", text, "DIR", Path)
+    add(group, "--nprocs", "CPUs in all (default: those this job may use)", "N", int)
     text = f"threads of one visit; NPROCS // N visits run side by side (default: NPROCS, at most {MAX_DEFAULT_THREADS})"
-    _add(group, "--omp-nthreads", text, "N", int)
+    add(group, "--omp-nthreads", text, "N", int)
     text = "memory that may be used, in MB or with K, M, G or T, as 16G (default: no limit)"
-    _add(group, "--mem", text, "SIZE", memory_gb, dest="memory_gb")
+    add(group, "--mem", text, "SIZE", memory_gb, dest="memory_gb")
     text = "where the networks run: auto takes a GPU if there is one, cuda fails without (default: auto)"
-    _add(group, "--device", text, "{auto,cpu,cuda[:N]}")
-    _add(group, "--use-plugin", "nipype plugin file, for SLURM, PBS or SGE", "FILE", Path, dest="plugin_file")
+    add(group, "--device", text, "{auto,cpu,cuda[:N]}")
+    add(group, "--use-plugin", "nipype plugin file, for SLURM, PBS or SGE", "FILE", Path, dest="plugin_file")
 
 
 def _add_running(group: argparse._ArgumentGroup) -> None:
-    _add(group, "--config-file", "TOML with any of these settings; the command line goes before it", "FILE", Path)
-    _add_flag(group, "--dry-run", "print the plan and write nothing")
-    _add_flag(group, "--force", "process again what is done")
-    _add_flag(group, "--stop-on-first-crash", "end at the first visit that fails")
-    _add_flag(group, "--notrack", "accepted for scripts of other Apps; nothing is ever tracked")
-    _add_flag(group, "-v --verbose", "more messages; -vv for all", "count", dest="verbosity")
+    add(group, "--config-file", "TOML with any of these settings; the command line goes before it", "FILE", Path)
+    add_flag(group, "--dry-run", "print the plan and write nothing")
+    add_flag(group, "--force", "process again what is done")
+    add_flag(group, "--stop-on-first-crash", "end at the first visit that fails")
+    add_flag(group, "--notrack", "accepted for scripts of other Apps; nothing is ever tracked")
+    add_flag(group, "-v --verbose", "more messages; -vv for all", "count", dest="verbosity")
     group.add_argument("--version", action=_Version, nargs=0, help="print the version and the models' checksums")
 
 
@@ -404,10 +292,10 @@ def check_values(values: Mapping[str, Any], error: type[AppError], labels: Mappi
 
 def complete(values: Mapping[str, Any]) -> Settings:
     """Settings of given values: labels without prefix, each once; folders absolute; CPUs counted."""
-    done = {name: _absolute(value) for name, value in values.items()}
+    done = {name: absolute(value) for name, value in values.items()}
     for name, prefix in (("participants", "sub-"), ("excluded", "sub-"), ("sessions", "ses-"), ("folds", "fold_")):
         if name in done:
-            done[name] = _labels(done[name], prefix)
+            done[name] = labels_without(done[name], prefix)
     done.setdefault("work_dir", Path("work").absolute())
     done["output_spaces"] = _spaces(done.get("output_spaces", (DEFAULT_SPACE,)))
     done.setdefault("nprocs", available_cpus())
@@ -445,36 +333,8 @@ def _configured(path: Path | None) -> dict[str, Any]:
     return values
 
 
-def _hyphenated(argument: str) -> str:
-    """An option with hyphens for underscores; everything else as it is.
-
-    >>> _hyphenated("--participant_label"), _hyphenated("--derivatives=my_name=x"), _hyphenated("sub_01")
-    ('--participant-label', '--derivatives=my_name=x', 'sub_01')
-    """
-    option, equals, value = argument.partition("=")
-    return option.replace("_", "-") + equals + value if argument.startswith("--") else argument
-
-
 def _default(name: str) -> Any:
     return next(item.default for item in fields(Settings) if item.name == name)
-
-
-def _absolute(value: Any) -> Any:
-    """Paths, also those in a mapping, as absolute ones."""
-    if isinstance(value, Path):
-        return value.expanduser().absolute()
-    if isinstance(value, Mapping):
-        return {key: _absolute(path) for key, path in value.items()}
-    return value
-
-
-def _labels(labels: Iterable[str], prefix: str) -> tuple[str, ...]:
-    """Labels without prefix, each once, in the order given.
-
-    >>> _labels(["sub-01", "02", "01", "sub-03/"], "sub-")
-    ('01', '02', '03')
-    """
-    return tuple(dict.fromkeys(label.rstrip("/").removeprefix(prefix) for label in labels))
 
 
 def _spaces(spaces: Iterable[str]) -> tuple[str, ...]:

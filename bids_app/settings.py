@@ -168,6 +168,73 @@ class TrainingSettings:
         return self.chosen_folds or tuple(range(self.folds))
 
 
+@dataclass(frozen=True)
+class AnomalyTraining:
+    """What ``afterstroke train autoencoder``, ``reflect``, ``reflect2`` or ``calibrate`` was asked for.
+
+    Attributes
+    ----------
+    step : str
+        One of these four words.
+    bids_dir, out_dir, work_dir : Path
+        As of `TrainingSettings`.
+    name : str
+        Of the model and of its folder in `out_dir`.
+    start : Path or None
+        Folder or file to begin with: the autoencoder of ``reflect``, the model of ``reflect2`` and of ``calibrate``.
+    contrast : str
+        ``T1w`` or ``FLAIR``; of ``reflect2`` and ``calibrate`` that of the model.
+    masks : str or None
+        Pattern of lesion masks: slices with lesion are left out. None: all scans are healthy.
+    preset : str
+        ``small`` or ``paper``.
+    latent, size : str or None
+        Of the autoencoder (``f4`` or ``f8``) and of the velocity network; None is that of the preset.
+    context : int
+        Slices on either side that the velocity network sees as channels.
+    volumetric : bool
+        Whether it has convolutions across slices.
+    morphology : bool
+        Whether slices are corrupted by deformation too.
+    masked : bool
+        Whether the model leaves out what lies outside of the brain before it blurs differences.
+    textures, lpips : Path or None
+        Folders of texture images, and of the weights of LPIPS.
+    epochs, batch, accumulation : int or None
+        None is that of the preset.
+    seed : int
+    participants : tuple of str
+        Labels without prefix; empty means all.
+    """
+
+    step: str
+    bids_dir: Path
+    out_dir: Path
+    name: str
+    work_dir: Path = Path("work")
+    start: Path | None = None
+    contrast: str = "T1w"
+    masks: str | None = None
+    preset: str = "small"
+    latent: str | None = None
+    size: str | None = None
+    context: int = 0
+    volumetric: bool = False
+    morphology: bool = True
+    masked: bool = False
+    textures: Path | None = None
+    lpips: Path | None = None
+    epochs: int | None = None
+    batch: int | None = None
+    accumulation: int | None = None
+    seed: int = 0
+    participants: tuple[str, ...] = ()
+    skull_stripped: str = "auto"
+    device: str = "auto"
+    nprocs: int = 1
+    verbosity: int = 0
+
+
 def configuration_hash(settings: Settings, version: str, model_sha256: str, anomaly_sha256: str | None) -> str:
     """Eight hexadecimal digits over version, model and those settings that change the results.
 

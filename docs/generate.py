@@ -6,7 +6,8 @@ import json
 import re
 from pathlib import Path
 
-from bids_app.cli_parser import bids_parser, case_parser, options_markdown, train_parser
+from bids_app.cli_parser import bids_parser, case_parser, options_markdown
+from bids_app.cli_training import WHAT, training_parser
 from bids_app.derivatives import names
 from bids_app.derivatives.columns import dictionary
 from bids_app.derivatives.description import DISCLAIMER
@@ -188,9 +189,9 @@ def options() -> str:
         "## afterstroke case",
         "`afterstroke case T1W [FLAIR] OUT`, or `afterstroke case --flair-only FLAIR OUT`, with these options:",
         options_markdown(case_parser()).rstrip(),
-        "## afterstroke train lesion",
-        options_markdown(train_parser()).rstrip(),
     ]
+    for what in WHAT:
+        parts += [f"## afterstroke train {what}", options_markdown(training_parser(what)).rstrip()]
     return "\n\n".join(parts) + "\n"
 
 

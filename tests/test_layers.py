@@ -20,6 +20,8 @@ LAYERS = (
     {"reports", "group"},
     {"workflow"},
     {"training"},
+    {"cli_options"},
+    {"cli_training"},
     {"cli_parser"},
     {"cli"},
 )

@@ -6,13 +6,47 @@ instead, each bent and shaded at random: waves, blotches, cells, spots and veins
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from bids_app.errors import ConfigError
+
 Shape = tuple[int, int]
+PICTURES = (".jpg", ".jpeg", ".png")
+
+
+def read_textures(folder: Path, count: int, shape: Shape, rng: np.random.Generator) -> np.ndarray:
+    """Grey crops of the pictures below a folder, ``(count, H, W)`` float32 in [-1, 1].
+
+    Raises
+    ------
+    ConfigError
+        If there are no pictures.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+    if not files:
+        raise ConfigError(f"There is no picture below {folder}.", "Give the folder of DTD's images.")
+    return np.stack([_crop(files[rng.integers(len(files))], shape, rng) for _ in range(count)])
+
+
+def _crop(file: Path, shape: Shape, rng: np.random.Generator) -> np.ndarray:
+    """A random part of a picture, which is enlarged if it is too small."""
+    try:
+        with Image.open(file) as stored:
+            picture = stored.convert("L")
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read as a picture: {error}.", "Remove it, or copy it again.") from error
+    factor = max(1.0, shape[0] / picture.height, shape[1] / picture.width)
+    picture = picture.resize((math.ceil(picture.width * factor), math.ceil(picture.height * factor)))
+    values = np.asarray(picture, np.float32)
+    y, x = (rng.integers(large - small + 1) for large, small in zip(values.shape, shape, strict=True))
+    return values[y : y + shape[0], x : x + shape[1]] / 127.5 - 1
 
 
 def draw_textures(count: int, shape: Shape, rng: np.random.Generator) -> np.ndarray:

@@ -222,7 +222,12 @@ def align(job: Job, prepared: Prepared, posed: Posed, segmented: Segmented) -> A
     """
     if job.anomaly_folder is None and DEFAULT_SPACE not in job.settings.standard_spaces:
         return None
-    scan, mask, lesion = (images.load(path) for path in (prepared.reference, prepared.brain_mask, segmented.mask))
+    return to_mni(prepared, posed, images.load(segmented.mask))
+
+
+def to_mni(prepared: Prepared, posed: Posed, lesion: Image | None) -> Aligned:
+    """Affine registration of the reference scan to the default standard space; a lesion does not take part."""
+    scan, mask = images.load(prepared.reference), images.load(prepared.brain_mask)
     initial, template = np.array(posed.matrix), load_template(DEFAULT_SPACE)
     found = to_affine(images.masked(scan, mask), mask, lesion, template, initial, prepared.contrast)
     return Aligned(_frozen(found.matrix), found.check)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,21 +13,21 @@ import numpy as np
 from bids_app import app_version, images
 from bids_app.derivatives.read import read_object
 from bids_app.derivatives.record import fingerprint
-from bids_app.derivatives.results import Prepared, Provenance
+from bids_app.derivatives.results import Prepared
 from bids_app.derivatives.write import write_json
-from bids_app.errors import AppError, CannotWriteError, DatasetError, UnavailableError, VisitError
+from bids_app.errors import DatasetError, VisitError
 from bids_app.images import Image
 from bids_app.measures.volumes import volume_ml
 from bids_app.networks.weights import sha256
 from bids_app.preprocessing import headers, transforms
 from bids_app.preprocessing.coregistration import register_flair
 from bids_app.preprocessing.templates import load_template
-from bids_app.settings import DEFAULT_SPACE, Settings, TrainingSettings
+from bids_app.settings import DEFAULT_SPACE, TrainingSettings
 from bids_app.study.models import Problem, Severity
 from bids_app.training.own.cases import Case
+from bids_app.training.preparation import attempt, each, job_of
 from bids_app.wording import counted
-from bids_app.workflow import stages, tools
-from bids_app.workflow.job import Job
+from bids_app.workflow import stages
 
 RECORD = "record.json"
 #: A mask of which less than this share lies in the brain was not drawn on this scan.
@@ -81,15 +78,9 @@ class _Task:
     scans: Path
 
     def __call__(self) -> Ready | Problem:
-        try:
-            return prepare_case(self.case, self.settings, self.contrasts, self.scans)
-        except CannotWriteError:
-            raise  # of the run, not of the case
-        except AppError as error:
-            return Problem("not-prepared", Severity.ERROR, error.message)
-        except (RuntimeError, ValueError, ArithmeticError) as error:  # of the registration, of ITK
-            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-            return Problem("not-prepared", Severity.ERROR, f"{self.case.label} could not be prepared: {reason}")
+        return attempt(
+            lambda: prepare_case(self.case, self.settings, self.contrasts, self.scans), self.case.label
+        )
 
 
 def prepare_all(
@@ -110,7 +101,7 @@ def prepare_all(
     scans = settings.work_dir / "training" / "scans" / "-".join(contrasts)
     tasks = [_Task(case, settings, contrasts, scans) for case in cases]
     ready, failed = [], 0
-    for number, (task, result) in enumerate(_each(tasks, settings.nprocs), start=1):
+    for number, (task, result) in enumerate(each(tasks, settings.nprocs), start=1):
         if isinstance(result, Ready):
             ready.append(result)
             say(f"prepared {number} of {len(tasks)}: {task.case.label}")
@@ -123,28 +114,6 @@ def prepare_all(
             "See what was said of them above; correct the scans, or --masks.",
         )
     return tuple(sorted(ready, key=lambda item: item.label))
-
-
-def _each(tasks: Sequence[_Task], nprocs: int) -> Iterator[tuple[_Task, Ready | Problem]]:
-    """Tasks and their results as they come, from worker processes if there may be several."""
-    workers = min(nprocs, len(tasks))
-    if workers < 2:
-        tools.limit_threads(nprocs)
-        yield from ((task, task()) for task in tasks)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=tools.limit_threads, initargs=(1,)) as pool:
-        running = {pool.submit(task): task for task in tasks}
-        try:
-            for done in as_completed(running):
-                yield running[done], done.result()
-        except BrokenProcessPool as error:
-            raise UnavailableError(
-                f"A process that prepared scans was stopped from outside, of {workers} side by side.",
-                "This is how running out of memory looks (up to 4 GB each): give fewer --nprocs and start again.",
-            ) from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def prepare_case(case: Case, settings: TrainingSettings, contrasts: tuple[str, ...], scans: Path) -> Ready:
@@ -189,7 +158,7 @@ def _ready(case: Case, contrasts: Sequence[str], scans: Path, record: Mapping) -
 def _prepare_into(folder: Path, ready: Ready, settings: TrainingSettings) -> None:
     """Make the files of a case, in a folder of their own."""
     case, contrasts, steps = ready.case, [contrast for contrast, _ in ready.scans], folder / "steps"
-    prepared = stages.prepare(_job(case, settings), steps)
+    prepared = stages.prepare(job_of(case.visit, settings), steps)
     _require_flair(prepared, contrasts)
     posed = stages.pose(prepared, steps)
     for contrast, path in ready.scans:
@@ -264,18 +233,6 @@ def _require_flair(prepared: Prepared, contrasts: Sequence[str]) -> None:
     if len(contrasts) == 2 and prepared.flair_native is None:
         problems = [problem.message for problem in prepared.problems if problem.severity is Severity.WARNING]
         raise VisitError(f"{prepared.visit.label} cannot be used: {problems[-1] if problems else 'no FLAIR'}")
-
-
-def _job(case: Case, settings: TrainingSettings) -> Job:
-    """What the App's steps want to know, for a visit that delivers nothing."""
-    app = Settings(
-        settings.out_dir,
-        settings.bids_dir,
-        settings.work_dir,
-        device=settings.device,
-        skull_stripped=settings.skull_stripped,
-    )
-    return Job(case.visit, app, Provenance("", app_version(), settings.bids_dir), {}, Path(), "training")
 
 
 def _record(case: Case, settings: TrainingSettings, contrasts: Sequence[str]) -> dict:

@@ -12,26 +12,63 @@ import numpy as np
 import torch
 from torch import nn
 
-from bids_app.anomaly.autoencoder import Autoencoder
+from bids_app.anomaly.authors import read_autoencoder
+from bids_app.anomaly.autoencoder import Autoencoder, AutoencoderSize
 from bids_app.anomaly.folder import AUTOENCODER, CARD, VELOCITY
 from bids_app.anomaly.model import AnomalyModel
 from bids_app.anomaly.velocity import Velocity
 from bids_app.derivatives.write import atomic, write_json
+from bids_app.errors import ConfigError
+from bids_app.networks.weights import load_checkpoint
 
 DEVIATIONS = 3
 """Standard deviations above the mean of healthy scans at which the threshold lies."""
 
 
 def write_anomaly_model(
-    folder: Path, autoencoder: Autoencoder, velocity: Velocity, card: Mapping[str, Any]
+    folder: Path, autoencoder: Autoencoder, velocity: Velocity | None, card: Mapping[str, Any]
 ) -> None:
-    """Write a model folder: both networks in fp16, and a card of what is given and their sizes."""
-    for name, network in ((AUTOENCODER, autoencoder), (VELOCITY, velocity)):
+    """Write a model folder: the networks in fp16, and a card of what is given and their sizes.
+
+    Without a velocity network it is no model yet, but one can be trained from it.
+    """
+    networks = {AUTOENCODER: autoencoder} | ({} if velocity is None else {VELOCITY: velocity})
+    for name, network in networks.items():
         with atomic(folder / name) as temporary:
             torch.save(_halved(network), temporary)
-    sizes = {"autoencoder": autoencoder.size.to_card(), "velocity": velocity.size.to_card()}
-    parameters = sum(weights.numel() for network in (autoencoder, velocity) for weights in network.parameters())
+    sizes = {Path(name).stem: network.size.to_card() for name, network in networks.items()}
+    parameters = sum(weights.numel() for network in networks.values() for weights in network.parameters())
     write_json(folder / CARD, {**card, **sizes, "parameters": parameters})
+
+
+def read_trained_autoencoder(path: Path) -> Autoencoder:
+    """The autoencoder to train a velocity network on.
+
+    Parameters
+    ----------
+    path : Path
+        A folder that `write_anomaly_model` wrote, a file of REFLECT's authors, or a folder that holds one.
+
+    Raises
+    ------
+    ConfigError
+        If there is none.
+    """
+    if (path / AUTOENCODER).is_file():
+        try:
+            size = AutoencoderSize.from_card(json.loads((path / CARD).read_text(encoding="utf-8"))["autoencoder"])
+            network = Autoencoder(size)
+            network.load_state_dict(load_checkpoint(path / AUTOENCODER))
+        except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+            raise ConfigError(f"The autoencoder in {path} cannot be used: {error}.", "Train it again.") from error
+        return network
+    files = [path] if path.is_file() else [file for file in sorted(path.glob("*.pt")) if "vae" in file.name.lower()]
+    if len(files) != 1:
+        raise ConfigError(
+            f"{path} holds no autoencoder: neither {AUTOENCODER} nor one VAE*.pt.",
+            "Make one with: afterstroke train autoencoder",
+        )
+    return read_autoencoder(files[0])
 
 
 def _halved(network: nn.Module) -> dict[str, torch.Tensor]:

@@ -50,6 +50,11 @@ def adamw(parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Optimi
     return torch.optim.AdamW(parameters, rate, weight_decay=1e-4)
 
 
+def adam_of_diffusion(parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+    """That of latent diffusion's autoencoders."""
+    return torch.optim.Adam(parameters, rate, betas=(0.5, 0.9))
+
+
 @dataclass(frozen=True)
 class Course:
     """How one network is trained.
@@ -181,6 +186,25 @@ def straighten(
     fixed = teacher.requires_grad_(False).eval().to(place.group.device)
     loss = ReflowLoss(_latents(autoencoder, place), fixed, _stacks(teacher.size))
     return _train_velocity(network, loss, slices, course, place, corruption)
+
+
+@torch.no_grad()
+def flow_loss(velocity: Velocity, autoencoder: Autoencoder, slices: Slices, seed: int = 0, batches: int = 4) -> float:
+    """Loss of a velocity network on some corrupted batches of slices, always the same ones."""
+    size, stacks = autoencoder.size, _stacks(velocity.size)
+    draw = CorruptedBatches(
+        slices,
+        _BATCH,
+        seed,
+        stacks.length,
+        factor=size.factor,
+        channels=size.latent_channels,
+        textures=_texture_latents(autoencoder, slices.images.shape[1:], seed, None),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        loss = FlowLoss(Latents(autoencoder), stacks)
+        return sum(float(loss(velocity, draw(number), 0)) for number in range(batches)) / batches
 
 
 def _stacks(size: VelocitySize) -> Stacks:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from bids_app.derivatives.write import atomic
 from bids_app.networks.device import computes_bf16
 
 LATEST = "latest.pth"
+PATIENCE = timedelta(days=3)
+"""How long processes wait for the first one, which prepares scans."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,11 @@ class Processes:
         """Whether this one writes files and speaks."""
         return self.rank == 0
 
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.count > 1:
+            torch.distributed.barrier()
+
 
 @contextmanager
 def processes(device: str) -> Iterator[Processes]:
@@ -120,7 +128,7 @@ def processes(device: str) -> Iterator[Processes]:
         yield Processes(0, 1, torch.device(device))
         return
     on_gpu = device.startswith("cuda")
-    torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
+    torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
     try:
         local = f"cuda:{os.environ['LOCAL_RANK']}" if on_gpu else device
         yield Processes(torch.distributed.get_rank(), count, torch.device(local))

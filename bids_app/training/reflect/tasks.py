@@ -183,6 +183,15 @@ class Reconstruction:
     critic : Critic or None
     perceptual : callable or None
         LPIPS, in place of the structural loss.
+    structural, adversarial, kl : float
+        Weights of these terms.
+    adaptive : bool
+        Weigh the critic so that its gradient at the last layer is as large as that of the difference (Esser et al.,
+        CVPR 2021), times `adversarial`.
+    critic_from : int
+        Step.
+    made : torch.Tensor or None
+        What the autoencoder made last, for the critic.
     """
 
     critic: Critic | None = None
@@ -190,6 +199,7 @@ class Reconstruction:
     structural: float = 0.5
     adversarial: float = 0.02
     kl: float = 1e-6
+    adaptive: bool = False
     critic_from: int = 1000
     made: Tensor | None = None
 
@@ -204,9 +214,18 @@ class Reconstruction:
         else:
             loss = loss + self.perceptual(made, image).mean()
         if self.critic is not None and step >= self.critic_from:
-            loss = loss - self.adversarial * self.critic(made).mean().float()
+            judged = -self.critic(made).mean().float()
+            weight = _balance(loss, judged, network) if self.adaptive else 1.0
+            loss = loss + self.adversarial * weight * judged
         return loss
 
     def critic_loss(self, network: nn.Module, batch: tuple[Tensor, ...], step: int) -> Tensor | None:
         """Hinge loss on what the autoencoder has just made."""
         return critic_loss(network, batch[0], self.made) if step >= self.critic_from else None
+
+
+def _balance(loss: Tensor, judged: Tensor, network: nn.Module) -> Tensor:
+    """Ratio of the gradients of two losses at the autoencoder's last layer."""
+    last = getattr(network, "module", network).core.decoder.conv_out.weight
+    norms = [torch.autograd.grad(each, last, retain_graph=True)[0].norm() for each in (loss, judged)]
+    return (norms[0] / (norms[1] + 1e-4)).clamp(0, 1e4).detach()

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from bids_app.cli import main
-from bids_app.cli_parser import options_markdown, read_request, train_parser
+from bids_app.cli_parser import options_markdown, read_request
+from bids_app.cli_training import WHAT, training_parser
 from bids_app.errors import ExitCode, UsageError
 from bids_app.settings import TrainingSettings
 from tests.training.own.study import MASKS, VISITS, make_study
@@ -86,13 +87,14 @@ def test_a_dry_run_prints_the_plan(tmp_path: Path, capsys):
 
 
 def test_the_help_names_every_option_once():
-    options = re.findall(r"^\| `(--[a-z-]+)", options_markdown(train_parser()), re.MULTILINE)
+    options = re.findall(r"^\| `(--[a-z-]+)", options_markdown(training_parser("lesion")), re.MULTILINE)
     assert {"--bids", "--masks", "--fusion", "--out", "--init", "--folds", "--fold", "--preset"} <= set(options)
     assert len(options) == len(set(options))
 
 
 def test_the_page_on_training_names_no_option_that_is_not_there():
     page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
-    known = {option for action in train_parser()._actions for option in action.option_strings}
-    known |= {"--lesion-model"}  # of the App
+    actions = [action for what in WHAT for action in training_parser(what)._actions]
+    known = {option for action in actions for option in action.option_strings}
+    known |= {"--lesion-model", "--anomaly-model", "--nproc-per-node", "--no-python"}  # of the App, and of torchrun
     assert set(re.findall(r"--[a-z][a-z-]+", page)) <= known

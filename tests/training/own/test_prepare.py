@@ -17,6 +17,7 @@ from bids_app.preprocessing.checks import Check, Registration
 from bids_app.preprocessing.templates import load_template
 from bids_app.settings import DEFAULT_SPACE, TrainingSettings
 from bids_app.study.models import Problem, Severity
+from bids_app.training import preparation
 from bids_app.training.own import prepare
 from bids_app.training.own.cases import Case, find_cases
 from bids_app.workflow import stages
@@ -161,7 +162,7 @@ class Killed:
 def test_a_process_killed_for_memory_is_told(root: Path, monkeypatch):
     settings = dataclasses.replace(settings_of(root), nprocs=2)
     with pytest.raises(UnavailableError, match="stopped from outside") as told:
-        list(prepare._each([Killed(), Killed()], settings.nprocs))
+        list(preparation.each([Killed(), Killed()], settings.nprocs))
     assert "--nprocs" in told.value.hint
 
 

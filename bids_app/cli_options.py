@@ -1,0 +1,91 @@
+"""What all command lines of the App share: a parser that tells mistakes in a sentence, and ways to add options."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from bids_app.errors import UsageError
+
+_CONTRACT = """\
+Options may be written with underscores for hyphens (--participant_label), labels with their prefix (sub-01).
+Put the options after the positional arguments. Nothing is ever sent or downloaded.
+
+exit codes: 0 done; 1 a visit failed; 2 usage; 65 the dataset is unusable; 66 no input; 69 a device or template is
+missing; 70 internal error; 73 cannot write; 78 bad configuration
+
+To run one scan that is in no BIDS dataset: afterstroke case T1W [FLAIR] OUT (see: afterstroke case --help)
+To train models on your own scans: afterstroke train WHAT [options] (see: afterstroke train --help)
+Research use only: not a medical device."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises instead of printing the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        hint = f"See {self.prog} --help."
+        if message.startswith("the following arguments are required") and self.positionals:
+            hint = f"Put {self.positionals} first, then the options. {hint}"
+        raise UsageError(f"{message[0].upper()}{message[1:]}.", hint)
+
+    @property
+    def positionals(self) -> str:
+        return " ".join(str(action.metavar) for action in self._actions if not action.option_strings)
+
+
+def make_parser(prog: str, usage: str, description: str) -> Parser:
+    """A parser whose help ends with what holds for all commands; options that are not given are left out."""
+    return Parser(
+        prog=prog,
+        usage=f"{prog} {usage}",
+        description=description,
+        epilog=_CONTRACT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+
+
+def add(group: argparse._ArgumentGroup, option: str, text: str, metavar: str, type=str, **more: Any) -> None:
+    """Add an option that takes a value; `option` may hold several spellings."""
+    group.add_argument(*option.split(), help=text, metavar=metavar, type=type, **more)
+
+
+def add_several(group: argparse._ArgumentGroup, option: str, text: str, metavar: str, **more: Any) -> None:
+    """Add an option that takes several values, at once or by being given again."""
+    add(group, option, text, metavar, nargs="+", action="extend", **more)
+
+
+def add_flag(group: argparse._ArgumentGroup, option: str, text: str, action: str = "store_true", **more: Any) -> None:
+    """Add an option without a value."""
+    group.add_argument(*option.split(), help=text, action=action, **more)
+
+
+def hyphenated(argument: str) -> str:
+    """An option with hyphens for underscores; everything else as it is.
+
+    >>> hyphenated("--participant_label"), hyphenated("--derivatives=my_name=x"), hyphenated("sub_01")
+    ('--participant-label', '--derivatives=my_name=x', 'sub_01')
+    """
+    option, equals, value = argument.partition("=")
+    return option.replace("_", "-") + equals + value if argument.startswith("--") else argument
+
+
+def absolute(value: Any) -> Any:
+    """Paths, also those in a mapping, as absolute ones."""
+    if isinstance(value, Path):
+        return value.expanduser().absolute()
+    if isinstance(value, Mapping):
+        return {key: absolute(path) for key, path in value.items()}
+    return value
+
+
+def labels_without(labels: Iterable[str], prefix: str) -> tuple[str, ...]:
+    """Labels without prefix, each once, in the order given.
+
+    >>> labels_without(["sub-01", "02", "01", "sub-03/"], "sub-")
+    ('01', '02', '03')
+    """
+    return tuple(dict.fromkeys(label.rstrip("/").removeprefix(prefix) for label in labels))

@@ -1,0 +1,353 @@
+"""``afterstroke train autoencoder``, ``reflect``, ``reflect2`` and ``calibrate``, from the dataset to the model folder.
+
+A second call goes on where the first was left. Started by ``torchrun``, every process trains on a GPU of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from bids_app import app_version
+from bids_app.anomaly.autoencoder import Autoencoder
+from bids_app.anomaly.folder import read_folder
+from bids_app.anomaly.model import load_anomaly_model
+from bids_app.anomaly.morphology import Morphology
+from bids_app.anomaly.slices import as_tensor
+from bids_app.anomaly.textures import read_textures
+from bids_app.anomaly.velocity import Velocity
+from bids_app.derivatives.read import read_object
+from bids_app.derivatives.write import write_json, write_table
+from bids_app.errors import ConfigError, ExitCode, UsageError
+from bids_app.networks.device import Device, choose_device
+from bids_app.networks.registry import embedded_models
+from bids_app.settings import AnomalyTraining, Settings
+from bids_app.study.folders import check_places, check_writable
+from bids_app.training.own.progress import Reporter, duration, reporter
+from bids_app.training.reflect import presets
+from bids_app.training.reflect.folder import add_to_card, calibrate, read_trained_autoencoder, write_anomaly_model
+from bids_app.training.reflect.learn import (
+    TEXTURES,
+    Corruption,
+    Course,
+    Place,
+    flow_loss,
+    straighten,
+    train_autoencoder,
+    train_reflect,
+)
+from bids_app.training.reflect.loop import Processes, processes
+from bids_app.training.reflect.losses import Critic
+from bids_app.training.reflect.lpips import read_lpips
+from bids_app.training.reflect.scans import (
+    Prepared,
+    find_scans,
+    gather,
+    healthy_brains,
+    prepare_scans,
+    render_found,
+    scan_table,
+)
+from bids_app.training.reflect.slices import Slices
+from bids_app.training.reflect.tasks import Reconstruction
+from bids_app.workflow.tools import limit_threads
+
+RECORD, SCANS = "training.json", "scans.tsv"
+USE = "Research use only."
+WHAT = {
+    "autoencoder": "an autoencoder",
+    "reflect": "REFLECT-1",
+    "reflect2": "REFLECT-2",
+    "calibrate": "the threshold of a model",
+}
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a training begins with: nothing, an autoencoder, or a whole model."""
+
+    autoencoder: Autoencoder | None = None
+    velocity: Velocity | None = None
+
+
+@dataclass(frozen=True)
+class Scans:
+    """Prepared scans by use."""
+
+    train: tuple[Prepared, ...]
+    validation: tuple[Prepared, ...]
+
+    @property
+    def all(self) -> tuple[Prepared, ...]:
+        return self.train + self.validation
+
+
+def work_folder(settings: AnomalyTraining) -> Path:
+    """Folder of the checkpoints and of the record of a training."""
+    return settings.work_dir / "training" / f"{settings.name}-{settings.step}"
+
+
+def train_anomaly(settings: AnomalyTraining, dry_run: bool = False) -> ExitCode:
+    """Train a network of REFLECT on healthy scans, or calibrate a model with them.
+
+    Parameters
+    ----------
+    dry_run : bool
+        Print scans and plan, and write nothing.
+
+    Raises
+    ------
+    AppError
+        Whatever the user can mend.
+    """
+    begun = time.monotonic()
+    device = choose_device(settings.device)
+    settings, start = _with_start(settings)
+    places = Settings(settings.out_dir, settings.bids_dir, settings.work_dir)
+    check_places(places)
+    if settings.step != "calibrate":
+        _check_result(settings)
+    found = find_scans(settings)
+    if dry_run:
+        print(render_found(found, settings.contrast), *_plan(settings, device, start), sep="\n", flush=True)
+        return ExitCode.OK
+    with processes(device.name) as group, reporter() as told:
+        limit_threads(settings.nprocs)
+        say = told.say if group.first else lambda text: None
+        say("\n".join([render_found(found, settings.contrast), *_plan(settings, device, start), ""]))
+        if group.first:
+            check_writable(places)
+            prepare_scans(found, settings, say)
+        group.wait()
+        ready = prepare_scans(found, settings, lambda text: None)
+        limit_threads(settings.nprocs)
+        if group.first:
+            write_table(work_folder(settings) / SCANS, scan_table(found, ready))
+        held = found.held_out
+        scans = Scans(
+            tuple(each for each in ready if each.scan.visit.subject not in held),
+            tuple(each for each in ready if each.scan.visit.subject in held),
+        )
+        if len(scans.validation) < 2 or not scans.train:
+            raise ConfigError("Too few scans could be prepared.", "See what was said of the others above.")
+        if settings.step == "calibrate":
+            _calibrate(settings, scans, device, say)
+        else:
+            _train(settings, scans, start, device, group, told)
+        say(f"done in {duration(time.monotonic() - begun)}")
+    return ExitCode.OK
+
+
+def _with_start(settings: AnomalyTraining) -> tuple[AnomalyTraining, Start]:
+    """What a training begins with; the contrast is that of a model, if it begins with one.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be used.
+    """
+    if settings.step == "autoencoder":
+        return settings, Start()
+    if settings.step == "reflect":
+        return settings, Start(read_trained_autoencoder(settings.start))
+    _refuse_embedded(settings)
+    model = load_anomaly_model(settings.start)
+    return replace(settings, contrast=model.card.contrast), Start(model.autoencoder, model.velocity)
+
+
+def _refuse_embedded(settings: AnomalyTraining) -> None:
+    embedded = {model.folder.resolve() for model in embedded_models()}
+    if settings.step == "calibrate" and settings.start.resolve() in embedded:
+        raise UsageError(
+            f"{settings.start} comes with the App, and stays as it is.",
+            "Copy the folder, calibrate the copy, and give its path as --anomaly-model.",
+        )
+
+
+def _check_result(settings: AnomalyTraining) -> None:
+    """Refuse to replace what another training left."""
+    result = settings.out_dir / settings.name
+    if read_object(work_folder(settings) / RECORD).get("result") == str(result):
+        return
+    if result.exists() and (not result.is_dir() or any(result.iterdir())):
+        raise UsageError(
+            f"{result} holds something already, and not of the training in {work_folder(settings)}.",
+            "Choose another --name or --out; to go on with that training, give its --work-dir.",
+        )
+
+
+def _plan(settings: AnomalyTraining, device: Device, start: Start) -> list[str]:
+    """The plan in words."""
+    lines = [f"training  {WHAT[settings.step]}, preset {settings.preset}"]
+    if settings.step == "calibrate":
+        lines = [f"model     {settings.start}"]
+    elif settings.start is not None:
+        lines.append(f"start     {settings.start}")
+    lines += [f"device    {device.description}", f"work      {work_folder(settings)}"]
+    return lines + ([] if settings.step == "calibrate" else [f"model     {settings.out_dir / settings.name}"])
+
+
+def _calibrate(settings: AnomalyTraining, scans: Scans, device: Device, say: Callable[[str], None]) -> None:
+    """Measure all scans, and write the threshold into the model's card."""
+    model = load_anomaly_model(settings.start, device)
+    measured = calibrate(model, healthy_brains(scans.all))
+    add_to_card(read_folder(settings.start).path, measured.to_card())
+    say(
+        f"threshold {measured.threshold:.4f}, from {measured.scans} scans: {measured.above:.1%} of their brains lie "
+        f"above it"
+    )
+
+
+def _train(
+    settings: AnomalyTraining, scans: Scans, start: Start, device: Device, group: Processes, told: Reporter
+) -> None:
+    """Train the network, validate it, write the folder, calibrate."""
+    slices = _framed(gather(scans.train), settings)
+    course = presets.course_of(settings, len(slices), group.count)
+    if group.first:
+        _check_record(settings, scans, course)
+    group.wait()
+    place = Place(work_folder(settings), group, _progress(settings, told))
+    autoencoder, velocity = _trained(settings, slices, start, course, place)
+    if not group.first:
+        return
+    autoencoder, velocity = autoencoder.cpu(), None if velocity is None else velocity.cpu()
+    held_out = _framed(gather(scans.validation), settings)
+    card = _card(settings, scans, course, start) | {"scores": _scores(settings, autoencoder, velocity, held_out)}
+    folder = settings.out_dir / settings.name
+    write_anomaly_model(folder, autoencoder, velocity, card)
+    told.say("  ".join(f"{name} {value:g}" for name, value in card["scores"].items()))
+    if velocity is None:
+        told.say(f"{folder}: go on with afterstroke train reflect --autoencoder {folder}")
+        return
+    measured = calibrate(load_anomaly_model(folder, device), healthy_brains(scans.validation))
+    add_to_card(folder, measured.to_card())
+    told.say(f"threshold {measured.threshold:.4f}, from {measured.scans} held-out scans")
+    told.say(f"{folder}: use it with --anomaly-model {folder}")
+
+
+def _trained(
+    settings: AnomalyTraining, slices: Slices, start: Start, course: Course, place: Place
+) -> tuple[Autoencoder, Velocity | None]:
+    """The networks after the training that was asked for."""
+    if settings.step == "autoencoder":
+        losses = _reconstruction(settings, place)
+        return train_autoencoder(slices, presets.autoencoder_size(settings), course, place, losses), None
+    corruption = _corruption(settings, slices)
+    if settings.step == "reflect":
+        size = presets.velocity_size(settings)
+        return start.autoencoder, train_reflect(slices, start.autoencoder, size, course, place, corruption)
+    return start.autoencoder, straighten(slices, start.autoencoder, start.velocity, course, place, corruption)
+
+
+def _reconstruction(settings: AnomalyTraining, place: Place) -> Reconstruction:
+    """Ours, or with the weights of LPIPS the authors' losses."""
+    if settings.lpips is None:
+        return Reconstruction(Critic())
+    perceptual = read_lpips(settings.lpips).to(place.group.device)
+    return Reconstruction(Critic(64, 3), perceptual, adversarial=0.5, adaptive=True, critic_from=50001)
+
+
+def _corruption(settings: AnomalyTraining, slices: Slices) -> Corruption:
+    textures = None
+    if settings.textures is not None:
+        rng = np.random.default_rng(settings.seed)
+        textures = read_textures(settings.textures, TEXTURES, slices.images.shape[1:], rng)
+    return Corruption(textures, Morphology() if settings.morphology else None)
+
+
+def _framed(slices: Slices, settings: AnomalyTraining) -> Slices:
+    """Slices in the frame of the preset's networks."""
+    shape = presets.preset_of(settings).slice_shape
+    if shape is None:
+        return slices
+    missing = [goal - size for size, goal in zip(slices.images.shape[1:], shape, strict=True)]
+    return replace(slices, images=np.pad(slices.images, [(0, 0), *((each // 2, each - each // 2) for each in missing)]))
+
+
+def _progress(settings: AnomalyTraining, told: Reporter) -> Callable[[int, float, dict[str, float]], None]:
+    begun = time.monotonic()
+    first: list[float] = []
+
+    def say(step: int, progress: float, losses: dict[str, float]) -> None:
+        first.append(progress)
+        done = progress - first[0]
+        left = f", {duration((time.monotonic() - begun) * (1 - progress) / done)} left" if done > 0 else ""
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
+        told.say(f"step {step} ({progress:.0%}): loss {shown}{left}")
+
+    return say
+
+
+def _scores(
+    settings: AnomalyTraining, autoencoder: Autoencoder, velocity: Velocity | None, held_out: Slices
+) -> dict[str, float]:
+    """Losses on held-out slices."""
+    if velocity is not None:
+        return {"validation_flow_loss": round(flow_loss(velocity, autoencoder, held_out, settings.seed), 5)}
+    chosen = np.unique(np.linspace(0, len(held_out) - 1, 64).astype(int))
+    images = as_tensor(held_out.images[chosen])
+    with torch.inference_mode():
+        made = torch.cat([autoencoder.decode(autoencoder.encode(part)) for part in images.split(8)])
+    brain = images > -1
+    return {"validation_l1": round(float(F.l1_loss(made[brain], images[brain])), 5)}
+
+
+def _card(settings: AnomalyTraining, scans: Scans, course: Course, start: Start) -> dict[str, Any]:
+    """What the card says beside sizes, scores and threshold."""
+    steps = {"reflect2": 1}.get(settings.step, 5)
+    with_masks = ", slices without lesion" if settings.masks else ""
+    recipe = f"afterstroke train {settings.step}, preset {settings.preset}: {course.schedule.steps} steps of "
+    recipe += f"{course.batch * course.schedule.accumulation} slices"
+    if settings.step != "autoencoder" and settings.morphology:
+        recipe += ", with morphological corruptions"
+    shape = presets.preset_of(settings).slice_shape
+    return {
+        "name": settings.name,
+        "version": app_version(),
+        "contrast": settings.contrast,
+        "steps": steps,
+        "masked": settings.masked,
+        "slice_shape": shape,
+        "training_data": f"{len(scans.train)} scans{with_masks}",
+        "recipe": recipe,
+        "use": USE,
+    }
+
+
+def _check_record(settings: AnomalyTraining, scans: Scans, course: Course) -> None:
+    """Refuse to go on with other scans or settings than the training was begun with.
+
+    Raises
+    ------
+    ConfigError
+        Naming what differs.
+    """
+    options = ("step", "contrast", "preset", "latent", "size", "context", "volumetric", "morphology", "seed")
+    content = {name: getattr(settings, name) for name in options}
+    content |= {
+        "start": str(settings.start or ""),
+        "textures": str(settings.textures or ""),
+        "lpips": str(settings.lpips or ""),
+        "steps": course.schedule.steps,
+        "batch": course.batch,
+        "accumulation": course.schedule.accumulation,
+        "result": str(settings.out_dir / settings.name),
+        "scans": {each.scan.label: each.fingerprint for each in scans.all},
+    }
+    path = work_folder(settings) / RECORD
+    known = read_object(path)
+    if not known:
+        write_json(path, content)
+    elif differing := [key for key in content if known.get(key) != content[key]]:
+        raise ConfigError(
+            f"The training {settings.name} in {path.parent} was begun with other {' and '.join(differing)}.",
+            "Give the same options to go on, choose another --name, or delete that folder to begin anew.",
+        )

@@ -1,0 +1,154 @@
+"""How long, how fast and with which networks REFLECT is trained: ours for small machines, and the authors'."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from bids_app.anomaly import autoencoder as autoencoders
+from bids_app.anomaly import velocity as velocities
+from bids_app.anomaly.autoencoder import AutoencoderSize
+from bids_app.anomaly.velocity import VelocitySize
+from bids_app.errors import UsageError
+from bids_app.settings import AnomalyTraining
+from bids_app.training.reflect.learn import Course, Optimizers, adam_of_diffusion, adamw, muon
+from bids_app.training.reflect.loop import Schedule
+
+STEPS = ("autoencoder", "reflect", "reflect2")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training of a preset.
+
+    Attributes
+    ----------
+    batch : int
+        Slices that go through the network together.
+    rate : float
+    optimizer : callable
+    steps : int or None
+        Optimizer steps; None goes by `epochs`.
+    epochs : int or None
+    accumulation : int
+        Batches of one step.
+    warmup_epochs : int
+        Over which the rate rises; 0 takes the 50 steps of `Schedule`.
+    """
+
+    batch: int
+    rate: float
+    optimizer: Optimizers
+    steps: int | None = None
+    epochs: int | None = None
+    accumulation: int = 1
+    warmup_epochs: int = 0
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Networks and trainings.
+
+    Attributes
+    ----------
+    latents : mapping of str to str
+        Name of the autoencoder for ``f4`` and ``f8``.
+    latent, velocity : str
+        Which of them, and which velocity network, where the user names none.
+    stages : mapping of str to Stage
+    cosine, ema, clip : float
+        See `Schedule`.
+    slice_shape : tuple of int or None
+        Rows and columns of the networks; None is the box.
+    """
+
+    latents: Mapping[str, str]
+    latent: str
+    velocity: str
+    stages: Mapping[str, Stage]
+    cosine: float
+    ema: float
+    clip: float | None
+    slice_shape: tuple[int, int] | None = None
+
+
+PRESETS: Mapping[str, Preset] = {
+    "small": Preset(
+        latents={"f4": "tiny-f4", "f8": "tiny-f8"},
+        latent="f4",
+        velocity="tiny",
+        stages={
+            "autoencoder": Stage(12, 0.01, muon, steps=1500),
+            "reflect": Stage(32, 0.02, muon, steps=2000),
+            "reflect2": Stage(32, 0.002, muon, steps=200),
+        },
+        cosine=1.0,
+        ema=0.998,
+        clip=1.0,
+    ),
+    "paper": Preset(
+        latents={"f4": "kl-f4", "f8": "kl-f8"},
+        latent="f8",
+        velocity="M",
+        stages={
+            "autoencoder": Stage(12, 5.4e-5, adam_of_diffusion, epochs=100),
+            "reflect": Stage(96, 5e-4, adamw, epochs=200, accumulation=2, warmup_epochs=5),
+            "reflect2": Stage(96, 1e-5, adamw, epochs=50, accumulation=2),
+        },
+        cosine=0.5,
+        ema=0.0,
+        clip=None,
+        slice_shape=(256, 256),
+    ),
+}
+"""The authors publish no schedule of their autoencoder: 100 epochs are ours, its rate is that of latent diffusion."""
+
+
+def preset_of(settings: AnomalyTraining) -> Preset:
+    """The preset that was asked for."""
+    return PRESETS[settings.preset]
+
+
+def autoencoder_size(settings: AnomalyTraining) -> AutoencoderSize:
+    """Size of the autoencoder that was asked for."""
+    preset = preset_of(settings)
+    return autoencoders.SIZES[preset.latents[settings.latent or preset.latent]]
+
+
+def velocity_size(settings: AnomalyTraining) -> VelocitySize:
+    """Size of the velocity network that was asked for."""
+    named = settings.size or preset_of(settings).velocity
+    return replace(velocities.SIZES[named], context=settings.context, volumetric=settings.volumetric)
+
+
+def course_of(settings: AnomalyTraining, slices: int, processes: int) -> Course:
+    """How the training that was asked for goes over so many slices.
+
+    Raises
+    ------
+    UsageError
+        If there are fewer slices than a step takes.
+    """
+    preset = preset_of(settings)
+    stage = preset.stages[settings.step]
+    batch = settings.batch or stage.batch
+    accumulation = settings.accumulation or stage.accumulation
+    each = batch * accumulation * processes
+    if slices < each:
+        raise UsageError(
+            f"There are {slices} slices, fewer than the {each} of one step.", "Give a smaller --batch, or more scans."
+        )
+    epoch = slices // each
+    epochs = settings.epochs or stage.epochs
+    schedule = Schedule(
+        steps=epochs * epoch if epochs else stage.steps,
+        warmup=stage.warmup_epochs * epoch or Schedule.warmup,
+        cosine=preset.cosine,
+        ema=preset.ema,
+        accumulation=accumulation,
+        clip=preset.clip,
+    )
+    workers = min(8, settings.nprocs - 1) if torch.cuda.is_available() and settings.device != "cpu" else 0
+    return Course(schedule, batch, stage.rate, stage.optimizer, settings.seed, workers)
