@@ -160,22 +160,25 @@ def draw_family(source: Source, lesions: Sequence[LesionMask], seed: int) -> Fam
         SULCI: widen_sulci(head, draw_region(head, side, rng), rng.uniform(*WIDENING_MM)),
         CORTEX: thin_cortex(head, draw_region(head, side, rng), rng.uniform(*THINNING)),
     }
-    lesion = _focal_case(source, twin, stratify(lesions), seed)
+    stage = STAGES[rng.integers(len(STAGES))]
+    lesion = focal_case(source, twin, stratify(lesions), stage, seed)
     changed = {kind: _drawn(source, seed, deform=change.at(twin.points)) for kind, change in deformed.items()}
-    cases = {kind: _case(brain, twin) for kind, brain in changed.items()}
-    return Family(head.name, _grey(twin, twin), {LESION: lesion, **cases})
+    cases = {kind: case_of(brain, twin) for kind, brain in changed.items()}
+    return Family(head.name, patient_grey(twin, twin), {LESION: lesion, **cases})
 
 
 def _drawn(source: Source, seed: int, **change) -> HealthyBrain:
     return healthy_brain(source, Generator().manual_seed(seed), **change)
 
 
-def _focal_case(source: Source, twin: HealthyBrain, strata: Sequence[Sequence[LesionMask]], seed: int) -> Case:
+def focal_case(
+    source: Source, twin: HealthyBrain, strata: Sequence[Sequence[LesionMask]], stage: str, seed: int
+) -> Case:
+    """The twin with a lesion; `seed` is that of the twin."""
     rng = Generator().manual_seed(seed + 1)
     mask = place_visible(source, coarse_tissue(source, twin.points), strata, rng)
-    stage = STAGES[seed % len(STAGES)]
     sick = _drawn(source, seed, paint=partial(paint_lesion, mask=mask, stage=stage, rng=rng))
-    return _case(sick, twin, resize(mask, SHAPE)[0, 0] > 0.5)
+    return case_of(sick, twin, resize(mask, SHAPE)[0, 0] > 0.5)
 
 
 def place_visible(source: Source, tissue: Tissue, strata: Sequence[Sequence[LesionMask]], rng: Generator) -> Tensor:
@@ -200,13 +203,13 @@ def paint_lesion(image: Tensor, tissue: Tissue, mask: Tensor, stage: str, rng: G
     return towards(rimmed, csf + uniform(0.0, 0.25, rng) * (grey - csf), core)
 
 
-def _case(patient: HealthyBrain, twin: HealthyBrain, lesion: Tensor | None = None) -> Case:
+def case_of(patient: HealthyBrain, twin: HealthyBrain, lesion: Tensor | None = None) -> Case:
     """Truth is the lesion's mask, or else what differs enough from the twin."""
     change = difference(patient, twin)
     marked = large(change >= 255 * MARKED)
     strong = marked & (change >= OF_STRONGEST * change.max())
     objects = strong if lesion is None else lesion.numpy()[:, ::-1] & _both(patient, twin)
-    return Case(_grey(patient, twin), np.where(objects, OBJECT, TOUCHED * marked).astype(np.uint8))
+    return Case(patient_grey(patient, twin), np.where(objects, OBJECT, TOUCHED * marked).astype(np.uint8))
 
 
 def difference(patient: HealthyBrain, twin: HealthyBrain) -> np.ndarray:
@@ -228,7 +231,7 @@ def _both(patient: HealthyBrain, twin: HealthyBrain) -> np.ndarray:
     return (patient.mask & twin.mask).numpy()[:, ::-1]
 
 
-def _grey(patient: HealthyBrain, twin: HealthyBrain) -> np.ndarray:
+def patient_grey(patient: HealthyBrain, twin: HealthyBrain) -> np.ndarray:
     """Grey values on the patient's own scale, as a user's scan is scaled."""
     image, brain = patient.image.numpy()[:, ::-1], _both(patient, twin)
     return GreyScale.of(image, brain).grey(image, brain)
@@ -437,6 +440,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pictures", type=int, default=0, help="of so many of the patients (default: %(default)s)")
     parser.add_argument("--table", action="store_true", help="print what is measured, measure nothing")
     options = parser.parse_args(arguments)
+    if len({model.name for model in options.models}) < len(options.models):
+        parser.error("two of --models have the same name, by which scores are kept")
     torch.set_num_threads(1)
     folder = options.out / "scores"
     if not options.table:

@@ -103,7 +103,7 @@ def test_a_change_does_what_it_says_on_its_side(head, twin, change, kind: str, s
 def test_truth_is_where_the_change_is(source, twin, change, kind: str):
     look = change(kind, LEFT).at(twin.points)
     patient = healthy_brain(source, Generator().manual_seed(3), deform=look)
-    truth = reflect_t1w._case(patient, twin).truth == reflect_t1w.OBJECT
+    truth = reflect_t1w.case_of(patient, twin).truth == reflect_t1w.OBJECT
     moved = (look[0].norm(dim=-1) > 0.2).numpy()[:, ::-1]
     assert truth.any() and truth[:, :, : SHAPE[2] // 2 + 4].sum() > 0.95 * truth.sum(), "columns grow to the right"
     assert (truth & moved).sum() > 0.6 * truth.sum()
@@ -114,7 +114,7 @@ def test_truth_is_where_the_change_is(source, twin, change, kind: str):
 def test_a_twin_without_change_is_equal(source, twin):
     again = healthy_brain(source, Generator().manual_seed(3), deform=torch.zeros(3), paint=lambda image, tissue: image)
     assert torch.equal(again.image, twin.image) and torch.equal(again.mask, twin.mask)
-    assert not reflect_t1w._case(again, twin).truth.any()
+    assert not reflect_t1w.case_of(again, twin).truth.any()
 
 
 @pytest.mark.parametrize("kind", CHANGES)
@@ -128,10 +128,8 @@ def test_no_change_moves_the_skull_or_folds_tissue(head, change, kind: str):
 
 @pytest.mark.parametrize("stage", reflect_t1w.STAGES)
 def test_a_lesion_is_darker_and_where_its_truth_is(source, twin, stage: str):
-    seed = 3 - 3 % 2 + reflect_t1w.STAGES.index(stage)
-    healthy = twin if seed == 3 else healthy_brain(source, Generator().manual_seed(seed))
-    case = reflect_t1w._focal_case(source, healthy, [[toy_lesion()]], seed)
-    before, inside = reflect_t1w._grey(healthy, healthy), case.truth == reflect_t1w.OBJECT
+    case = reflect_t1w.focal_case(source, twin, [[toy_lesion()]], stage, 3)
+    before, inside = reflect_t1w.patient_grey(twin, twin), case.truth == reflect_t1w.OBJECT
     change = case.grey.astype(float) - before
     assert inside.sum() > 1000 and change[inside].mean() < -20
     assert np.abs(change[case.truth == 0]).mean() < 2
