@@ -7,6 +7,7 @@ hypointensities).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +30,17 @@ from bids_app.training.synthesis.fields import (
 from bids_app.training.synthesis.geometry import random_warp, rotation_matrix
 from bids_app.training.synthesis.recipe import Scanner
 from bids_app.training.synthesis.scanner import acquire, extraction_mask
-from bids_app.training.synthesis.tissue import GREY, T1W, WHITE, Source, Tissue, draw_means, real_curves, t1w_table
+from bids_app.training.synthesis.tissue import (
+    GREY,
+    T1W,
+    WHITE,
+    Means,
+    Source,
+    Tissue,
+    draw_means,
+    real_curves,
+    t1w_table,
+)
 
 SPACING_MM = 1.0
 SOFTNESS = (0.4, 0.8)
@@ -83,8 +94,9 @@ def healthy_brain(
     rng: Generator,
     misalignment: Misalignment = Misalignment(),
     deform: Tensor | None = None,
+    paint: Callable[[Tensor, Tissue], Tensor] | None = None,
 ) -> HealthyBrain:
-    """One healthy T1w.
+    """One healthy T1w; with `deform` or `paint`, what became of it, drawn with the same random numbers.
 
     Parameters
     ----------
@@ -94,6 +106,9 @@ def healthy_brain(
     misalignment : Misalignment
     deform : torch.Tensor, optional
         ``(1, z, y, x, 3)`` mm that is added to where a voxel looks, on the grid of the result.
+    paint : callable, optional
+        Changes the intensities, ``(1, 1, z, y, x)`` and about 1 in white matter, before they are scanned; is given the
+        tissue at 2 mm too.
     """
     points = draw_points(source, misalignment, rng)
     if deform is not None:
@@ -107,8 +122,11 @@ def healthy_brain(
     image = sample(volume, points, source.head.pose_to_voxel)
     if source.image is None:
         image = blur(image, uniform(*SOFTNESS, rng))
-    tissue = _coarse_tissue(source, points, means)
-    image = acquire(_textured(image, tissue, rng), HEALTHY_SCANNER, rng, SPACING_MM)
+    tissue = coarse_tissue(source, points, means)
+    image = _textured(image, tissue, rng)
+    if paint is not None:
+        image = paint(image, tissue)
+    image = acquire(image, HEALTHY_SCANNER, rng, SPACING_MM)
     mask = resize(extraction_mask(tissue, rng), SHAPE)[0, 0] > 0.5
     return HealthyBrain(image[0, 0] * mask, mask, points)
 
@@ -127,8 +145,8 @@ def draw_points(source: Source, misalignment: Misalignment, rng: Generator) -> T
     return straight + resize(warp, SHAPE).permute(0, 2, 3, 4, 1)
 
 
-def _coarse_tissue(source: Source, points: Tensor, means) -> Tissue:
-    """Fractions of the tissues at 2 mm, where they are smooth anyway."""
+def coarse_tissue(source: Source, points: Tensor, means: Means | None = None) -> Tissue:
+    """Fractions of the tissues at 2 mm, where they are smooth anyway; `points` are those of a `HealthyBrain`."""
     coarse = F.avg_pool3d(points.permute(0, 4, 1, 2, 3), 2).permute(0, 2, 3, 4, 1)
     halved = np.diag([0.5, 0.5, 0.5, 1.0])
     halved[:3, 3] = -0.25
