@@ -69,7 +69,7 @@ def _anomaly_settings(what: str, values: dict[str, Any]) -> AnomalyTraining:
     if values.get("context", 0) < 0:
         raise UsageError(f"--context is '{values['context']}', which is not 0 or more.")
     if what == CALIBRATE:
-        values["out_dir"] = values["start"].parent
+        values["out_dir"] = values["start"]
     return AnomalyTraining(step=what, **values)
 
 

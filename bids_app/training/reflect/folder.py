@@ -34,8 +34,9 @@ def write_anomaly_model(
     """
     networks = {AUTOENCODER: autoencoder} | ({} if velocity is None else {VELOCITY: velocity})
     for name, network in networks.items():
-        with atomic(folder / name) as temporary:
-            torch.save(_halved(network), temporary)
+        # to a stream: given a path, PyTorch writes its random name into the file
+        with atomic(folder / name) as temporary, temporary.open("wb") as stream:
+            torch.save(_halved(network), stream)
     sizes = {Path(name).stem: network.size.to_card() for name, network in networks.items()}
     parameters = sum(weights.numel() for network in networks.values() for weights in network.parameters())
     write_json(folder / CARD, {**card, **sizes, "parameters": parameters})

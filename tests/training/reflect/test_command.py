@@ -1,0 +1,161 @@
+"""The training commands as a user types them."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from bids_app.anomaly.model import load_anomaly_model
+from bids_app.cli import main
+from bids_app.cli_parser import options_markdown, read_request
+from bids_app.cli_training import WHAT, training_parser
+from bids_app.errors import ExitCode, UsageError
+from bids_app.settings import AnomalyTraining
+from bids_app.training.reflect.folder import calibrate, read_trained_autoencoder
+from tests.anomaly.models import write_anomaly_model
+from tests.training.own.study import MASKS, make_study
+from tests.training.reflect.conftest import brain
+
+
+def train(root, what: str, *options: str) -> int:
+    command = ["train", what, "--bids", str(root / "bids"), "--device", "cpu", "-w", str(root / "work")]
+    where = [] if what == "calibrate" else ["--out", str(root / "models")]
+    return main([*command, "--nprocs", "1", *where, *options])
+
+
+def card_of(root, name: str) -> dict:
+    return json.loads((root / "models" / name / "card.json").read_text())
+
+
+@pytest.fixture
+def study(tmp_path, tiny):
+    make_study(tmp_path / "bids")
+    return tmp_path
+
+
+def test_from_scans_to_a_model(study, capsys):
+    models = study / "models"
+    assert train(study, "autoencoder", "--name", "ae") == ExitCode.OK
+    said = capsys.readouterr().out
+    assert "7 T1ws of 6 subjects, 2 of these for validation" in said and "validation_l1" in said
+    assert card_of(study, "ae")["autoencoder"]["patch"] == 4
+    assert train(study, "reflect", "--autoencoder", str(models / "ae"), "--name", "one") == ExitCode.OK
+    card = card_of(study, "one")
+    assert card["steps"] == 5 and 0 < card["threshold"] < 1 and card["healthy_scans"]["scans"] == 3
+    assert train(study, "reflect2", "--model", str(models / "one"), "--name", "two") == ExitCode.OK
+    assert card_of(study, "two")["steps"] == 1
+    assert f"use it with --anomaly-model {models / 'two'}" in capsys.readouterr().out
+    first, second = (load_anomaly_model(models / name) for name in ("one", "two"))
+    assert (first.explain(brain()).anomaly != second.explain(brain()).anomaly).any()
+    assert (study / "work" / "training" / "one-reflect" / "scans.tsv").read_text().count("\n") == 8
+
+
+def test_the_same_command_goes_on(study, capsys):
+    assert train(study, "autoencoder") == ExitCode.OK
+    weights = (study / "models" / "autoencoder" / "autoencoder.pth").read_bytes()
+    assert train(study, "autoencoder") == ExitCode.OK
+    assert (study / "models" / "autoencoder" / "autoencoder.pth").read_bytes() == weights
+    assert train(study, "autoencoder", "--batch", "4") == ExitCode.BAD_CONFIG
+    assert "begun with other batch" in capsys.readouterr().err
+
+
+def test_patients_lend_their_slices_without_lesion(study):
+    assert train(study, "autoencoder", "--masks", MASKS) == ExitCode.OK
+    assert card_of(study, "autoencoder")["training_data"].endswith("slices without lesion")
+
+
+@pytest.mark.parametrize("options", [("--context", "1"), ("--volumetric",), ("--no-morphology", "--masked")])
+def test_variants(study, options, monkeypatch):
+    monkeypatch.setattr("bids_app.training.reflect.learn.STACK", 4)
+    assert train(study, "autoencoder") == ExitCode.OK
+    start = str(study / "models" / "autoencoder")
+    assert train(study, "reflect", "--autoencoder", start, *options) == ExitCode.OK
+    model = load_anomaly_model(study / "models" / "reflect")
+    assert model.explain(brain()).anomaly.any()
+    assert model.card.masked == ("--masked" in options)
+    assert model.velocity.size.sees_neighbours == ("--no-morphology" not in options)
+    assert train(study, "reflect2", "--model", str(study / "models" / "reflect")) == ExitCode.OK
+
+
+def test_calibration_sets_the_threshold_of_a_model(study, capsys):
+    folder = write_anomaly_model(study / "given", threshold=None)
+    assert train(study, "calibrate", "--model", str(folder)) == ExitCode.OK
+    threshold = json.loads((folder / "card.json").read_text())["threshold"]
+    assert f"threshold {threshold:.4f}, from 7 scans" in capsys.readouterr().out
+    assert load_anomaly_model(folder).card.threshold == threshold
+
+
+def test_the_threshold_is_mean_and_three_deviations_of_healthy_scans(tmp_path):
+    model = load_anomaly_model(write_anomaly_model(tmp_path))
+    brains = [brain(seed) for seed in range(3)]
+    means = [model.explain(each).anomaly[each > 0].mean() for each in brains]
+    assert calibrate(model, brains).threshold == pytest.approx(np.mean(means) + 3 * np.std(means, ddof=1))
+    with pytest.raises(ValueError, match="too few"):
+        calibrate(model, brains[:1])
+
+
+def test_a_dry_run_writes_nothing(study, capsys):
+    before = sorted(path.name for path in study.iterdir())
+    assert train(study, "autoencoder", "--dry-run") == ExitCode.OK
+    assert "an autoencoder, preset small" in capsys.readouterr().out
+    assert sorted(path.name for path in study.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train"], "WHAT"),
+        (["train", "cats"], "'cats' is nothing to train"),
+        (["train", "reflect", "--bids", "b", "--out", "o"], "--autoencoder"),
+        (["train", "autoencoder", "--bids", "b", "--out", "o", "--epochs", "0"], "--epochs is '0'"),
+        (["train", "autoencoder", "--bids", "b", "--out", "o", "--name", "a/b"], "is no name"),
+        (["train", "reflect", "--bids", "b", "--out", "o", "--autoencoder", "a", "--context", "-1"], "--context"),
+    ],
+)
+def test_a_wrong_command_line_is_told(arguments, said):
+    with pytest.raises(UsageError, match=re.escape(said)):
+        read_request(arguments)
+
+
+def test_options_reach_the_settings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = "train reflect --bids b --out o --autoencoder a --preset paper --size XS --no_morphology --seed 3"
+    settings = read_request(line.split()).settings
+    assert settings == AnomalyTraining(
+        "reflect", tmp_path / "b", tmp_path / "o", "reflect", tmp_path / "work", tmp_path / "a", preset="paper",
+        size="XS", morphology=False, seed=3, nprocs=settings.nprocs,
+    )  # fmt: skip
+
+
+def test_no_start_is_told(study, capsys):
+    (study / "empty").mkdir()
+    assert train(study, "reflect", "--autoencoder", str(study / "empty")) == ExitCode.BAD_CONFIG
+    assert "holds no autoencoder" in capsys.readouterr().err
+    assert train(study, "reflect2", "--model", str(study / "nowhere")) == ExitCode.BAD_CONFIG
+
+
+def test_what_another_training_left_is_not_replaced(study, capsys):
+    (study / "models" / "autoencoder").mkdir(parents=True)
+    (study / "models" / "autoencoder" / "precious.txt").touch()
+    assert train(study, "autoencoder") == ExitCode.USAGE
+    assert "holds something already" in capsys.readouterr().err
+
+
+def test_too_few_slices_for_a_step_are_told(study, capsys):
+    assert train(study, "autoencoder", "--batch", "9999") == ExitCode.USAGE
+    assert "fewer than the 9999 of one step" in capsys.readouterr().err
+
+
+def test_an_autoencoder_is_read_as_it_was_written(study):
+    train(study, "autoencoder")
+    network = read_trained_autoencoder(study / "models" / "autoencoder")
+    assert network.size.scale != 1 and network.size.latent_channels == 2
+
+
+@pytest.mark.parametrize("what", WHAT)
+def test_the_help_names_every_option_once(what):
+    options = re.findall(r"^\| `(--[a-z-]+)", options_markdown(training_parser(what)), re.MULTILINE)
+    assert {"--bids", "--device"} <= set(options) and len(options) == len(set(options))

@@ -1,0 +1,102 @@
+"""The training loop: schedule, accumulation, running average, checkpoints, several processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bids_app.training.reflect.loop import LATEST, Learner, Processes, Schedule, fit
+
+ALONE = Processes(0, 1, torch.device("cpu"))
+SHARED = Path(__file__).with_name("two_processes.py")
+
+
+def draw(number: int) -> tuple[torch.Tensor, ...]:
+    """Two rows of a line to be fitted."""
+    x = torch.randn(2, 3, generator=torch.Generator().manual_seed(number))
+    return x, x.sum(dim=1, keepdim=True)
+
+
+def loss(network: nn.Module, batch: tuple[torch.Tensor, ...], step: int) -> torch.Tensor:
+    return F.mse_loss(network(batch[0]), batch[1])
+
+
+def learner(rate: float = 0.02, averaged: bool = True) -> Learner:
+    torch.manual_seed(0)
+    network = nn.Linear(3, 1)
+    return Learner("line", network, torch.optim.SGD(network.parameters(), rate, momentum=0.9), loss, averaged)
+
+
+def trained(folder: Path, steps: int, **options) -> nn.Linear:
+    options = {"warmup": 1, "cosine": 0.0, "ema": 0.0, "clip": None} | options
+    return fit([learner()], draw, Schedule(steps=steps, **options), folder, ALONE)["line"]
+
+
+def test_it_learns(tmp_path):
+    torch.testing.assert_close(trained(tmp_path, 200).weight, torch.ones(1, 3), atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_resumed_training_ends_where_an_unbroken_one_does(tmp_path, ema):
+    whole = trained(tmp_path / "whole", 8, ema=ema)
+    trained(tmp_path / "broken", 5, ema=ema)
+    resumed = trained(tmp_path / "broken", 8, ema=ema)
+    torch.testing.assert_close(resumed.weight, whole.weight)
+    assert torch.load(tmp_path / "broken" / LATEST, weights_only=True)["step"] == 8
+
+
+def test_a_finished_training_is_not_done_again(tmp_path):
+    first = trained(tmp_path, 4)
+    torch.testing.assert_close(trained(tmp_path, 4).weight, first.weight)
+
+
+def test_accumulated_batches_are_averaged(tmp_path):
+    """Two batches a step learn what one batch of both would: the authors' code adds the gradients up."""
+
+    def both(number: int) -> tuple[torch.Tensor, ...]:
+        parts = draw(2 * number), draw(2 * number + 1)
+        return tuple(map(torch.cat, zip(*parts, strict=True)))
+
+    schedule = Schedule(steps=5, warmup=1, cosine=0.0, ema=0.0, clip=None)
+    whole = fit([learner()], both, schedule, tmp_path / "whole", ALONE)["line"]
+    parts = trained(tmp_path / "parts", 5, accumulation=2)
+    torch.testing.assert_close(parts.weight, whole.weight)
+
+
+def test_the_running_average_lags_behind(tmp_path):
+    last, averaged = trained(tmp_path / "last", 6), trained(tmp_path / "averaged", 6, ema=0.9)
+    start = learner().network.weight
+    assert torch.dist(averaged.weight, start) < torch.dist(last.weight, start)
+
+
+def test_the_rate_rises_then_falls():
+    schedule = Schedule(steps=100, warmup=10)
+    assert schedule.factor(0, 0.0) == pytest.approx(0.1)
+    assert schedule.factor(50, 0.5) == pytest.approx(0.5)
+    assert schedule.factor(99, 1.0) == pytest.approx(0.0)
+    assert Schedule(steps=100, cosine=0.5).factor(99, 1.0) == pytest.approx(0.5)  # the authors'
+
+
+def test_the_first_limit_ends_it():
+    assert Schedule(steps=10, minutes=60).progress(5, 6.0) == pytest.approx(0.5)
+    assert Schedule(minutes=60).progress(10**6, 30.0) == pytest.approx(0.5)
+
+
+def test_two_processes_learn_what_one_would(tmp_path):
+    """Started by torchrun, each has a batch of its own, and gradients are averaged."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
+    done = subprocess.run([*command, SHARED, tmp_path], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, other = (torch.load(tmp_path / f"{rank}.pth", weights_only=True) for rank in range(2))
+    torch.testing.assert_close(one, other)
+    alone = trained(tmp_path / "alone", 5, accumulation=2)
+    torch.testing.assert_close(one, alone.weight.detach())
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [LATEST]
