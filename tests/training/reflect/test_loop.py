@@ -92,7 +92,7 @@ def test_the_first_limit_ends_it():
 def test_two_processes_learn_what_one_would(tmp_path):
     """Started by torchrun, each has a batch of its own, and gradients are averaged."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
     done = subprocess.run([*command, SHARED, tmp_path], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     one, other = (torch.load(tmp_path / f"{rank}.pth", weights_only=True) for rank in range(2))
