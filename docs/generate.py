@@ -12,7 +12,7 @@ from bids_app.derivatives import names
 from bids_app.derivatives.columns import dictionary
 from bids_app.derivatives.description import DISCLAIMER
 from bids_app.derivatives.names import ScanName
-from bids_app.networks.registry import embedded_models
+from bids_app.networks.registry import ANOMALY, LESION, embedded_models
 from bids_app.settings import DEFAULT_SPACE
 
 T1W = ScanName.parse("sub-01_ses-1_T1w.nii.gz")
@@ -200,6 +200,7 @@ def cards() -> list[dict]:
     found = [
         json.loads((model.folder / "card.json").read_text()) | {"fold_count": len(list(model.folder.glob("fold_*")))}
         for model in embedded_models()
+        if model.kind == LESION
     ]
     return sorted(found, key=lambda card: (-len(card["channels"]), card["channels"] != ["T1w"]))
 
@@ -231,7 +232,23 @@ def scores_table() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"models": models_table, "scores": scores_table}
+def anomaly_table() -> str:
+    """How each embedded anomaly model works."""
+    lines = [
+        "| model | needs | steps | parameters | threshold | healthy brain above it | healthy scans it was measured on |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for model in embedded_models():
+        if model.kind == ANOMALY:
+            card = json.loads((model.folder / "card.json").read_text())
+            healthy = card["healthy_scans"]
+            cells = (f"`{card['name']}`", card["contrast"], card["steps"], f"{card['parameters']:,}",
+                     f"{card['threshold']:.3f}", f"{healthy['above_threshold']:.1%}", healthy["scans"])  # fmt: skip
+            lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+TABLES = {"models": models_table, "scores": scores_table, "anomalies": anomaly_table}
 """What stands in docs/models.md between ``<!-- NAME: ... -->`` and ``<!-- end -->``."""
 
 

@@ -92,8 +92,9 @@ def test_the_help_names_every_option_once():
     assert len(options) == len(set(options))
 
 
-def test_the_page_on_training_names_no_option_that_is_not_there():
-    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["training.md", "training_anomaly.md"])
+def test_the_pages_on_training_name_no_option_that_is_not_there(name):
+    page = (ROOT / "docs" / name).read_text(encoding="utf-8")
     actions = [action for what in WHAT for action in training_parser(what)._actions]
     known = {option for action in actions for option in action.option_strings}
     known |= {"--lesion-model", "--anomaly-model", "--nproc-per-node", "--no-python"}  # of the App, and of torchrun
