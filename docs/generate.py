@@ -120,6 +120,7 @@ def dataset_rows() -> list[tuple[str, str]]:
         (names.PARTICIPANTS, "group level: the raw participants table, for those that have results"),
         (names.GROUP_SESSIONS, "group level: a row a visit"),
         (names.GROUP_LESIONS, "group level: a row a lesion"),
+        (names.GROUP_FINDINGS, "group level: a row a finding of an anomaly map"),
         (names.GROUP_CLASSES, "group level: visits by class of lesion volume"),
         (names.GROUP_MISSING, "group level: who is expected and missing, and why"),
         (names.group_frequency(DEFAULT_SPACE), "group level: lesion frequency map"),
@@ -235,7 +236,7 @@ def scores_table() -> str:
 def anomaly_table() -> str:
     """How each embedded anomaly model works."""
     lines = [
-        "| model | needs | steps | parameters | threshold | healthy brain above it | healthy scans it was measured on |",
+        "| model | needs | steps | parameters | threshold | healthy brain above it | measured on scans |",
         "|---|---|---|---|---|---|---|",
     ]
     for model in embedded_models():

@@ -38,7 +38,8 @@ def run_group(settings: Settings, say: Say = print) -> ExitCode:
     """
     everyone = collect(settings.out_dir)
     cohort = restrict(everyone, settings)
-    lesions, lesion_problems = tables.lesions(cohort)
+    lesions, lesion_problems = tables.gathered(cohort, tables.LESIONS)
+    findings, finding_problems = tables.gathered(cohort, tables.FINDINGS)
     missing = tables.missing(cohort)
     # participants.tsv belongs to the output folder as a whole, whatever part of it was asked for
     participants = names.sidecar(settings.out_dir / names.PARTICIPANTS)
@@ -47,12 +48,14 @@ def run_group(settings: Settings, say: Say = print) -> ExitCode:
     for name, what, table in (
         (names.GROUP_SESSIONS, "Processed visits, a row each", tables.sessions(cohort)),
         (names.GROUP_LESIONS, "Lesions of all finished visits, a row each", lesions),
+        (names.GROUP_FINDINGS, "Findings of the anomaly maps of all finished visits, a row each", findings),
         (names.GROUP_CLASSES, "Finished visits by class of total lesion volume", tables.classes(cohort)),
         (names.GROUP_MISSING, "Visits that are expected and have no results", missing),
     ):
         write_group_table(settings.out_dir / name, what, table)
     maps, map_problems = _write_maps(cohort)
-    for problem in (*everyone.problems, *mixed_runs(cohort.records), *lesion_problems, *map_problems):
+    of_tables = (*lesion_problems, *finding_problems)
+    for problem in (*everyone.problems, *mixed_runs(cohort.records), *of_tables, *map_problems):
         say(f"WARNING {problem.message}")
     for line in summary(cohort, len(missing), maps):
         say(line)
@@ -61,7 +64,8 @@ def run_group(settings: Settings, say: Say = print) -> ExitCode:
 
 def write_group_table(path: Path, description: str, table: pd.DataFrame) -> None:
     """Write a group table, after its data dictionary."""
-    known = dictionary("lesion") | dictionary("session") | dictionary("group")
+    own = dictionary("finding" if "finding_id" in table.columns else "lesion")
+    known = own | dictionary("session") | dictionary("group")
     columns = {column: known[column] for column in table.columns}
     write_json(names.sidecar(path), {"Description": f"{description}. {DISCLAIMER}"} | columns)
     write_table(path, table)

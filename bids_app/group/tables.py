@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePath
 from typing import Any
 
 import pandas as pd
@@ -19,7 +20,7 @@ from bids_app.study.models import Problem
 
 CARRIED_OVER = "Carried over from the participants.tsv of the raw dataset, which does not describe it"
 
-#: Columns of a visit's lesion table that say nothing in a table of all lesions.
+#: Columns of a visit's table that say nothing in a table of all visits.
 _ONLY_IN_LOOKUP = ("index", "name", "abbreviation")
 
 
@@ -80,43 +81,62 @@ def classes(cohort: Cohort) -> pd.DataFrame:
     return frame([{"volume_class": level, "visits": count[level]} for level in levels], ["volume_class", "visits"])
 
 
-def lesion_columns() -> list[str]:
-    """Columns of the table of all lesions."""
-    own = [column for column in dictionary("lesion") if column not in _ONLY_IN_LOOKUP]
-    return ["participant_id", "session_id", "lesion_id", *own]
+@dataclass(frozen=True)
+class Kind:
+    """What the table of a visit lists, and that of the cohort gathers.
+
+    Attributes
+    ----------
+    word : str
+        ``lesion`` or ``finding``: how its dictionary and its number are called.
+    table : callable
+        Path of a visit's table, from its scan and its native space.
+    """
+
+    word: str
+    table: Callable[[names.ScanName, str], PurePath]
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns of the table of all."""
+        own = [column for column in dictionary(self.word) if column not in _ONLY_IN_LOOKUP]
+        return ["participant_id", "session_id", f"{self.word}_id", *own]
 
 
-def lesions(cohort: Cohort) -> tuple[pd.DataFrame, tuple[Problem, ...]]:
-    """A row a lesion of the finished visits, and warnings for lesion tables that cannot be read.
+LESIONS, FINDINGS = Kind("lesion", names.lesion_table), Kind("finding", names.findings_table)
+
+
+def gathered(cohort: Cohort, kind: Kind) -> tuple[pd.DataFrame, tuple[Problem, ...]]:
+    """A row a lesion, or a finding, of the finished visits, and warnings for tables that cannot be read.
 
     Values are passed on as they are written in the visit's table.
     """
     rows, problems = [], []
     for record in cohort.done:
-        for path in _lesion_tables(record):
+        for path in _tables_of(record, kind):
             try:
-                found = list(_lesion_rows(cohort.out_dir / path))
+                found = list(_rows(cohort.out_dir / path, kind))
             except (OSError, ValueError, KeyError) as error:
-                message = f"The lesion table {path} cannot be read and is left out: {error}"
-                problems.append(warning("unreadable-lesions", message, path))
+                message = f"The {kind.word} table {path} cannot be read and is left out: {error}"
+                problems.append(warning(f"unreadable-{kind.word}s", message, path))
                 continue
             visit = {"participant_id": f"sub-{record.subject}", "session_id": session_id(record.session)}
             rows += [{**visit, **row} for row in found]
-    return frame(rows, lesion_columns()), tuple(problems)
+    return frame(rows, kind.columns), tuple(problems)
 
 
-def _lesion_tables(record: Record) -> Iterator[str]:
-    """The lesion tables among the outputs of a visit."""
+def _tables_of(record: Record, kind: Kind) -> Iterator[str]:
+    """The tables of a kind among the outputs of a visit."""
     for path in record.outputs:
         name = names.ScanName.parse(path)
-        if name.entities and path in {str(names.lesion_table(name, space)) for space in names.NATIVE_SPACES}:
+        if name.entities and path in {str(kind.table(name, space)) for space in names.NATIVE_SPACES}:
             yield path
 
 
-def _lesion_rows(path: Path) -> Iterator[dict[str, str]]:
+def _rows(path: Path, kind: Kind) -> Iterator[dict[str, str]]:
     table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
     for row in table.to_dict("records"):
-        yield {"lesion_id": row["index"], **row}
+        yield {f"{kind.word}_id": row["index"], **row}
 
 
 def missing(cohort: Cohort) -> pd.DataFrame:

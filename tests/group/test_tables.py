@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pandas as pd
 import pytest
 
 from bids_app.derivatives import names
+from bids_app.derivatives.columns import dictionary
+from bids_app.derivatives.write import write_table
 from bids_app.errors import NoInputError
 from bids_app.settings import Settings
 from tests.group.mock import add_done, add_failed, add_raw, run_lines
@@ -98,6 +101,20 @@ def test_lesions(out):
     )
 
 
+def test_findings(out):
+    scan = names.ScanName.parse("sub-01_ses-1_T1w.nii.gz")
+    row = dict.fromkeys(dictionary("finding"), "1") | {"kind": "nonlesional", "region": "left thalamus"}
+    write_table(out / names.findings_table(scan), pd.DataFrame([row]))
+    path = out / names.visit_record("01", "1")
+    record = json.loads(path.read_text())
+    record["outputs"][str(names.findings_table(scan))] = "0" * 64
+    path.write_text(json.dumps(record))
+    run_lines(out)
+    header, line, *more = text(out, names.GROUP_FINDINGS).splitlines()
+    assert header.split()[:5] == ["participant_id", "session_id", "finding_id", "kind", "lesion_share"]
+    assert line.startswith("sub-01 ses-1 1 nonlesional 1 left thalamus") and not more
+
+
 def test_volume_classes_count_finished_visits(out):
     run_lines(out)
     assert text(out, names.GROUP_CLASSES) == "volume_class visits\nnone 1\nsmall 1\nmedium 0\nlarge 1\n"
@@ -120,7 +137,15 @@ def test_a_session_of_a_processed_participant_may_be_missing(out):
 
 
 @pytest.mark.parametrize(
-    "name", [names.GROUP_SESSIONS, names.GROUP_LESIONS, names.GROUP_CLASSES, names.GROUP_MISSING, names.PARTICIPANTS]
+    "name",
+    [
+        names.GROUP_SESSIONS,
+        names.GROUP_LESIONS,
+        names.GROUP_FINDINGS,
+        names.GROUP_CLASSES,
+        names.GROUP_MISSING,
+        names.PARTICIPANTS,
+    ],
 )
 def test_every_column_is_described(out, name):
     run_lines(out)

@@ -62,7 +62,8 @@ def test_group_files_are_these(out):
     before = {path.name for path in out.iterdir()}
     run_lines(out)
     written = sorted({path.name for path in out.iterdir()} - before)
-    tables = [names.PARTICIPANTS, names.GROUP_SESSIONS, names.GROUP_LESIONS, names.GROUP_CLASSES, names.GROUP_MISSING]
+    tables = [names.PARTICIPANTS, names.GROUP_SESSIONS, names.GROUP_LESIONS, names.GROUP_FINDINGS]
+    tables += [names.GROUP_CLASSES, names.GROUP_MISSING]
     expected = [*tables, str(names.group_frequency("MNI152NLin2009aSym"))]
     expected += [str(names.sidecar(Path(name))) for name in expected]
     assert written == sorted(expected)
