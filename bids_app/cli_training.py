@@ -10,6 +10,7 @@ from typing import Any
 
 from bids_app.cli_options import absolute, add, add_flag, add_several, hyphenated, labels_without, make_parser
 from bids_app.errors import UsageError
+from bids_app.networks.registry import ANOMALY, find_model
 from bids_app.settings import AnomalyTraining, TrainingSettings, available_cpus
 
 LESION, CALIBRATE = "lesion", "calibrate"
@@ -68,6 +69,10 @@ def _completed(given: dict[str, Any], what: str) -> dict[str, Any]:
 def _anomaly_settings(what: str, values: dict[str, Any]) -> AnomalyTraining:
     if values.get("context", 0) < 0:
         raise UsageError(f"--context is '{values['context']}', which is not 0 or more.")
+    if what == "reflect" and ("start" in values) == ("init" in values):
+        raise UsageError("train reflect begins with either --autoencoder or --init.", "Give one of them.")
+    if "init" in values:
+        values["init"] = find_model(values["init"], kind=ANOMALY)
     if what == CALIBRATE:
         values["out_dir"] = values["start"]
     return AnomalyTraining(step=what, **values)
@@ -121,7 +126,7 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
 
 
 def _network_parser(what: str) -> argparse.ArgumentParser:
-    start = {"autoencoder": "", "reflect": "--autoencoder PATH ", "reflect2": "--model PATH "}[what]
+    start = {"autoencoder": "", "reflect": "(--autoencoder PATH | --init MODEL) ", "reflect2": "--model PATH "}[what]
     description = f"{NETWORKS[what]} The same command again goes on."
     parser = make_parser(f"afterstroke train {what}", f"--bids DIR {start}--out DIR [options]", description)
     group = parser.add_argument_group("healthy scans")
@@ -131,7 +136,8 @@ def _network_parser(what: str) -> argparse.ArgumentParser:
     group = parser.add_argument_group("the model")
     if what == "reflect":
         text = "folder of train autoencoder, or VAE-Medical-*.pt of REFLECT's authors"
-        add(group, "--autoencoder", text, "PATH", Path, dest="start", required=True)
+        add(group, "--autoencoder", text, "PATH", Path, dest="start")
+        add(group, "--init", "adapt this model, with its autoencoder, instead of beginning anew", "NAME|PATH")
     if what == "reflect2":
         add(group, "--model", "folder of train reflect", "PATH", Path, dest="start", required=True)
     else:

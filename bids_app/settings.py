@@ -182,6 +182,8 @@ class AnomalyTraining:
         Of the model and of its folder in `out_dir`.
     start : Path or None
         Folder or file to begin with: the autoencoder of ``reflect``, the model of ``reflect2`` and of ``calibrate``.
+    init : Path or None
+        Model folder that ``reflect`` adapts, with its autoencoder.
     contrast : str
         ``T1w`` or ``FLAIR``; of ``reflect2`` and ``calibrate`` that of the model.
     masks : str or None
@@ -213,6 +215,7 @@ class AnomalyTraining:
     name: str
     work_dir: Path = Path("work")
     start: Path | None = None
+    init: Path | None = None
     contrast: str = "T1w"
     masks: str | None = None
     preset: str = "small"

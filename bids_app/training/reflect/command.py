@@ -127,7 +127,7 @@ def train_anomaly(settings: AnomalyTraining, dry_run: bool = False) -> ExitCode:
             prepare_scans(found, settings, say)
         group.wait()
         ready = prepare_scans(found, settings, lambda text: None)
-        limit_threads(settings.nprocs)
+        limit_threads(max(1, settings.nprocs // group.count))
         if group.first:
             write_table(work_folder(settings) / SCANS, scan_table(found, ready))
         held = found.held_out
@@ -155,10 +155,10 @@ def _with_start(settings: AnomalyTraining) -> tuple[AnomalyTraining, Start]:
     """
     if settings.step == "autoencoder":
         return settings, Start()
-    if settings.step == "reflect":
+    if settings.step == "reflect" and settings.init is None:
         return settings, Start(read_trained_autoencoder(settings.start))
     _refuse_embedded(settings)
-    model = load_anomaly_model(settings.start)
+    model = load_anomaly_model(settings.init or settings.start)
     return replace(settings, contrast=model.card.contrast), Start(model.autoencoder, model.velocity)
 
 
@@ -188,8 +188,8 @@ def _plan(settings: AnomalyTraining, device: Device, start: Start) -> list[str]:
     lines = [f"training  {WHAT[settings.step]}, preset {settings.preset}"]
     if settings.step == "calibrate":
         lines = [f"model     {settings.start}"]
-    elif settings.start is not None:
-        lines.append(f"start     {settings.start}")
+    elif settings.start or settings.init:
+        lines.append(f"start     {settings.init or settings.start}")
     lines += [f"device    {device.description}", f"work      {work_folder(settings)}"]
     return lines + ([] if settings.step == "calibrate" else [f"model     {settings.out_dir / settings.name}"])
 
@@ -242,8 +242,10 @@ def _trained(
         return train_autoencoder(slices, presets.autoencoder_size(settings), course, place, losses), None
     corruption = _corruption(settings, slices)
     if settings.step == "reflect":
-        size = presets.velocity_size(settings)
-        return start.autoencoder, train_reflect(slices, start.autoencoder, size, course, place, corruption)
+        size = start.velocity.size if start.velocity else presets.velocity_size(settings)
+        return start.autoencoder, train_reflect(
+            slices, start.autoencoder, size, course, place, corruption, start.velocity
+        )
     return start.autoencoder, straighten(slices, start.autoencoder, start.velocity, course, place, corruption)
 
 
@@ -303,8 +305,9 @@ def _scores(
 def _card(settings: AnomalyTraining, scans: Scans, course: Course, start: Start) -> dict[str, Any]:
     """What the card says beside sizes, scores and threshold."""
     steps = {"reflect2": 1}.get(settings.step, 5)
+    before = f" from {settings.init.name} on" if settings.init else ""
     with_masks = ", slices without lesion" if settings.masks else ""
-    recipe = f"afterstroke train {settings.step}, preset {settings.preset}: {course.schedule.steps} steps of "
+    recipe = f"afterstroke train {settings.step}{before}, preset {settings.preset}: {course.schedule.steps} steps of "
     recipe += f"{course.batch * course.schedule.accumulation} slices"
     if settings.step != "autoencoder" and settings.morphology:
         recipe += ", with morphological corruptions"
@@ -333,7 +336,7 @@ def _check_record(settings: AnomalyTraining, scans: Scans, course: Course) -> No
     options = ("step", "contrast", "preset", "latent", "size", "context", "volumetric", "morphology", "seed")
     content = {name: getattr(settings, name) for name in options}
     content |= {
-        "start": str(settings.start or ""),
+        "start": str(settings.init or settings.start or ""),
         "textures": str(settings.textures or ""),
         "lpips": str(settings.lpips or ""),
         "steps": course.schedule.steps,

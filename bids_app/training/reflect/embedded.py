@@ -22,7 +22,12 @@ from bids_app.anomaly.model import load_anomaly_model
 from bids_app.anomaly.morphology import Morphology
 from bids_app.anomaly.velocity import Velocity
 from bids_app.training.embed import TEXTURES, TRAINING_DATA
-from bids_app.training.reflect.folder import add_to_card, calibrate, write_anomaly_model
+from bids_app.training.reflect.folder import (
+    add_to_card,
+    calibrate,
+    read_trained_autoencoder,
+    write_anomaly_model,
+)
 from bids_app.training.reflect.learn import Corruption, Course, Place, straighten, train_autoencoder, train_reflect
 from bids_app.training.reflect.loop import Schedule, processes
 from bids_app.training.reflect.slices import Slices
@@ -75,19 +80,22 @@ class Recipe:
     plain : bool
         Without morphological corruptions.
     context : int
+    volumetric : bool
         See `velocity.VelocitySize`.
     """
 
     autoencoder_steps: int
     flow_steps: int
     reflow_steps: int
-    plain: bool
-    context: int
+    plain: bool = False
+    context: int = 0
+    volumetric: bool = False
 
     @property
     def name(self) -> str:
         """For the folder of the flow's checkpoints."""
-        return f"{'plain' if self.plain else 'morphological'}_{2 * self.context + 1}"
+        slices = "-volumetric" if self.volumetric else f"-{2 * self.context + 1}-slices" if self.context else ""
+        return ("plain" if self.plain else "morphological") + slices
 
 
 @dataclass(frozen=True)
@@ -98,15 +106,18 @@ class Workshop:
     recipe: Recipe
     out: Path
     device: str = "cpu"
+    start: Path | None = None
 
     def autoencoder(self) -> Autoencoder:
-        """Trained, or as it was trained before."""
+        """Trained, or as it was trained before: here, or in the model to start from."""
+        if self.start is not None:
+            return read_trained_autoencoder(self.start)
         course = self._course(self.recipe.autoencoder_steps, batch=12, rate=0.01)
         return train_autoencoder(self.slices, autoencoders.SIZES["tiny-f4"], course, self._place("autoencoder"))
 
     def velocity(self, autoencoder: Autoencoder) -> Velocity:
         """REFLECT-1, or REFLECT-2 if the recipe has steps for it."""
-        size = replace(velocities.SIZES["tiny"], context=self.recipe.context)
+        size = replace(velocities.SIZES["tiny"], context=self.recipe.context, volumetric=self.recipe.volumetric)
         course = self._course(self.recipe.flow_steps, batch=32, rate=0.02)
         corruption = Corruption(deform=None if self.recipe.plain else Morphology())
         place = self._place(self.recipe.name)
@@ -114,7 +125,7 @@ class Workshop:
         if not self.recipe.reflow_steps:
             return first
         course = self._course(self.recipe.reflow_steps, batch=32, rate=0.002)
-        place = self._place(f"{self.recipe.name}_straight")
+        place = self._place(f"{self.recipe.name}-straight")
         return straighten(self.slices, autoencoder, first, course, place, corruption)
 
     def _course(self, steps: int, batch: int, rate: float) -> Course:
@@ -131,7 +142,7 @@ class Workshop:
 def describe(recipe: Recipe, brains: Brains, commit: str) -> dict:
     """What the card says beside the threshold."""
     return {
-        "name": NAME,
+        "name": NAME if recipe.name == "morphological" else f"{NAME}-{recipe.name}",
         "version": app_version(),
         "commit": commit,
         "contrast": "T1w",
@@ -150,7 +161,7 @@ def describe(recipe: Recipe, brains: Brains, commit: str) -> dict:
             "reflect2": recipe.reflow_steps,
         },
         "known_failures": [
-            "Trained on synthetic scans of 14 heads and 3 real ones: its idea of a healthy brain is narrow.",
+            "Trained on synthetic scans of 12 heads and 3 real ones: its idea of a healthy brain is narrow.",
             "What looks unlike the training scans (motion, bias field, a scanner of another kind) is marked too.",
             "The healthy twin is a picture of what is usual, not of what this brain was before.",
         ],
@@ -169,6 +180,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--reflow-steps", type=int, default=200, help="0: stop at REFLECT-1 (default: %(default)s)")
     parser.add_argument("--plain", action="store_true", help="no morphological corruptions")
     parser.add_argument("--context", type=int, default=0, help="slices on either side (default: %(default)s)")
+    parser.add_argument("--volumetric", action="store_true", help="convolutions across slices")
+    parser.add_argument("--autoencoder", type=Path, help="folder of a model whose autoencoder is used as it is")
     parser.add_argument("--commit", default="n/a", help="commit of the code, for the card")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
@@ -176,11 +189,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     brains = load_brains(options.data, options.out, options.brains, validation=16)
     steps = options.autoencoder_steps, options.flow_steps, options.reflow_steps
-    recipe = Recipe(*steps, options.plain, options.context)
-    workshop = Workshop(all_slices(brains.train), recipe, options.out, options.device)
+    recipe = Recipe(*steps, options.plain, options.context, options.volumetric)
+    workshop = Workshop(all_slices(brains.train), recipe, options.out, options.device, options.autoencoder)
     autoencoder = workshop.autoencoder()
     velocity = workshop.velocity(autoencoder)
-    folder = options.out / "models" / (NAME if recipe.name == "morphological_1" else f"{NAME}-{recipe.name}")
+    folder = options.out / "models" / (NAME if recipe.name == "morphological" else f"{NAME}-{recipe.name}")
     write_anomaly_model(folder, autoencoder, velocity, describe(recipe, brains, options.commit))
     add_to_card(folder, calibrate(load_anomaly_model(folder), brains.validation).to_card())
     print(folder)

@@ -163,10 +163,19 @@ def train_reflect(
     course: Course,
     place: Place,
     corruption: Corruption = Corruption(),
+    begin: Velocity | None = None,
 ) -> Velocity:
-    """REFLECT-1: a velocity network from corrupted latents to healthy ones."""
+    """REFLECT-1: a velocity network from corrupted latents to healthy ones.
+
+    Parameters
+    ----------
+    begin : Velocity, optional
+        Of the same size: whose weights to begin with.
+    """
     _seed(course, place)
     network = Velocity(size, autoencoder.size.latent_channels)
+    if begin is not None:
+        network.load_state_dict(begin.state_dict())
     loss = FlowLoss(_latents(autoencoder, place), _stacks(size))
     return _train_velocity(network, loss, slices, course, place, corruption)
 

@@ -16,7 +16,8 @@ from bids_app.settings import AnomalyTraining
 from bids_app.training.reflect.learn import Course, Optimizers, adam_of_diffusion, adamw, muon
 from bids_app.training.reflect.loop import Schedule
 
-STEPS = ("autoencoder", "reflect", "reflect2")
+ADAPTING_RATE, ADAPTING_LENGTH = 0.1, 0.1
+"""Rate and length of adapting a model, as shares of those of a training from the beginning."""
 
 
 @dataclass(frozen=True)
@@ -141,9 +142,10 @@ def course_of(settings: AnomalyTraining, slices: int, processes: int) -> Course:
             f"There are {slices} slices, fewer than the {each} of one step.", "Give a smaller --batch, or more scans."
         )
     epoch = slices // each
-    epochs = settings.epochs or stage.epochs
+    share, rate = (1.0, stage.rate) if settings.init is None else (ADAPTING_LENGTH, ADAPTING_RATE * stage.rate)
+    usual = stage.epochs * epoch if stage.epochs else stage.steps
     schedule = Schedule(
-        steps=epochs * epoch if epochs else stage.steps,
+        steps=settings.epochs * epoch if settings.epochs else max(1, round(share * usual)),
         warmup=stage.warmup_epochs * epoch or Schedule.warmup,
         cosine=preset.cosine,
         ema=preset.ema,
@@ -151,4 +153,4 @@ def course_of(settings: AnomalyTraining, slices: int, processes: int) -> Course:
         clip=preset.clip,
     )
     workers = min(8, settings.nprocs - 1) if torch.cuda.is_available() and settings.device != "cpu" else 0
-    return Course(schedule, batch, stage.rate, stage.optimizer, settings.seed, workers)
+    return Course(schedule, batch, rate, stage.optimizer, settings.seed, workers)

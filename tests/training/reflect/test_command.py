@@ -80,6 +80,18 @@ def test_variants(study, options, monkeypatch):
     assert train(study, "reflect2", "--model", str(study / "models" / "reflect")) == ExitCode.OK
 
 
+def test_a_model_is_adapted(study):
+    folder = write_anomaly_model(study / "given")
+    assert train(study, "reflect", "--init", str(folder)) == ExitCode.OK
+    card = card_of(study, "reflect")
+    assert "from given on" in card["recipe"]
+    before, after = load_anomaly_model(folder), load_anomaly_model(study / "models" / "reflect")
+    weights = [model.velocity.core.conv_in.weight for model in (before, after)]
+    assert 0 < float((weights[0] - weights[1]).abs().max()) < 0.1
+    kept = [model.autoencoder.core.decoder.conv_out.weight for model in (before, after)]
+    assert float((kept[0] - kept[1]).abs().max()) < 1e-3  # fp16
+
+
 def test_calibration_sets_the_threshold_of_a_model(study, capsys):
     folder = write_anomaly_model(study / "given", threshold=None)
     assert train(study, "calibrate", "--model", str(folder)) == ExitCode.OK
@@ -109,7 +121,9 @@ def test_a_dry_run_writes_nothing(study, capsys):
     [
         (["train"], "WHAT"),
         (["train", "cats"], "'cats' is nothing to train"),
-        (["train", "reflect", "--bids", "b", "--out", "o"], "--autoencoder"),
+        (["train", "reflect", "--bids", "b", "--out", "o"], "either --autoencoder or --init"),
+        (["train", "reflect", "--bids", "b", "--out", "o", "--autoencoder", "a", "--init", "m"], "either"),
+        (["train", "reflect2", "--bids", "b", "--out", "o"], "--model"),
         (["train", "autoencoder", "--bids", "b", "--out", "o", "--epochs", "0"], "--epochs is '0'"),
         (["train", "autoencoder", "--bids", "b", "--out", "o", "--name", "a/b"], "is no name"),
         (["train", "reflect", "--bids", "b", "--out", "o", "--autoencoder", "a", "--context", "-1"], "--context"),
