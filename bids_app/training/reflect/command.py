@@ -137,10 +137,11 @@ def train_anomaly(settings: AnomalyTraining, dry_run: bool = False) -> ExitCode:
         )
         if len(scans.validation) < 2 or not scans.train:
             raise ConfigError("Too few scans could be prepared.", "See what was said of the others above.")
-        if settings.step == "calibrate":
-            _calibrate(settings, scans, device, say)
-        else:
+        if settings.step != "calibrate":
             _train(settings, scans, start, device, group, told)
+        elif group.first:
+            _calibrate(settings, scans, device, say)
+        group.wait()  # whoever leaves first ends the others
         say(f"done in {duration(time.monotonic() - begun)}")
     return ExitCode.OK
 
@@ -208,19 +209,30 @@ def _calibrate(settings: AnomalyTraining, scans: Scans, device: Device, say: Cal
 def _train(
     settings: AnomalyTraining, scans: Scans, start: Start, device: Device, group: Processes, told: Reporter
 ) -> None:
-    """Train the network, validate it, write the folder, calibrate."""
+    """Train the network, and let the first process finish the model."""
     slices = _framed(gather(scans.train), settings)
     course = presets.course_of(settings, len(slices), group.count)
     if group.first:
         _check_record(settings, scans, course)
     group.wait()
     place = Place(work_folder(settings), group, _progress(settings, told))
-    autoencoder, velocity = _trained(settings, slices, start, course, place)
-    if not group.first:
-        return
-    autoencoder, velocity = autoencoder.cpu(), None if velocity is None else velocity.cpu()
+    networks = _trained(settings, slices, start, course, place)
+    if group.first:
+        _finish(settings, scans, course, networks, device, told)
+
+
+def _finish(
+    settings: AnomalyTraining,
+    scans: Scans,
+    course: Course,
+    networks: tuple[Autoencoder, Velocity | None],
+    device: Device,
+    told: Reporter,
+) -> None:
+    """Validate the networks, write the folder, calibrate."""
+    autoencoder, velocity = (None if network is None else network.cpu() for network in networks)
     held_out = _framed(gather(scans.validation), settings)
-    card = _card(settings, scans, course, start) | {"scores": _scores(settings, autoencoder, velocity, held_out)}
+    card = _card(settings, scans, course) | {"scores": _scores(settings, autoencoder, velocity, held_out)}
     folder = settings.out_dir / settings.name
     write_anomaly_model(folder, autoencoder, velocity, card)
     told.say("  ".join(f"{name} {value:g}" for name, value in card["scores"].items()))
@@ -302,7 +314,7 @@ def _scores(
     return {"validation_l1": round(float(F.l1_loss(made[brain], images[brain])), 5)}
 
 
-def _card(settings: AnomalyTraining, scans: Scans, course: Course, start: Start) -> dict[str, Any]:
+def _card(settings: AnomalyTraining, scans: Scans, course: Course) -> dict[str, Any]:
     """What the card says beside sizes, scores and threshold."""
     steps = {"reflect2": 1}.get(settings.step, 5)
     before = f" from {settings.init.name} on" if settings.init else ""

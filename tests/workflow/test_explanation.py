@@ -1,0 +1,105 @@
+"""What an anomaly model looks at, and where on the scan its maps end up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bids_app import images
+from bids_app.anomaly.model import Twin
+from bids_app.derivatives.names import ScanName
+from bids_app.derivatives.results import Aligned, Prepared
+from bids_app.measures.volumes import volume_ml
+from bids_app.preprocessing.checks import Check
+from bids_app.study.models import Scan, Visit
+from bids_app.workflow.explanation import compare, look
+from tests.conftest import stored_as
+
+MARK_MM = np.array([-30.0, 10.0, 20.0])
+"""In MNI: left, in front, above."""
+SHIFT_MM = (6.0, -4.0, 3.0)
+"""From MNI to the scanner."""
+
+
+def scan(orientation: str, mark: float = 220.0) -> nib.Nifti1Image:
+    """A brain of two greys with a bright mark, 3 mm voxels, stored in some order."""
+    affine = np.diag([3.0, 3.0, 3.0, 1.0])
+    affine[:3, 3] = np.array([-75.0, -105.0, -60.0]) + SHIFT_MM
+    places = np.moveaxis(np.indices((51, 60, 46)), 0, -1) * 3.0 + affine[:3, 3] - SHIFT_MM
+    radius = np.linalg.norm((places - [0, -17, 9]) / [60, 75, 55], axis=-1)
+    values = np.where(radius < 1, np.where(radius < 0.5, 150.0, 100.0), 0.0)
+    values[np.linalg.norm(places - MARK_MM, axis=-1) < 9] = mark
+    return stored_as(nib.Nifti1Image(values.astype(np.float32), affine), orientation)
+
+
+def matrix() -> np.ndarray:
+    """From the scanner to MNI."""
+    found = np.eye(4)
+    found[:3, 3] = -np.array(SHIFT_MM)
+    return found
+
+
+@pytest.fixture
+def visit(tmp_path, orientation):
+    """A prepared visit and its alignment."""
+    image = nib.as_closest_canonical(scan(orientation))
+    mask = images.like(image, (images.data(image) > 0).astype(np.uint8))
+    path = images.save(image, tmp_path / "t1w.nii.gz")
+    t1w = Scan(path, ScanName.parse("sub-01_T1w.nii.gz"), "T1w")
+    brain_mask = images.save(mask, tmp_path / "mask.nii.gz")
+    prepared = Prepared(Visit("01", None, t1w, None), path, brain_mask, volume_ml(mask), True)
+    return prepared, Aligned(tuple(map(tuple, matrix())), Check("passed", 1.0, 1.0, ""))
+
+
+class Brightness:
+    """In place of a model: bright is unusual, and the twin is all of one grey."""
+
+    def explain(self, grey: np.ndarray, steps: int | None = None) -> Twin:
+        brain = grey > 0
+        return Twin(np.where(brain, 128.0, 0.0).astype(np.float32), (grey > 250).astype(np.float32))
+
+
+def test_the_mark_is_seen_on_the_left_in_front(visit):
+    seen = look(*visit, "T1w")
+    bright = np.argwhere(images.data(seen.scan) > 190)
+    np.testing.assert_allclose(images.world(seen.scan, bright).mean(axis=0), MARK_MM, atol=1.0)
+    assert images.data(seen.brain).any() and look(*visit, "FLAIR") is None
+
+
+def test_the_map_lies_on_the_scan_where_the_mark_is(visit):
+    prepared, _ = visit
+    anomaly, twin = compare(Brightness(), look(*visit, "T1w"))
+    reference = images.load(prepared.reference)
+    assert anomaly.shape == twin.shape == reference.shape
+    np.testing.assert_allclose(anomaly.affine, reference.affine)
+    found = images.world(anomaly, np.argwhere(images.data(anomaly) > 0.5)).mean(axis=0)
+    np.testing.assert_allclose(found, MARK_MM + SHIFT_MM, atol=1.0)
+
+
+def test_the_twin_has_the_intensities_of_the_scan_up_to_its_edge(visit):
+    prepared, _ = visit
+    _, twin = compare(Brightness(), look(*visit, "T1w"))
+    brain = images.data(images.load(prepared.brain_mask)) > 0
+    values = images.data(twin)
+    assert not values[~brain].any()
+    shown = values[brain & (values > 0)]
+    assert shown.min() > 100 and shown.max() < 220 and np.ptp(shown) < 1.0
+
+
+def test_a_flair_is_seen_through_its_own_alignment(visit, tmp_path):
+    prepared, aligned = visit
+    flair = images.load(prepared.reference)
+    shifted = np.eye(4)
+    shifted[0, 3] = 12.0
+    moved = nib.Nifti1Image(images.data(flair), np.linalg.inv(shifted) @ flair.affine)
+    with_flair = replace(
+        prepared,
+        flair_native=images.save(moved, tmp_path / "flair.nii.gz"),
+        flair_matrix=tuple(map(tuple, shifted)),
+    )
+    seen = look(with_flair, aligned, "FLAIR")
+    bright = np.argwhere(images.data(seen.scan) > 190)
+    np.testing.assert_allclose(images.world(seen.scan, bright).mean(axis=0), MARK_MM, atol=1.0)
