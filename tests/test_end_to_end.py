@@ -16,6 +16,7 @@ import pytest
 from nilearn.datasets import load_mni152_template
 
 from bids_app import images
+from tests.anomaly.models import write_anomaly_model
 from tests.conftest import stored_as
 from tests.lesion.models import write_model
 
@@ -73,6 +74,7 @@ def dataset(tmp_path_factory, brain) -> Path:
     (bids / "participants.tsv").write_text("participant_id\tage\nsub-01\t61\nsub-02\t70\nsub-03\t50\n")
     drawn = root / "manual" / "sub-01" / "ses-1" / "anat" / "sub-01_ses-1_label-L_mask.nii.gz"
     images.save(moved(images.like(brain, lesion), 8, (6, -4, 5)), drawn)
+    write_anomaly_model(root / "anomaly")
     write_model(root / "tiny", patch=(48, 56, 48), spacing=(4.0, 4.0, 4.0), gain=1.0)
     return root
 
@@ -83,7 +85,7 @@ def finished(dataset: Path) -> tuple[Path, subprocess.CompletedProcess]:
     out = dataset / "out"
     run = app(
         dataset / "bids", out, "participant", "--lesion-model", dataset / "tiny", "--work-dir", dataset / "work",
-        "--export-lesion-roi", dataset / "roi", *OPTIONS,
+        "--anomaly-model", dataset / "anomaly", "--export-lesion-roi", dataset / "roi", *OPTIONS,
     )  # fmt: skip
     return out, run
 
@@ -146,7 +148,7 @@ def test_a_second_run_does_nothing_again(finished, dataset: Path):
     before = {path: path.stat().st_mtime_ns for path in (out / "sub-01" / "ses-1").rglob("*") if path.is_file()}
     run = app(
         dataset / "bids", out, "participant", "--participant-label", "01", "--lesion-model", dataset / "tiny",
-        "--work-dir", dataset / "work", *OPTIONS,
+        "--work-dir", dataset / "work", "--anomaly-model", dataset / "anomaly", *OPTIONS,
     )  # fmt: skip
     assert run.returncode == 0
     assert "1 of 1 visits are done already" in run.stdout
@@ -159,7 +161,8 @@ def drawn(dataset: Path) -> Path:
     out = dataset / "drawn"
     run = app(
         dataset / "bids", out, "participant", "--participant-label", "01", "--derivatives",
-        f"manual={dataset / 'manual'}", "--work-dir", dataset / "work", "--lesion-model", dataset / "tiny", *OPTIONS,
+        f"manual={dataset / 'manual'}", "--work-dir", dataset / "work", "--lesion-model", dataset / "tiny",
+        "--no-anomaly", *OPTIONS,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
     return out / "sub-01" / "ses-1" / "anat"
@@ -193,7 +196,7 @@ def test_a_killed_run_goes_on_where_it_was(dataset: Path):
     out, work = dataset / "killed", dataset / "work-killed"
     arguments = command(
         dataset / "bids", out, "participant", "--participant-label", "01", "--lesion-model", dataset / "tiny",
-        "--no-normalization", "--work-dir", work, *OPTIONS,
+        "--no-normalization", "--no-anomaly", "--work-dir", work, *OPTIONS,
     )  # fmt: skip
     process = subprocess.Popen(arguments, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     finished_step = wait_for(work, "*/sub-01*/prepare/result_prepare.pklz")
@@ -240,8 +243,8 @@ def with_plugin(dataset: Path) -> list[str]:
     (dataset / "plugin.yml").write_text("plugin: MultiProc\nplugin_args:\n  n_procs: 2\n")
     return command(
         dataset / "bids", dataset / "plugin", "participant", "--participant-label", "01", "--lesion-model",
-        dataset / "tiny", "--derivatives", f"manual={dataset / 'manual'}", "--no-normalization", "--use-plugin",
-        dataset / "plugin.yml", "--work-dir", dataset / "work-plugin", *OPTIONS,
+        dataset / "tiny", "--derivatives", f"manual={dataset / 'manual'}", "--no-normalization", "--no-anomaly",
+        "--use-plugin", dataset / "plugin.yml", "--work-dir", dataset / "work-plugin", *OPTIONS,
     )  # fmt: skip
 
 

@@ -9,8 +9,18 @@ import nibabel as nib
 import numpy as np
 
 from bids_app import images
+from bids_app.anomaly.findings import find
 from bids_app.derivatives.names import ScanName
-from bids_app.derivatives.results import ModelUse, Normalized, Posed, Prepared, Provenance, Segmented
+from bids_app.derivatives.results import (
+    AnomalyUse,
+    Explained,
+    ModelUse,
+    Normalized,
+    Posed,
+    Prepared,
+    Provenance,
+    Segmented,
+)
 from bids_app.lesion.components import find_lesions
 from bids_app.preprocessing.checks import Check
 from bids_app.study.models import Scan, Visit
@@ -78,6 +88,20 @@ def make_results(work: Path, visit: Visit) -> tuple[Prepared, Posed, Segmented, 
         saved["reference"], saved["mask"], saved["lesion"], saved["probability"],
     )  # fmt: skip
     return prepared, posed, segmented, (normalized,)
+
+
+def make_explained(work: Path, prepared: Prepared, normalized: tuple[Normalized, ...]) -> Explained:
+    """An anomaly map with one finding: where the lesion of `make_results` is."""
+    anomaly = brain_like()
+    found = find(anomaly, 0.5, images.like(anomaly, (images.data(anomaly) > 0).astype(np.uint8)))
+    saved = {
+        name: images.save(image, work / f"{name}.nii.gz")
+        for name, image in {"anomaly": anomaly, "twin": anomaly, "departed": found.mask, "found": found.labels}.items()
+    }
+    use = AnomalyUse("tiny", "1.0", "1" * 64, prepared.contrast, 5, 0.5, "cpu")
+    standard = tuple((space.space, saved["anomaly"], saved["twin"], saved["departed"]) for space in normalized)
+    images_of_it = saved["anomaly"], saved["twin"], saved["departed"], saved["found"]
+    return Explained(*images_of_it, found.findings, use, standard)
 
 
 def provenance(bids: Path) -> Provenance:

@@ -18,7 +18,7 @@ from bids_app.derivatives.sessions import RawDataset, rebuild, write_raw_partici
 from bids_app.derivatives.visit import lesion_table, session_row, visit_files, write_files
 from bids_app.preprocessing.checks import Check
 from bids_app.study.models import Reuse
-from tests.derivatives.mock import make_results, make_visit, provenance
+from tests.derivatives.mock import make_explained, make_results, make_visit, provenance
 
 
 @pytest.fixture(params=["t1w_flair", "flair"])
@@ -35,9 +35,11 @@ def written(tmp_path: Path, scans: str) -> Path:
     (bids / "dataset_description.json").write_text(json.dumps({"Name": "Cohort", "Authors": ["A", "B"]}))
     visit = make_visit(bids, t1w="t1w" in scans)
     prepared, posed, segmented, normalized = make_results(tmp_path / "work", visit)
+    # the embedded anomaly model sees a T1w alone
+    explained = make_explained(tmp_path / "work", prepared, normalized) if "t1w" in scans else None
     write_top_level(out, bids, "a1b2c3d4", {})
-    outputs = write_files(out, visit_files(prepared, segmented, normalized, provenance(bids)))
-    row = session_row(prepared, posed, segmented, normalized, ())
+    outputs = write_files(out, visit_files(prepared, segmented, normalized, provenance(bids), explained))
+    row = session_row(prepared, posed, segmented, normalized, (), explained)
     write_record(out, Record("01", "1", "done", "0.1.0", "a1b2c3d4", "f", {}, outputs=outputs, summary=row))
     rebuild(out, "01")
     write_raw_participants(out, "01", RawDataset("Cohort", {"01": ["1"]}))
@@ -117,12 +119,28 @@ def test_every_column_is_described(written: Path):
 
 
 def test_the_lesion_table_says_where_the_lesion_is(written: Path):
-    table = pd.read_csv(next(written.rglob("*_dseg.tsv")), sep="\t", na_values="n/a")
+    table = pd.read_csv(next(written.rglob("*_seg-lesions_*_dseg.tsv")), sep="\t", na_values="n/a")
     lesion = table.loc[0]
     assert list(table.columns) == list(dictionary("lesion"))
     assert (lesion.volume_ml, lesion.volume_voxels, lesion.hemisphere) == (1.0, 125, "L")
     assert (lesion.centroid_x_mm, lesion.centroid_y_mm, lesion.centroid_z_mm) == (-4, 12, 10)
     assert pd.isna(lesion.mni_x_mm)
+
+
+def test_what_departs_from_a_healthy_brain_is_told(written: Path, scans: str):
+    row = pd.read_csv(written / names.sessions_table("01"), sep="\t").iloc[0]
+    tables = list(written.rglob("*_seg-findings_*_dseg.tsv"))
+    if scans == "flair":
+        assert not tables and pd.isna(row.finding_count)
+        return
+    table = pd.read_csv(tables[0], sep="\t", na_values="n/a")
+    assert list(table.columns) == list(dictionary("finding"))
+    finding = table.loc[0]
+    assert (finding.kind, finding.lesion_share, finding.volume_ml, finding.hemisphere) == ("lesional", 1.0, 1.0, "L")
+    assert (row.finding_count, row.nonlesional_count) == (1, 0)
+    sidecar = json.loads(next(written.rglob("*_space-T1w_desc-reflect_anomalymap.json")).read_text())
+    assert (sidecar["Model"]["SHA256"], sidecar["Device"]) == ("1" * 64, "cpu")
+    assert sidecar["Sources"] == ["bids::sub-01/ses-1/anat/sub-01_ses-1_desc-preproc_T1w.nii.gz"]
 
 
 def test_no_lesion_is_an_empty_table_with_all_columns():

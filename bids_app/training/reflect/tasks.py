@@ -113,12 +113,11 @@ class Latents:
         """Latent of the corrupted brain, and of the healthy one; sampled, as in the authors' training."""
         seen, healthy, opacity, content = batch
         end = self.autoencoder.posterior(healthy).sample().float()
-        same = (seen == healthy).flatten(1).all(dim=1)
-        start = end if bool(same.all()) else torch.where(same[:, None, None, None], end, self._encode(seen))
+        deformed = (seen != healthy).flatten(1).any(dim=1)
+        start = end.clone()
+        if bool(deformed.any()):
+            start[deformed] = self.autoencoder.posterior(seen[deformed]).sample().float()
         return mixed(start, content, opacity), end
-
-    def _encode(self, seen: Tensor) -> Tensor:
-        return self.autoencoder.posterior(seen).sample().float()
 
 
 @dataclass(frozen=True)
