@@ -133,9 +133,11 @@ def load_anomaly_model(path: Path, device: Device = CPU) -> AnomalyModel:
 
 
 def made_ready(card: Card, sha256: str, autoencoder: Autoencoder, velocity: Velocity, device: Device) -> AnomalyModel:
-    """A model of these networks, which go to the device and are laid out as it computes fastest."""
+    """A model of these networks, which go to the device and are laid out as it computes best."""
+    # on a processor channels_last saves 5 %, and sums up large slices 50 times less exactly than the usual layout
+    layout = torch.channels_last if device.is_gpu else torch.contiguous_format
     for network in (autoencoder, velocity):
-        network.requires_grad_(False).eval().to(device.name, memory_format=torch.channels_last)
+        network.requires_grad_(False).eval().to(device.name, memory_format=layout)
     return AnomalyModel(card, sha256, autoencoder, velocity, device)
 
 
