@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import injected, lesions, real_flair
+from benchmarks import injected, lesions, real_flair, reflect_speed
 from benchmarks.intervals import interval
 from benchmarks.synthesis_fit import halved, upright
 from bids_app import images
+from bids_app.anomaly.autoencoder import Autoencoder
+from bids_app.anomaly.velocity import Velocity
 from bids_app.training.cases import Case
+from tests.anomaly.models import AUTOENCODER, VELOCITY
 from tests.conftest import stored_as
 
 #: The grid of the pose, twice as coarse.
@@ -105,3 +108,21 @@ def test_an_interval_holds_its_mean_and_shrinks_with_more_values():
         assert low <= mean <= high
         widths.append(high - low)
     assert widths[1] < widths[0]
+
+
+@pytest.mark.parametrize("frame", [(64, 48), (48, 48)])
+def test_the_plain_reflect_and_ours_draw_the_same_map(frame):
+    torch.manual_seed(0)
+    networks = Autoencoder(AUTOENCODER).eval(), Velocity(VELOCITY, AUTOENCODER.latent_channels).eval()
+    grey = reflect_speed.make_brain()[14:148:12, ::4, ::4]
+    plain = reflect_speed.plain_maps(*networks, grey, 3, frame)
+    ours = reflect_speed.our_model(*networks, frame, "cpu").explain(grey, 3).anomaly
+    inside = grey > 0
+    assert ours[inside].std() > 0.01 and ours[inside].min() > 0 and ours.max() < 1
+    assert np.abs(plain - ours)[inside].max() < reflect_speed.TOLERANCE
+
+
+def test_the_brain_that_is_timed_is_one_of_an_adult():
+    grey = reflect_speed.make_brain()
+    assert (grey > 0).sum() / 1e6 == pytest.approx(1.5, abs=0.05)
+    assert reflect_speed.middle(grey, 8).any(axis=(1, 2)).all() and len(reflect_speed.middle(grey, 0)) == len(grey)

@@ -131,9 +131,16 @@ def load_anomaly_model(path: Path, device: Device = CPU) -> AnomalyModel:
             f"{velocity.latent_channels} channels.",
             "Use the autoencoder that the velocity network was trained with.",
         )
+    return made_ready(folder.card, folder_sha256(folder.files), autoencoder, velocity, device)
+
+
+def made_ready(card: Card, sha256: str, autoencoder: Autoencoder, velocity: Velocity, device: Device) -> AnomalyModel:
+    """A model of these networks, which go to the device and are laid out as it computes best."""
+    # channels_last saves a processor some 6 %, and brings maps of large slices 2e-3 away from what fp64 says
+    layout = torch.channels_last if device.is_gpu else torch.contiguous_format
     for network in (autoencoder, velocity):
-        network.requires_grad_(False).eval().to(device.name, memory_format=torch.channels_last)
-    return AnomalyModel(folder.card, folder_sha256(folder.files), autoencoder, velocity, device)
+        network.requires_grad_(False).eval().to(device.name, memory_format=layout)
+    return AnomalyModel(card, sha256, autoencoder, velocity, device)
 
 
 def _read_own(folder: AnomalyFolder) -> tuple[Autoencoder, Velocity]:
