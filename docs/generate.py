@@ -153,7 +153,7 @@ def outputs() -> str:
         files_table(visit_rows()),
         "A mask drawn by hand keeps these names; its sidecar says `Manual: true`, and there is no probability.",
         "## What departs from a healthy brain",
-        "Unless `--no-anomaly`, a visit that the anomaly model can see (the embedded one needs a T1w) has these as well.",
+        "Unless `--no-anomaly`, a visit that the anomaly model can see (the embedded one sees T1w) has these as well.",
         files_table(anomaly_rows()),
         FINDINGS,
         "## A visit without T1w",
