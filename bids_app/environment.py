@@ -21,6 +21,9 @@ SILENCE = {
     "PYTHONNOUSERSITE": "1",
 }
 
+#: Threads that wait for others sleep: where CPUs are shared, the others get there sooner.
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}
+
 #: Folders that libraries write to; they would choose one in the home folder, which a container may not have.
 CACHES = {
     "XDG_CACHE_HOME": "",
@@ -47,11 +50,13 @@ _THREAD_VARIABLES = (
 def quiet_libraries(work_dir: Path) -> None:
     """Set the environment of this process and its children; call it before any library is imported.
 
-    A cache folder that the user has set stays, and so does the place where TemplateFlow's templates are. No folder is
+    A cache folder or a way to wait that the user has set stays, and so does the place where TemplateFlow's templates are. No folder is
     made here.
     """
     os.environ.update(SILENCE)
     os.environ.setdefault("TEMPLATEFLOW_HOME", str(_user_cache() / "templateflow"))
+    for name, value in WAITING.items():
+        os.environ.setdefault(name, value)
     for name, folder in CACHES.items():
         os.environ.setdefault(name, str(work_dir / "cache" / folder))
 

@@ -29,9 +29,15 @@ def test_telemetry_is_off_whatever_was_set():
 
 
 def test_what_the_user_has_set_stays():
-    os.environ.update(MPLCONFIGDIR="/mine", TEMPLATEFLOW_HOME="/templates")
+    mine = {"MPLCONFIGDIR": "/mine", "TEMPLATEFLOW_HOME": "/templates", "OMP_WAIT_POLICY": "ACTIVE"}
+    os.environ.update(mine)
     quiet_libraries(Path("work"))
-    assert (os.environ["MPLCONFIGDIR"], os.environ["TEMPLATEFLOW_HOME"]) == ("/mine", "/templates")
+    assert {name: os.environ[name] for name in mine} == mine
+
+
+def test_threads_wait_asleep():
+    quiet_libraries(Path("work"))
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
 
 
 @pytest.mark.parametrize(
