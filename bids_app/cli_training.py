@@ -71,6 +71,8 @@ def _anomaly_settings(what: str, values: dict[str, Any]) -> AnomalyTraining:
         raise UsageError(f"--context is '{values['context']}', which is not 0 or more.")
     if what == "reflect" and ("start" in values) == ("init" in values):
         raise UsageError("train reflect begins with either --autoencoder or --init.", "Give one of them.")
+    if "init" in values and (other := {"size", "context", "volumetric", "contrast"} & set(values)):
+        raise UsageError(f"--init keeps the networks of the model: --{min(other)} cannot be chosen.", "Leave it out.")
     if "init" in values:
         values["init"] = find_model(values["init"], kind=ANOMALY)
     if what == CALIBRATE:

@@ -50,8 +50,8 @@ _THREAD_VARIABLES = (
 def quiet_libraries(work_dir: Path) -> None:
     """Set the environment of this process and its children; call it before any library is imported.
 
-    A cache folder or a way to wait that the user has set stays, and so does the place where TemplateFlow's templates are. No folder is
-    made here.
+    A cache folder or a way to wait that the user has set stays, and so does the place where TemplateFlow's templates
+    are. No folder is made here.
     """
     os.environ.update(SILENCE)
     os.environ.setdefault("TEMPLATEFLOW_HOME", str(_user_cache() / "templateflow"))

@@ -144,8 +144,16 @@ class Velocity(nn.Module):
             if isinstance(module, _AcrossSlices):
                 module.stack = stack or len(latent)
         times = torch.as_tensor(time, dtype=latent.dtype, device=latent.device).expand(len(latent))
-        folded = self.core(F.pixel_unshuffle(latent, self.size.patch), times, return_dict=False)[0]
-        return F.pixel_shuffle(folded, self.size.patch)
+        height, width = latent.shape[2:]
+        framed = _framed(latent, self.size.patch * 2 ** (len(self.size.channels) - 1))
+        folded = self.core(F.pixel_unshuffle(framed, self.size.patch), times, return_dict=False)[0]
+        return F.pixel_shuffle(folded, self.size.patch)[..., :height, :width]
+
+
+def _framed(latent: Tensor, multiple: int) -> Tensor:
+    """A latent with its last rows and columns repeated until every level of the network can be halved."""
+    missing = [-size % multiple for size in latent.shape[2:]]
+    return F.pad(latent, (0, missing[1], 0, missing[0]), mode="replicate") if any(missing) else latent
 
 
 class _AcrossSlices(nn.Module):

@@ -25,7 +25,7 @@ from bids_app.anomaly.textures import read_textures
 from bids_app.anomaly.velocity import Velocity
 from bids_app.derivatives.read import read_object
 from bids_app.derivatives.write import write_json, write_table
-from bids_app.errors import ConfigError, ExitCode, UsageError
+from bids_app.errors import ConfigError, ExitCode, NoInputError, UsageError
 from bids_app.networks.device import Device, choose_device
 from bids_app.networks.registry import embedded_models
 from bids_app.settings import AnomalyTraining, Settings
@@ -39,6 +39,7 @@ from bids_app.training.reflect.learn import (
     Course,
     Place,
     flow_loss,
+    stacks_of,
     straighten,
     train_autoencoder,
     train_reflect,
@@ -71,10 +72,19 @@ WHAT = {
 
 @dataclass(frozen=True)
 class Start:
-    """What a training begins with: nothing, an autoencoder, or a whole model."""
+    """What a training begins with: nothing, an autoencoder, or a whole model.
+
+    Attributes
+    ----------
+    autoencoder : Autoencoder or None
+    velocity : Velocity or None
+    slice_shape : tuple of int or None
+        Rows and columns that the networks take; None is the box.
+    """
 
     autoencoder: Autoencoder | None = None
     velocity: Velocity | None = None
+    slice_shape: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -155,12 +165,24 @@ def _with_start(settings: AnomalyTraining) -> tuple[AnomalyTraining, Start]:
         If it cannot be used.
     """
     if settings.step == "autoencoder":
-        return settings, Start()
+        return settings, Start(slice_shape=presets.preset_of(settings).slice_shape)
     if settings.step == "reflect" and settings.init is None:
-        return settings, Start(read_trained_autoencoder(settings.start))
+        return settings, _autoencoder_start(settings)
     _refuse_embedded(settings)
     model = load_anomaly_model(settings.init or settings.start)
-    return replace(settings, contrast=model.card.contrast), Start(model.autoencoder, model.velocity)
+    card = model.card
+    return replace(settings, contrast=card.contrast), Start(model.autoencoder, model.velocity, card.slice_shape)
+
+
+def _autoencoder_start(settings: AnomalyTraining) -> Start:
+    trained = read_trained_autoencoder(settings.start)
+    if trained.contrast not in (None, settings.contrast):
+        raise ConfigError(
+            f"The autoencoder in {settings.start} is one of {trained.contrast}, and this training one of "
+            f"{settings.contrast}.",
+            f"Use --contrast {trained.contrast}, or train an autoencoder of {settings.contrast}.",
+        )
+    return Start(trained.network, slice_shape=trained.slice_shape)
 
 
 def _refuse_embedded(settings: AnomalyTraining) -> None:
@@ -210,15 +232,19 @@ def _train(
     settings: AnomalyTraining, scans: Scans, start: Start, device: Device, group: Processes, told: Reporter
 ) -> None:
     """Train the network, and let the first process finish the model."""
-    slices = _framed(gather(scans.train), settings)
-    course = presets.course_of(settings, len(slices), group.count)
+    slices = _framed(gather(scans.train), start.slice_shape)
+    stack = _stack(settings, start)
+    course = presets.course_of(settings, len(slices), group.count, stack)
+    if not len(slices.stacks(stack)):
+        why = f"No scan has {stack} slices without lesion that follow each other."
+        raise NoInputError(why, "Leave out --context and --volumetric.")
     if group.first:
         _check_record(settings, scans, course)
     group.wait()
     place = Place(work_folder(settings), group, _progress(settings, told))
     networks = _trained(settings, slices, start, course, place)
     if group.first:
-        _finish(settings, scans, course, networks, device, told)
+        _finish(settings, scans, course, networks, start.slice_shape, device, told)
 
 
 def _finish(
@@ -226,13 +252,15 @@ def _finish(
     scans: Scans,
     course: Course,
     networks: tuple[Autoencoder, Velocity | None],
+    slice_shape: tuple[int, int] | None,
     device: Device,
     told: Reporter,
 ) -> None:
     """Validate the networks, write the folder, calibrate."""
     autoencoder, velocity = (None if network is None else network.cpu() for network in networks)
-    held_out = _framed(gather(scans.validation), settings)
-    card = _card(settings, scans, course) | {"scores": _scores(settings, autoencoder, velocity, held_out)}
+    held_out = _framed(gather(scans.validation), slice_shape)
+    card = _card(settings, scans, course) | {"slice_shape": slice_shape}
+    card |= {"scores": _scores(settings, autoencoder, velocity, held_out)}
     folder = settings.out_dir / settings.name
     write_anomaly_model(folder, autoencoder, velocity, card)
     told.say("  ".join(f"{name} {value:g}" for name, value in card["scores"].items()))
@@ -243,6 +271,13 @@ def _finish(
     add_to_card(folder, measured.to_card())
     told.say(f"threshold {measured.threshold:.4f}, from {measured.scans} held-out scans")
     told.say(f"{folder}: use it with --anomaly-model {folder}")
+
+
+def _stack(settings: AnomalyTraining, start: Start) -> int:
+    """How many slices of a batch follow each other."""
+    if settings.step == "autoencoder":
+        return 1
+    return stacks_of(start.velocity.size if start.velocity else presets.velocity_size(settings)).length
 
 
 def _trained(
@@ -277,9 +312,8 @@ def _corruption(settings: AnomalyTraining, slices: Slices) -> Corruption:
     return Corruption(textures, Morphology() if settings.morphology else None)
 
 
-def _framed(slices: Slices, settings: AnomalyTraining) -> Slices:
-    """Slices in the frame of the preset's networks."""
-    shape = presets.preset_of(settings).slice_shape
+def _framed(slices: Slices, shape: tuple[int, int] | None) -> Slices:
+    """Slices in the middle of the frame that the networks take."""
     if shape is None:
         return slices
     missing = [goal - size for size, goal in zip(slices.images.shape[1:], shape, strict=True)]
@@ -323,14 +357,12 @@ def _card(settings: AnomalyTraining, scans: Scans, course: Course) -> dict[str, 
     recipe += f"{course.batch * course.schedule.accumulation} slices"
     if settings.step != "autoencoder" and settings.morphology:
         recipe += ", with morphological corruptions"
-    shape = presets.preset_of(settings).slice_shape
     return {
         "name": settings.name,
         "version": app_version(),
         "contrast": settings.contrast,
         "steps": steps,
         "masked": settings.masked,
-        "slice_shape": shape,
         "training_data": f"{len(scans.train)} scans{with_masks}",
         "recipe": recipe,
         "use": USE,

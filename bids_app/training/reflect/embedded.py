@@ -111,7 +111,7 @@ class Workshop:
     def autoencoder(self) -> Autoencoder:
         """Trained, or as it was trained before: here, or in the model to start from."""
         if self.start is not None:
-            return read_trained_autoencoder(self.start)
+            return read_trained_autoencoder(self.start).network
         course = self._course(self.recipe.autoencoder_steps, batch=12, rate=0.01)
         return train_autoencoder(self.slices, autoencoders.SIZES["tiny-f4"], course, self._place("autoencoder"))
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from bids_app.anomaly.authors import read_autoencoder
 from bids_app.anomaly.autoencoder import Autoencoder, AutoencoderSize
-from bids_app.anomaly.folder import AUTOENCODER, CARD, VELOCITY
+from bids_app.anomaly.folder import AUTOENCODER, CARD, THEIR_SHAPE, VELOCITY
 from bids_app.anomaly.model import AnomalyModel
 from bids_app.anomaly.velocity import Velocity
 from bids_app.derivatives.write import atomic, write_json
@@ -42,8 +42,26 @@ def write_anomaly_model(
     write_json(folder / CARD, {**card, **sizes, "parameters": parameters})
 
 
-def read_trained_autoencoder(path: Path) -> Autoencoder:
-    """The autoencoder to train a velocity network on.
+@dataclass(frozen=True)
+class TrainedAutoencoder:
+    """An autoencoder to train a velocity network on.
+
+    Attributes
+    ----------
+    network : Autoencoder
+    contrast : str or None
+        ``T1w`` or ``FLAIR``, where its card says it.
+    slice_shape : tuple of int or None
+        Rows and columns that it takes; None is the box.
+    """
+
+    network: Autoencoder
+    contrast: str | None = None
+    slice_shape: tuple[int, int] | None = None
+
+
+def read_trained_autoencoder(path: Path) -> TrainedAutoencoder:
+    """The autoencoder in a place.
 
     Parameters
     ----------
@@ -56,20 +74,25 @@ def read_trained_autoencoder(path: Path) -> Autoencoder:
         If there is none.
     """
     if (path / AUTOENCODER).is_file():
-        try:
-            size = AutoencoderSize.from_card(json.loads((path / CARD).read_text(encoding="utf-8"))["autoencoder"])
-            network = Autoencoder(size)
-            network.load_state_dict(load_checkpoint(path / AUTOENCODER))
-        except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-            raise ConfigError(f"The autoencoder in {path} cannot be used: {error}.", "Train it again.") from error
-        return network
+        return _read_own(path)
     files = [path] if path.is_file() else [file for file in sorted(path.glob("*.pt")) if "vae" in file.name.lower()]
     if len(files) != 1:
         raise ConfigError(
             f"{path} holds no autoencoder: neither {AUTOENCODER} nor one VAE*.pt.",
             "Make one with: afterstroke train autoencoder",
         )
-    return read_autoencoder(files[0])
+    return TrainedAutoencoder(read_autoencoder(files[0]), slice_shape=THEIR_SHAPE)
+
+
+def _read_own(path: Path) -> TrainedAutoencoder:
+    try:
+        card = json.loads((path / CARD).read_text(encoding="utf-8"))
+        network = Autoencoder(AutoencoderSize.from_card(card["autoencoder"]))
+        network.load_state_dict(load_checkpoint(path / AUTOENCODER))
+        shape = card.get("slice_shape")
+        return TrainedAutoencoder(network, card.get("contrast"), shape and (int(shape[0]), int(shape[1])))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise ConfigError(f"The autoencoder in {path} cannot be used: {error}.", "Train it again.") from error
 
 
 def _halved(network: nn.Module) -> dict[str, torch.Tensor]:

@@ -176,7 +176,7 @@ def train_reflect(
     network = Velocity(size, autoencoder.size.latent_channels)
     if begin is not None:
         network.load_state_dict(begin.state_dict())
-    loss = FlowLoss(_latents(autoencoder, place), _stacks(size))
+    loss = FlowLoss(_latents(autoencoder, place), stacks_of(size))
     return _train_velocity(network, loss, slices, course, place, corruption)
 
 
@@ -193,14 +193,14 @@ def straighten(
     network = Velocity(teacher.size, teacher.latent_channels)
     network.load_state_dict(teacher.state_dict())
     fixed = teacher.requires_grad_(False).eval().to(place.group.device)
-    loss = ReflowLoss(_latents(autoencoder, place), fixed, _stacks(teacher.size))
+    loss = ReflowLoss(_latents(autoencoder, place), fixed, stacks_of(teacher.size))
     return _train_velocity(network, loss, slices, course, place, corruption)
 
 
 @torch.no_grad()
 def flow_loss(velocity: Velocity, autoencoder: Autoencoder, slices: Slices, seed: int = 0, batches: int = 4) -> float:
     """Loss of a velocity network on some corrupted batches of slices, always the same ones."""
-    size, stacks = autoencoder.size, _stacks(velocity.size)
+    size, stacks = autoencoder.size, stacks_of(velocity.size)
     draw = CorruptedBatches(
         slices,
         _BATCH,
@@ -216,7 +216,8 @@ def flow_loss(velocity: Velocity, autoencoder: Autoencoder, slices: Slices, seed
         return sum(float(loss(velocity, draw(number), 0)) for number in range(batches)) / batches
 
 
-def _stacks(size: VelocitySize) -> Stacks:
+def stacks_of(size: VelocitySize) -> Stacks:
+    """How a network of a size sees a batch."""
     return Stacks(STACK, size.context) if size.sees_neighbours else Stacks()
 
 

@@ -124,17 +124,23 @@ def velocity_size(settings: AnomalyTraining) -> VelocitySize:
     return replace(velocities.SIZES[named], context=settings.context, volumetric=settings.volumetric)
 
 
-def course_of(settings: AnomalyTraining, slices: int, processes: int) -> Course:
-    """How the training that was asked for goes over so many slices.
+def course_of(settings: AnomalyTraining, slices: int, processes: int, stack: int = 1) -> Course:
+    """How the training that was asked for goes over so many slices, of which so many in a batch follow each other.
 
     Raises
     ------
     UsageError
-        If there are fewer slices than a step takes.
+        If there are fewer slices than a step takes, or a batch holds no whole number of stacks.
     """
     preset = preset_of(settings)
     stage = preset.stages[settings.step]
     batch = settings.batch or stage.batch
+    if batch % stack:
+        raise UsageError(
+            f"A batch of {batch} slices holds no whole number of stacks of {stack}, from which a network of several "
+            "slices learns.",
+            f"Give a multiple of {stack} as --batch.",
+        )
     accumulation = settings.accumulation or stage.accumulation
     each = batch * accumulation * processes
     if slices < each:

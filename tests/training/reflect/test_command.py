@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from bids_app.cli_parser import options_markdown, read_request
 from bids_app.cli_training import WHAT, training_parser
 from bids_app.errors import ExitCode, UsageError
 from bids_app.settings import AnomalyTraining
+from bids_app.training.reflect import presets
 from bids_app.training.reflect.folder import calibrate, read_trained_autoencoder
 from tests.anomaly.models import write_anomaly_model
 from tests.training.own.study import MASKS, make_study
@@ -124,6 +126,7 @@ def test_a_dry_run_writes_nothing(study, capsys):
         (["train", "reflect", "--bids", "b", "--out", "o"], "either --autoencoder or --init"),
         (["train", "reflect", "--bids", "b", "--out", "o", "--autoencoder", "a", "--init", "m"], "either"),
         (["train", "reflect2", "--bids", "b", "--out", "o"], "--model"),
+        (["train", "reflect", "--bids", "b", "--out", "o", "--init", "reflect", "--size", "XS"], "--size cannot"),
         (["train", "autoencoder", "--bids", "b", "--out", "o", "--epochs", "0"], "--epochs is '0'"),
         (["train", "autoencoder", "--bids", "b", "--out", "o", "--name", "a/b"], "is no name"),
         (["train", "reflect", "--bids", "b", "--out", "o", "--autoencoder", "a", "--context", "-1"], "--context"),
@@ -158,6 +161,30 @@ def test_what_another_training_left_is_not_replaced(study, capsys):
     assert "holds something already" in capsys.readouterr().err
 
 
+def test_another_contrast_than_that_of_the_autoencoder_is_told(study, capsys):
+    train(study, "autoencoder")
+    start = str(study / "models" / "autoencoder")
+    assert train(study, "reflect", "--autoencoder", start, "--contrast", "FLAIR") == ExitCode.BAD_CONFIG
+    assert "is one of T1w, and this training one of FLAIR" in capsys.readouterr().err
+
+
+def test_a_batch_of_broken_stacks_is_told(study, capsys):
+    train(study, "autoencoder")
+    start = str(study / "models" / "autoencoder")
+    assert train(study, "reflect", "--autoencoder", start, "--context", "1", "--batch", "4") == ExitCode.USAGE
+    assert "multiple of 8" in capsys.readouterr().err
+
+
+def test_networks_of_a_larger_frame(study, monkeypatch):
+    """As those of the preset `paper`: slices lie in the middle of it, in training and in use."""
+    monkeypatch.setitem(presets.PRESETS, "small", replace(presets.PRESETS["small"], slice_shape=(80, 72)))
+    train(study, "autoencoder")
+    assert card_of(study, "autoencoder")["slice_shape"] == [80, 72]
+    assert train(study, "reflect", "--autoencoder", str(study / "models" / "autoencoder")) == ExitCode.OK
+    model = load_anomaly_model(study / "models" / "reflect")
+    assert model.card.slice_shape == (80, 72) and model.explain(brain()).anomaly.any()
+
+
 def test_too_few_slices_for_a_step_are_told(study, capsys):
     assert train(study, "autoencoder", "--batch", "9999") == ExitCode.USAGE
     assert "fewer than the 9999 of one step" in capsys.readouterr().err
@@ -165,7 +192,9 @@ def test_too_few_slices_for_a_step_are_told(study, capsys):
 
 def test_an_autoencoder_is_read_as_it_was_written(study):
     train(study, "autoencoder")
-    network = read_trained_autoencoder(study / "models" / "autoencoder")
+    trained = read_trained_autoencoder(study / "models" / "autoencoder")
+    network = trained.network
+    assert trained.contrast == "T1w" and trained.slice_shape is None
     assert network.size.scale != 1 and network.size.latent_channels == 2
 
 

@@ -114,6 +114,12 @@ def test_a_volumetric_network_begins_as_one_of_single_slices():
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(16, 12), (15, 11), (24, 20)])
+def test_a_velocity_has_the_shape_of_its_latent(shape):
+    size = replace(VELOCITY, channels=(8, 8, 8), attention=(False, False, False))
+    assert Velocity(size, 2)(torch.randn(1, 2, *shape), 0.5).shape == (1, 2, *shape)
+
+
 def test_reflow_learns_where_the_teacher_goes():
     torch.manual_seed(0)
     autoencoder, teacher = Autoencoder(AUTOENCODER).eval(), Velocity(VELOCITY, 2).eval()
