@@ -6,11 +6,12 @@ import json
 
 import pytest
 
-from bids_app.networks.registry import LESION, embedded_models
+from bids_app.networks.registry import ANOMALY, LESION, embedded_models
 from bids_app.training.anatomy import REAL_TEXTURE, split_of
 from bids_app.training.embed import checkpoints_sha256
 
 MODELS = {model.name: model for model in embedded_models() if model.kind == LESION}
+ANOMALY_MODELS = [model for model in embedded_models() if model.kind == ANOMALY]
 MIB = 2**20
 
 
@@ -50,3 +51,16 @@ def test_the_fusion_was_fitted_to_the_branches_that_are_there():
 def test_all_lesion_networks_together_fit_the_repository():
     size = sum(path.stat().st_size for model in MODELS.values() for path in model.folder.rglob("*.pth"))
     assert size < 20 * MIB
+
+
+def test_there_is_an_anomaly_model():
+    assert [model.name for model in ANOMALY_MODELS] == ["reflect-t1w"]
+
+
+@pytest.mark.parametrize("model", ANOMALY_MODELS, ids=lambda model: model.name)
+def test_anomaly_models_are_small_and_calibrated_on_other_heads(model):
+    said = json.loads((model.folder / "card.json").read_text())
+    assert said["heads"] and all(split_of(head) == "train" for head in said["heads"])
+    assert 0 < said["threshold"] < 0.5 and said["healthy_scans"]["scans"] >= 10
+    assert sum(path.stat().st_size for path in model.folder.iterdir()) < 11 * MIB
+    assert len(said["known_failures"]) >= 3

@@ -139,7 +139,7 @@ class Workshop:
             return Place(self.out / name, group, say)
 
 
-def describe(recipe: Recipe, brains: Brains, commit: str) -> dict:
+def describe(recipe: Recipe, brains: Brains, heads: Sequence[str], commit: str) -> dict:
     """What the card says beside the threshold."""
     return {
         "name": NAME if recipe.name == "morphological" else f"{NAME}-{recipe.name}",
@@ -148,12 +148,13 @@ def describe(recipe: Recipe, brains: Brains, commit: str) -> dict:
         "contrast": "T1w",
         "steps": 1 if recipe.reflow_steps else 5,
         "masked": False,
-        "training_data": [TRAINING_DATA[0], *TEXTURES.values()],
+        "training_data": [TRAINING_DATA[0], *(texture for head, texture in TEXTURES.items() if head in heads)],
         "recipe": "bids_app.training.reflect.embedded: REFLECT-1"
         + (", then REFLECT-2" if recipe.reflow_steps else "")
         + ", with the authors' corruption, procedural textures"
         + ("" if recipe.plain else " and morphological corruptions")
         + "; L1, structural and adversarial loss of the autoencoder; Muon; running average of the weights",
+        "heads": list(heads),
         "brains": {"train": len(brains.train), "validation": len(brains.validation)},
         "optimizer_steps": {
             "autoencoder": recipe.autoencoder_steps,
@@ -194,7 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     autoencoder = workshop.autoencoder()
     velocity = workshop.velocity(autoencoder)
     folder = options.out / "models" / (NAME if recipe.name == "morphological" else f"{NAME}-{recipe.name}")
-    write_anomaly_model(folder, autoencoder, velocity, describe(recipe, brains, options.commit))
+    heads = [head.name for head in prepare_split(options.data, options.out / "cache", "train")[0]]
+    write_anomaly_model(folder, autoencoder, velocity, describe(recipe, brains, heads, options.commit))
     add_to_card(folder, calibrate(load_anomaly_model(folder), brains.validation).to_card())
     print(folder)
 
