@@ -7,7 +7,7 @@ and writes the model folder ``OUT/models/reflect-t1w``. The same command again g
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,14 +18,15 @@ from bids_app import app_version
 from bids_app.anomaly import autoencoder as autoencoders
 from bids_app.anomaly import velocity as velocities
 from bids_app.anomaly.autoencoder import Autoencoder
-from bids_app.anomaly.model import load_anomaly_model
+from bids_app.anomaly.folder import CARD
+from bids_app.anomaly.model import AnomalyModel, load_anomaly_model
 from bids_app.anomaly.morphology import Morphology
 from bids_app.anomaly.velocity import Velocity
+from bids_app.derivatives.read import read_object
 from bids_app.training.embed import TEXTURES, TRAINING_DATA
 from bids_app.training.reflect.folder import (
     add_to_card,
     calibrate,
-    read_trained_autoencoder,
     write_anomaly_model,
 )
 from bids_app.training.reflect.learn import Corruption, Course, Place, straighten, train_autoencoder, train_reflect
@@ -37,6 +38,7 @@ from bids_app.training.store import prepare_split
 from bids_app.training.synthesis.tissue import make_source
 
 NAME = "reflect-t1w"
+VALIDATION_BRAINS = 16
 SEEDS = {"train": 1, "validation": 7}
 """Of the series of synthetic brains."""
 
@@ -106,12 +108,12 @@ class Workshop:
     recipe: Recipe
     out: Path
     device: str = "cpu"
-    start: Path | None = None
+    init: AnomalyModel | None = None
 
     def autoencoder(self) -> Autoencoder:
-        """Trained, or as it was trained before: here, or in the model to start from."""
-        if self.start is not None:
-            return read_trained_autoencoder(self.start).network
+        """Trained, or as it was trained before: here, or in the model to begin with."""
+        if self.init is not None:
+            return self.init.autoencoder
         course = self._course(self.recipe.autoencoder_steps, batch=12, rate=0.01)
         return train_autoencoder(self.slices, autoencoders.SIZES["tiny-f4"], course, self._place("autoencoder"))
 
@@ -121,7 +123,8 @@ class Workshop:
         course = self._course(self.recipe.flow_steps, batch=32, rate=0.02)
         corruption = Corruption(deform=None if self.recipe.plain else Morphology())
         place = self._place(self.recipe.name)
-        first = train_reflect(self.slices, autoencoder, size, course, place, corruption)
+        begin = self.init.velocity if self.init and self.init.velocity.size == size else None
+        first = train_reflect(self.slices, autoencoder, size, course, place, corruption, begin)
         if not self.recipe.reflow_steps:
             return first
         course = self._course(self.recipe.reflow_steps, batch=32, rate=0.002)
@@ -139,8 +142,8 @@ class Workshop:
             return Place(self.out / name, group, say)
 
 
-def describe(recipe: Recipe, brains: Brains, heads: Sequence[str], commit: str) -> dict:
-    """What the card says beside the threshold."""
+def describe(recipe: Recipe, brains: Brains, heads: Sequence[str], commit: str, before: Mapping[str, int]) -> dict:
+    """What the card says beside the threshold; `before` are the steps of the model that it began with."""
     return {
         "name": NAME if recipe.name == "morphological" else f"{NAME}-{recipe.name}",
         "version": app_version(),
@@ -157,8 +160,8 @@ def describe(recipe: Recipe, brains: Brains, heads: Sequence[str], commit: str) 
         "heads": list(heads),
         "brains": {"train": len(brains.train), "validation": len(brains.validation)},
         "optimizer_steps": {
-            "autoencoder": recipe.autoencoder_steps,
-            "reflect1": recipe.flow_steps,
+            "autoencoder": before.get("autoencoder", recipe.autoencoder_steps),
+            "reflect1": before.get("reflect1", 0) + recipe.flow_steps,
             "reflect2": recipe.reflow_steps,
         },
         "known_failures": [
@@ -182,21 +185,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--plain", action="store_true", help="no morphological corruptions")
     parser.add_argument("--context", type=int, default=0, help="slices on either side (default: %(default)s)")
     parser.add_argument("--volumetric", action="store_true", help="convolutions across slices")
-    parser.add_argument("--autoencoder", type=Path, help="folder of a model whose autoencoder is used as it is")
+    text = "model folder to begin with: its autoencoder is kept, its velocity network, if of the same size, trained on"
+    parser.add_argument("--init", type=Path, help=text)
     parser.add_argument("--commit", default="n/a", help="commit of the code, for the card")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    brains = load_brains(options.data, options.out, options.brains, validation=16)
+    brains = load_brains(options.data, options.out, options.brains, VALIDATION_BRAINS)
     steps = options.autoencoder_steps, options.flow_steps, options.reflow_steps
     recipe = Recipe(*steps, options.plain, options.context, options.volumetric)
-    workshop = Workshop(all_slices(brains.train), recipe, options.out, options.device, options.autoencoder)
+    init = load_anomaly_model(options.init) if options.init else None
+    workshop = Workshop(all_slices(brains.train), recipe, options.out, options.device, init)
     autoencoder = workshop.autoencoder()
     velocity = workshop.velocity(autoencoder)
     folder = options.out / "models" / (NAME if recipe.name == "morphological" else f"{NAME}-{recipe.name}")
     heads = [head.name for head in prepare_split(options.data, options.out / "cache", "train")[0]]
-    write_anomaly_model(folder, autoencoder, velocity, describe(recipe, brains, heads, options.commit))
+    before = read_object(options.init / CARD).get("optimizer_steps", {}) if options.init else {}
+    card = describe(recipe, brains, heads, options.commit, before)
+    write_anomaly_model(folder, autoencoder, velocity, card)
     add_to_card(folder, calibrate(load_anomaly_model(folder), brains.validation).to_card())
     print(folder)
 
