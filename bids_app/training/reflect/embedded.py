@@ -51,19 +51,19 @@ class Brains:
     validation: np.ndarray
 
 
-def load_brains(data: Path, out: Path, train: int, validation: int) -> Brains:
+def load_brains(data: Path, out: Path, train: int, validation: int, workers: int = 1) -> Brains:
     """Brains of the training and of the validation heads, drawn once."""
     counts = {"train": train, "validation": validation}
-    return Brains(**{split: _drawn(split, count, data, out) for split, count in counts.items()})
+    return Brains(**{split: _drawn(split, count, data, out, workers) for split, count in counts.items()})
 
 
-def _drawn(split: str, count: int, data: Path, out: Path) -> np.ndarray:
+def _drawn(split: str, count: int, data: Path, out: Path, workers: int) -> np.ndarray:
     path = out / f"brains_{split}_{count}.npy"
     if path.exists():
         return np.load(path, mmap_mode="r")
     heads, _ = prepare_split(data, out / "cache", split)
     sources = [make_source(head) for head in heads]
-    return make_brains(Material(sources, [], [], [], seed=SEEDS[split]), count, path)
+    return make_brains(Material(sources, [], [], [], seed=SEEDS[split]), count, path, workers)
 
 
 def all_slices(brains: np.ndarray) -> Slices:
@@ -188,11 +188,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = "model folder to begin with: its autoencoder is kept, its velocity network, if of the same size, trained on"
     parser.add_argument("--init", type=Path, help=text)
     parser.add_argument("--commit", default="n/a", help="commit of the code, for the card")
+    parser.add_argument("--workers", type=int, default=1, help="threads that draw brains (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    brains = load_brains(options.data, options.out, options.brains, VALIDATION_BRAINS)
+    brains = load_brains(options.data, options.out, options.brains, VALIDATION_BRAINS, options.workers)
     steps = options.autoencoder_steps, options.flow_steps, options.reflow_steps
     recipe = Recipe(*steps, options.plain, options.context, options.volumetric)
     init = load_anomaly_model(options.init) if options.init else None

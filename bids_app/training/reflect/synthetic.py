@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +20,27 @@ LEAST_PIXELS = 400
 """Slices with less brain are left out."""
 
 
-def make_brains(material: Material, count: int, path: Path) -> np.ndarray:
-    """Grey values of synthetic brains, ``(count, slices, rows, columns)`` uint8; from the file if it is there."""
+def make_brains(material: Material, count: int, path: Path, workers: int = 1) -> np.ndarray:
+    """Grey values of synthetic brains, ``(count, slices, rows, columns)`` uint8; from the file if it is there.
+
+    Parameters
+    ----------
+    material : Material
+    count : int
+    path : Path
+    workers : int
+        Threads that make a brain each.
+    """
+
+    def draw(number: int) -> np.ndarray:
+        rng = Generator().manual_seed(material.seed * 2 * 10**9 + number)
+        return grey_brain(pick_source(material, rng), rng)
+
     if not path.exists():
-        with atomic(path) as temporary:
+        with atomic(path) as temporary, ThreadPoolExecutor(workers) as pool:
             brains = np.lib.format.open_memmap(temporary, "w+", np.uint8, (count, *SHAPE))
-            for number in range(count):
-                rng = Generator().manual_seed(material.seed * 2 * 10**9 + number)
-                brains[number] = grey_brain(pick_source(material, rng), rng)
+            for number, brain in enumerate(pool.map(draw, range(count))):
+                brains[number] = brain
             brains.flush()
     return np.load(path, mmap_mode="r")
 

@@ -59,6 +59,7 @@ def test_brains_are_made_once(tmp_path):
     assert brains.shape == (2, *SHAPE) and not np.array_equal(brains[0], brains[1])
     changed = np.load(tmp_path / "brains.npy")
     assert np.array_equal(make_brains(material, 2, tmp_path / "brains.npy"), changed)
+    assert np.array_equal(make_brains(material, 2, tmp_path / "again.npy", workers=2), changed)
     slices = all_slices(brains)
     assert set(slices.subjects) == {"000", "001"} and ((slices.images > 0).sum(axis=(1, 2)) >= 400).all()
     lowest = np.flatnonzero((brains[0] > 0).sum(axis=(1, 2)) >= 400)[0]
