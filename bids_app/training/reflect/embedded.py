@@ -108,6 +108,7 @@ class Workshop:
     recipe: Recipe
     out: Path
     device: str = "cpu"
+    workers: int = 0
     init: AnomalyModel | None = None
 
     def autoencoder(self) -> Autoencoder:
@@ -132,7 +133,7 @@ class Workshop:
         return straighten(self.slices, autoencoder, first, course, place, corruption)
 
     def _course(self, steps: int, batch: int, rate: float) -> Course:
-        return Course(Schedule(steps=steps, ema=0.998, save_minutes=3), batch, rate)
+        return Course(Schedule(steps=steps, ema=0.998, save_minutes=3), batch, rate, workers=self.workers)
 
     def _place(self, name: str) -> Place:
         def say(step: int, progress: float, losses: dict[str, float]) -> None:
@@ -188,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = "model folder to begin with: its autoencoder is kept, its velocity network, if of the same size, trained on"
     parser.add_argument("--init", type=Path, help=text)
     parser.add_argument("--commit", default="n/a", help="commit of the code, for the card")
-    parser.add_argument("--workers", type=int, default=1, help="threads that draw brains (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=1, help="threads that draw brains, processes that draw batches (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     options = parser.parse_args(arguments)
@@ -197,7 +198,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     steps = options.autoencoder_steps, options.flow_steps, options.reflow_steps
     recipe = Recipe(*steps, options.plain, options.context, options.volumetric)
     init = load_anomaly_model(options.init) if options.init else None
-    workshop = Workshop(all_slices(brains.train), recipe, options.out, options.device, init)
+    loaders = options.workers if options.workers > 1 else 0
+    workshop = Workshop(all_slices(brains.train), recipe, options.out, options.device, loaders, init)
     autoencoder = workshop.autoencoder()
     velocity = workshop.velocity(autoencoder)
     folder = options.out / "models" / (NAME if recipe.name == "morphological" else f"{NAME}-{recipe.name}")
