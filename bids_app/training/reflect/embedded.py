@@ -189,7 +189,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = "model folder to begin with: its autoencoder is kept, its velocity network, if of the same size, trained on"
     parser.add_argument("--init", type=Path, help=text)
     parser.add_argument("--commit", default="n/a", help="commit of the code, for the card")
-    parser.add_argument("--workers", type=int, default=1, help="threads that draw brains, processes that draw batches (default: %(default)s)")
+    text = "threads that draw brains, processes that draw batches (default: %(default)s)"
+    parser.add_argument("--workers", type=int, default=1, help=text)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     options = parser.parse_args(arguments)
