@@ -313,6 +313,8 @@ def chance_map(grey: np.ndarray, levels: Sequence[int]) -> np.ndarray:
 
 def model_map(model: AnomalyModel, grey: np.ndarray, levels: Sequence[int]) -> np.ndarray:
     """Anomaly of some slices as `AnomalyModel.explain` gives it for the whole brain, in less time."""
+    if model.velocity.size.volumetric:
+        return model.explain(grey).anomaly[levels]
     reach = model.velocity.size.context * model.card.steps  # each step looks so many slices farther
     around = np.add.outer(levels, np.arange(-reach, reach + 1))
     # windows lie side by side: their outer slices have wrong neighbours, the middle one is out of reach of these

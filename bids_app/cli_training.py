@@ -20,6 +20,7 @@ NETWORKS = {
     "reflect2": "Make an anomaly model that takes several steps need one (REFLECT-2), on healthy scans.",
 }
 WHAT = (LESION, *NETWORKS, CALIBRATE)
+MAX_CONTEXT, MAX_SEED = 3, 2**32 - 1
 _POSITIVE = ("nprocs", "epochs", "batch", "accumulation")
 
 
@@ -67,14 +68,18 @@ def _completed(given: dict[str, Any], what: str) -> dict[str, Any]:
 
 
 def _anomaly_settings(what: str, values: dict[str, Any]) -> AnomalyTraining:
-    if values.get("context", 0) < 0:
-        raise UsageError(f"--context is '{values['context']}', which is not 0 or more.")
+    for name, most in (("context", MAX_CONTEXT), ("seed", MAX_SEED)):
+        if not 0 <= values.get(name, 0) <= most:
+            raise UsageError(f"--{name} is '{values[name]}', which is not a number from 0 to {most}.")
+    if "lpips" in values and values.get("preset") != "paper":
+        raise UsageError("--lpips belongs to --preset paper.", "Add that, or leave out --lpips.")
     if what == "reflect" and ("start" in values) == ("init" in values):
         raise UsageError("train reflect begins with either --autoencoder or --init.", "Give one of them.")
     if "init" in values and (other := {"size", "context", "volumetric", "contrast"} & set(values)):
         raise UsageError(f"--init keeps the networks of the model: --{min(other)} cannot be chosen.", "Leave it out.")
-    if "init" in values:
-        values["init"] = find_model(values["init"], kind=ANOMALY)
+    for name in ("init", "model"):
+        if name in values:
+            values["init" if name == "init" else "start"] = find_model(values.pop(name), kind=ANOMALY)
     if what == CALIBRATE:
         values["out_dir"] = values["start"]
     return AnomalyTraining(step=what, **values)
@@ -141,7 +146,7 @@ def _network_parser(what: str) -> argparse.ArgumentParser:
         add(group, "--autoencoder", text, "PATH", Path, dest="start")
         add(group, "--init", "adapt this model, with its autoencoder, instead of beginning anew", "NAME|PATH")
     if what == "reflect2":
-        add(group, "--model", "folder of train reflect", "PATH", Path, dest="start", required=True)
+        add(group, "--model", "folder of train reflect, or embedded model", "NAME|PATH", required=True)
     else:
         text = "what the model sees (default: T1w)"
         group.add_argument("--contrast", choices=("T1w", "FLAIR"), help=text)
@@ -166,7 +171,7 @@ def _calibration_parser() -> argparse.ArgumentParser:
     parser = make_parser("afterstroke train calibrate", "--bids DIR --model PATH [options]", text)
     _add_healthy(parser.add_argument_group("healthy scans"))
     text = "model folder, or folder with two files of REFLECT's authors"
-    add(parser, "--model", text, "PATH", Path, dest="start", required=True)
+    add(parser, "--model", text, "PATH", required=True)
     _add_training_options(parser.add_argument_group("this run"))
     return parser
 

@@ -45,26 +45,6 @@ def mixed(latent: Tensor, content: Tensor, opacity: Tensor) -> Tensor:
     return (1 - opacity).sqrt() * latent + opacity.sqrt() * content
 
 
-def corrupted(latents: Tensor, brains: Tensor, textures: Tensor | None, rng: np.random.Generator) -> Tensor:
-    """Latents with patches, ``(n, c, h, w)``.
-
-    Parameters
-    ----------
-    latents : torch.Tensor
-        ``(n, c, h, w)``, healthy.
-    brains : torch.Tensor
-        ``(n, H, W)``, above 0 in the brain, at any resolution.
-    textures : torch.Tensor or None
-        ``(m, c, H', W')`` latents of textures, at least as large as `latents`; None fills with noise alone.
-    rng : numpy.random.Generator
-    """
-    inside = shrunk(brains, latents.shape[2:])
-    drawn = [draw_patches(mask, latents.shape[1], textures, rng) for mask in inside]
-    opacity = torch.stack([patches.opacity for patches in drawn]).to(latents)
-    content = torch.stack([patches.content for patches in drawn]).to(latents)
-    return mixed(latents, content, opacity)
-
-
 def shrunk(brains: Tensor, shape: tuple[int, int]) -> np.ndarray:
     """Brain masks on the cells of a latent, ``(n, h, w)`` booleans."""
     values = F.interpolate((brains > 0).float()[:, None], tuple(shape), mode="bilinear", align_corners=False)

@@ -127,9 +127,10 @@ def read_card(folder: Path, of_authors: bool) -> Card:
             velocity=None if of_authors else dict(content["velocity"]),
             slice_shape=None if shape is None else (int(shape[0]), int(shape[1])),
         )
-    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (OSError, ValueError, OverflowError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise ConfigError(f"{path} is no card of an anomaly model: {error!r}.", "Correct the card.") from error
-    if card.contrast not in ("T1w", "FLAIR") or card.steps < 1 or not 0 < (card.threshold or 0.5) <= 1:
+    usable = card.threshold is None or 0 < card.threshold <= 1
+    if card.contrast not in ("T1w", "FLAIR") or card.steps < 1 or not usable:
         raise ConfigError(
             f"{path} sets contrast {card.contrast}, steps {card.steps} and threshold {card.threshold}.",
             "The contrast is T1w or FLAIR, there is at least one step, and the threshold lies in (0, 1].",

@@ -87,7 +87,13 @@ class AnomalyModel:
 
     def _explain(self, slices: Tensor, steps: int) -> tuple[np.ndarray, np.ndarray]:
         shape = slices.shape[2:]
-        larger = padded(slices, self.card.slice_shape or shape)
+        frame = self.card.slice_shape or shape
+        if any(size > goal for size, goal in zip(shape, frame, strict=True)):
+            raise ConfigError(
+                f"The card of {self.card.name} has a slice_shape of {frame}, and slices are {tuple(shape)}.",
+                "Correct the card: networks see all of a slice.",
+            )
+        larger = padded(slices, frame)
         latents = self._batched(self.autoencoder.encode, larger)
         moved = transport(self._batched_velocity, latents, steps, self.velocity.size.context)
         twin, seen = (self._batched(self.autoencoder.decode, each) for each in (moved, latents))
@@ -138,6 +144,13 @@ def made_ready(card: Card, sha256: str, autoencoder: Autoencoder, velocity: Velo
     """A model of these networks, which go to the device and are laid out as it computes best."""
     # channels_last saves a processor some 6 %, and puts maps of the authors' networks 2e-3 beside their formulas
     layout = torch.channels_last if device.is_gpu else torch.contiguous_format
+    factor = autoencoder.size.factor
+    if card.slice_shape and any(size % factor for size in card.slice_shape):
+        raise ConfigError(
+            f"The card of {card.name} has a slice_shape of {card.slice_shape}; its autoencoder takes multiples of "
+            f"{factor}.",
+            "Correct the card.",
+        )
     for network in (autoencoder, velocity):
         network.requires_grad_(False).eval().to(device.name, memory_format=layout)
     return AnomalyModel(card, sha256, autoencoder, velocity, device)

@@ -21,6 +21,20 @@ Shape = tuple[int, int]
 PICTURES = (".jpg", ".jpeg", ".png")
 
 
+def find_pictures(folder: Path) -> list[Path]:
+    """The pictures below a folder.
+
+    Raises
+    ------
+    ConfigError
+        If there are none.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+    if not files:
+        raise ConfigError(f"There is no picture below {folder}.", "Give the folder of DTD's images.")
+    return files
+
+
 def read_textures(folder: Path, count: int, shape: Shape, rng: np.random.Generator) -> np.ndarray:
     """Grey crops of the pictures below a folder, ``(count, H, W)`` float32 in [-1, 1].
 
@@ -29,9 +43,7 @@ def read_textures(folder: Path, count: int, shape: Shape, rng: np.random.Generat
     ConfigError
         If there are no pictures.
     """
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
-    if not files:
-        raise ConfigError(f"There is no picture below {folder}.", "Give the folder of DTD's images.")
+    files = find_pictures(folder)
     return np.stack([_crop(files[rng.integers(len(files))], shape, rng) for _ in range(count)])
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bids_app.anomaly.corruption import corrupted, mixed, polygon, random_walks
+from bids_app.anomaly.corruption import draw_patches, mixed, polygon, random_walks, shrunk
 from bids_app.anomaly.morphology import Morphology, widened
 from bids_app.anomaly.textures import draw_textures
 from bids_app.anomaly.transport import transport
@@ -14,6 +14,14 @@ from bids_app.anomaly.velocity import with_context
 def disc(shape=(48, 40)):
     rows, columns = np.mgrid[: shape[0], : shape[1]]
     return (rows - shape[0] / 2) ** 2 + (columns - shape[1] / 2) ** 2 < (min(shape) / 2.5) ** 2
+
+
+def corrupted(latents, brains, textures, rng):
+    """Latents with patches, as training makes them."""
+    inside = shrunk(brains, latents.shape[2:])
+    drawn = [draw_patches(mask, latents.shape[1], textures, rng) for mask in inside]
+    content, opacity = (torch.stack([getattr(patches, part) for patches in drawn]) for part in ("content", "opacity"))
+    return mixed(latents, content, opacity)
 
 
 def test_patches_lie_inside_the_brain_and_some_samples_have_none():

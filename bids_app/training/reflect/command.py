@@ -21,20 +21,21 @@ from bids_app.anomaly.folder import read_folder
 from bids_app.anomaly.model import load_anomaly_model
 from bids_app.anomaly.morphology import Morphology
 from bids_app.anomaly.slices import as_tensor
-from bids_app.anomaly.textures import read_textures
+from bids_app.anomaly.textures import find_pictures, read_textures
 from bids_app.anomaly.velocity import Velocity
 from bids_app.derivatives.read import read_object
 from bids_app.derivatives.write import write_json, write_table
 from bids_app.errors import ConfigError, ExitCode, NoInputError, UsageError
 from bids_app.networks.device import Device, choose_device
 from bids_app.networks.registry import embedded_models
+from bids_app.networks.weights import folder_sha256, sha256
 from bids_app.settings import AnomalyTraining, Settings
 from bids_app.study.folders import check_places, check_writable
 from bids_app.training.own.progress import Reporter, duration, reporter
 from bids_app.training.reflect import presets
 from bids_app.training.reflect.folder import add_to_card, calibrate, read_trained_autoencoder, write_anomaly_model
 from bids_app.training.reflect.learn import (
-    TEXTURES,
+    TEXTURE_COUNT,
     Corruption,
     Course,
     Place,
@@ -48,7 +49,7 @@ from bids_app.training.reflect.loop import Processes, processes
 from bids_app.training.reflect.losses import Critic
 from bids_app.training.reflect.lpips import read_lpips
 from bids_app.training.reflect.scans import (
-    Prepared,
+    PreparedScan,
     find_scans,
     gather,
     healthy_brains,
@@ -58,11 +59,13 @@ from bids_app.training.reflect.scans import (
 )
 from bids_app.training.reflect.slices import Slices
 from bids_app.training.reflect.tasks import Reconstruction
+from bids_app.wording import counted
 from bids_app.workflow.tools import limit_threads
 
 RECORD, SCANS = "training.json", "scans.tsv"
 USE = "Research use only."
-WHAT = {
+THEIR_CRITIC_FROM = 50001
+NOUNS = {
     "autoencoder": "an autoencoder",
     "reflect": "REFLECT-1",
     "reflect2": "REFLECT-2",
@@ -89,13 +92,13 @@ class Start:
 
 @dataclass(frozen=True)
 class Scans:
-    """Prepared scans by use."""
+    """PreparedScan scans by use."""
 
-    train: tuple[Prepared, ...]
-    validation: tuple[Prepared, ...]
+    train: tuple[PreparedScan, ...]
+    validation: tuple[PreparedScan, ...]
 
     @property
-    def all(self) -> tuple[Prepared, ...]:
+    def all(self) -> tuple[PreparedScan, ...]:
         return self.train + self.validation
 
 
@@ -134,9 +137,7 @@ def train_anomaly(settings: AnomalyTraining, dry_run: bool = False) -> ExitCode:
         say("\n".join([render_found(found, settings.contrast), *_plan(settings, device, start), ""]))
         if group.first:
             check_writable(places)
-            prepare_scans(found, settings, say)
-        group.wait()
-        ready = prepare_scans(found, settings, lambda text: None)
+        ready = group.from_first(lambda: prepare_scans(found, settings, say))
         limit_threads(max(1, settings.nprocs // group.count))
         if group.first:
             write_table(work_folder(settings) / SCANS, scan_table(found, ready))
@@ -164,6 +165,10 @@ def _with_start(settings: AnomalyTraining) -> tuple[AnomalyTraining, Start]:
     ConfigError
         If it cannot be used.
     """
+    if settings.lpips is not None:
+        read_lpips(settings.lpips)  # before hours of preparation
+    if settings.textures is not None:
+        find_pictures(settings.textures)
     if settings.step == "autoencoder":
         return settings, Start(slice_shape=presets.preset_of(settings).slice_shape)
     if settings.step == "reflect" and settings.init is None:
@@ -171,7 +176,8 @@ def _with_start(settings: AnomalyTraining) -> tuple[AnomalyTraining, Start]:
     _refuse_embedded(settings)
     model = load_anomaly_model(settings.init or settings.start)
     card = model.card
-    return replace(settings, contrast=card.contrast), Start(model.autoencoder, model.velocity, card.slice_shape)
+    settings = replace(settings, contrast=card.contrast, masked=settings.masked or card.masked)
+    return settings, Start(model.autoencoder, model.velocity, card.slice_shape)
 
 
 def _autoencoder_start(settings: AnomalyTraining) -> Start:
@@ -208,7 +214,7 @@ def _check_result(settings: AnomalyTraining) -> None:
 
 def _plan(settings: AnomalyTraining, device: Device, start: Start) -> list[str]:
     """The plan in words."""
-    lines = [f"training  {WHAT[settings.step]}, preset {settings.preset}"]
+    lines = [f"training  {NOUNS[settings.step]}, preset {settings.preset}"]
     if settings.step == "calibrate":
         lines = [f"model     {settings.start}"]
     elif settings.start or settings.init:
@@ -232,34 +238,37 @@ def _train(
     settings: AnomalyTraining, scans: Scans, start: Start, device: Device, group: Processes, told: Reporter
 ) -> None:
     """Train the network, and let the first process finish the model."""
-    slices = _framed(gather(scans.train), start.slice_shape)
+    slices = _in_frame(gather(scans.train), start.slice_shape)
+    held_out = _in_frame(gather(scans.validation), start.slice_shape)
     stack = _stack(settings, start)
+    for these, use in ((slices, "training"), (held_out, "validation")):
+        if not len(these.stacks(stack)):
+            raise NoInputError(
+                f"No scan for {use} has {counted(stack, 'slice')} without lesion that follow each other.",
+                "Give more scans, or leave out --context and --volumetric.",
+            )
     course = presets.course_of(settings, len(slices), group.count, stack)
-    if not len(slices.stacks(stack)):
-        why = f"No scan has {stack} slices without lesion that follow each other."
-        raise NoInputError(why, "Leave out --context and --volumetric.")
     if group.first:
         _check_record(settings, scans, course)
     group.wait()
     place = Place(work_folder(settings), group, _progress(settings, told))
     networks = _trained(settings, slices, start, course, place)
     if group.first:
-        _finish(settings, scans, course, networks, start.slice_shape, device, told)
+        card = _card(settings, scans, course) | {"slice_shape": start.slice_shape}
+        _finish(settings, scans, held_out, networks, card, device, told)
 
 
 def _finish(
     settings: AnomalyTraining,
     scans: Scans,
-    course: Course,
+    held_out: Slices,
     networks: tuple[Autoencoder, Velocity | None],
-    slice_shape: tuple[int, int] | None,
+    card: dict[str, Any],
     device: Device,
     told: Reporter,
 ) -> None:
     """Validate the networks, write the folder, calibrate."""
-    autoencoder, velocity = (None if network is None else network.cpu() for network in networks)
-    held_out = _framed(gather(scans.validation), slice_shape)
-    card = _card(settings, scans, course) | {"slice_shape": slice_shape}
+    autoencoder, velocity = networks
     card |= {"scores": _scores(settings, autoencoder, velocity, held_out)}
     folder = settings.out_dir / settings.name
     write_anomaly_model(folder, autoencoder, velocity, card)
@@ -285,7 +294,7 @@ def _trained(
 ) -> tuple[Autoencoder, Velocity | None]:
     """The networks after the training that was asked for."""
     if settings.step == "autoencoder":
-        losses = _reconstruction(settings, place)
+        losses = _reconstruction(settings, course, place)
         return train_autoencoder(slices, presets.autoencoder_size(settings), course, place, losses), None
     corruption = _corruption(settings, slices)
     if settings.step == "reflect":
@@ -296,23 +305,24 @@ def _trained(
     return start.autoencoder, straighten(slices, start.autoencoder, start.velocity, course, place, corruption)
 
 
-def _reconstruction(settings: AnomalyTraining, place: Place) -> Reconstruction:
-    """Ours, or with the weights of LPIPS the authors' losses."""
+def _reconstruction(settings: AnomalyTraining, course: Course, place: Place) -> Reconstruction:
+    """Ours, or with the weights of LPIPS the authors' losses; their critic begins at half of a shorter training."""
     if settings.lpips is None:
         return Reconstruction(Critic())
     perceptual = read_lpips(settings.lpips).to(place.group.device)
-    return Reconstruction(Critic(64, 3), perceptual, adversarial=0.5, adaptive=True, critic_from=50001)
+    begin = min(THEIR_CRITIC_FROM, course.schedule.steps // 2)
+    return Reconstruction(Critic(64, 3), perceptual, adversarial=0.5, adaptive=True, critic_from=begin)
 
 
 def _corruption(settings: AnomalyTraining, slices: Slices) -> Corruption:
     textures = None
     if settings.textures is not None:
         rng = np.random.default_rng(settings.seed)
-        textures = read_textures(settings.textures, TEXTURES, slices.images.shape[1:], rng)
+        textures = read_textures(settings.textures, TEXTURE_COUNT, slices.images.shape[1:], rng)
     return Corruption(textures, Morphology() if settings.morphology else None)
 
 
-def _framed(slices: Slices, shape: tuple[int, int] | None) -> Slices:
+def _in_frame(slices: Slices, shape: tuple[int, int] | None) -> Slices:
     """Slices in the middle of the frame that the networks take."""
     if shape is None:
         return slices
@@ -321,13 +331,13 @@ def _framed(slices: Slices, shape: tuple[int, int] | None) -> Slices:
 
 
 def _progress(settings: AnomalyTraining, told: Reporter) -> Callable[[int, float, dict[str, float]], None]:
-    begun = time.monotonic()
-    first: list[float] = []
+    first: list[tuple[float, float]] = []
 
     def say(step: int, progress: float, losses: dict[str, float]) -> None:
-        first.append(progress)
-        done = progress - first[0]
-        left = f", {duration((time.monotonic() - begun) * (1 - progress) / done)} left" if done > 0 else ""
+        now = time.monotonic()
+        first.append((now, progress))
+        elapsed, done = now - first[0][0], progress - first[0][1]
+        left = f", {duration(elapsed * (1 - progress) / done)} left" if done > 0 else ""
         shown = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
         told.say(f"step {step} ({progress:.0%}): loss {shown}{left}")
 
@@ -341,7 +351,7 @@ def _scores(
     if velocity is not None:
         return {"validation_flow_loss": round(flow_loss(velocity, autoencoder, held_out, settings.seed), 5)}
     chosen = np.unique(np.linspace(0, len(held_out) - 1, 64).astype(int))
-    images = as_tensor(held_out.images[chosen])
+    images = as_tensor(held_out.images[chosen]).to(next(autoencoder.parameters()).device)
     with torch.inference_mode():
         made = torch.cat([autoencoder.decode(autoencoder.encode(part)) for part in images.split(8)])
     brain = images > -1
@@ -369,6 +379,13 @@ def _card(settings: AnomalyTraining, scans: Scans, course: Course) -> dict[str, 
     }
 
 
+def _weights_sha256(path: Path | None) -> str:
+    """Over the networks in a folder, or a file; the card may have been calibrated meanwhile."""
+    if path is None or path.is_file():
+        return sha256(path) if path else ""
+    return folder_sha256(file for file in path.iterdir() if file.suffix in (".pth", ".pt"))
+
+
 def _check_record(settings: AnomalyTraining, scans: Scans, course: Course) -> None:
     """Refuse to go on with other scans or settings than the training was begun with.
 
@@ -380,7 +397,7 @@ def _check_record(settings: AnomalyTraining, scans: Scans, course: Course) -> No
     options = ("step", "contrast", "preset", "latent", "size", "context", "volumetric", "morphology", "seed")
     content = {name: getattr(settings, name) for name in options}
     content |= {
-        "start": str(settings.init or settings.start or ""),
+        "start": _weights_sha256(settings.init or settings.start),
         "textures": str(settings.textures or ""),
         "lpips": str(settings.lpips or ""),
         "steps": course.schedule.steps,

@@ -208,7 +208,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     before = read_object(options.init / CARD).get("optimizer_steps", {}) if options.init else {}
     card = describe(recipe, brains, heads, options.commit, before)
     write_anomaly_model(folder, autoencoder, velocity, card)
-    add_to_card(folder, calibrate(load_anomaly_model(folder), brains.validation).to_card())
+    healthy = ((brain, brain.any(axis=(1, 2))) for brain in brains.validation)
+    add_to_card(folder, calibrate(load_anomaly_model(folder), healthy).to_card())
     print(folder)
 
 

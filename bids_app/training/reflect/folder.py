@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from bids_app.anomaly.velocity import Velocity
 from bids_app.derivatives.write import atomic, write_json
 from bids_app.errors import ConfigError
 from bids_app.networks.weights import load_checkpoint
+from bids_app.wording import counted
 
 DEVIATIONS = 3
 """Standard deviations above the mean of healthy scans at which the threshold lies."""
@@ -129,27 +130,32 @@ class Calibration:
         return {"threshold": round(self.threshold, 5), "healthy_scans": rounded}
 
 
-def calibrate(model: AnomalyModel, brains: Iterable[np.ndarray]) -> Calibration:
-    """Threshold of a model from healthy scans.
+def calibrate(model: AnomalyModel, brains: Iterable[tuple[np.ndarray, np.ndarray]]) -> Calibration:
+    """Threshold of a model from healthy scans, or from healthy slices of scans.
 
     Parameters
     ----------
     model : AnomalyModel
-    brains : iterable of ndarray
-        Two or more; ``(slices, rows, columns)`` uint8 of `anomaly.slices.grey_values`.
+    brains : iterable of (ndarray, ndarray)
+        ``(slices, rows, columns)`` uint8 of `anomaly.slices.grey_values`, and which slices count, ``(slices,)`` bool.
+        The model sees all of them: with context, a slice is looked at beside its neighbours.
 
     Raises
     ------
-    ValueError
-        If there are fewer than two.
+    ConfigError
+        If there are fewer than two with anything that counts.
     """
-    anomalies = [model.explain(brain).anomaly[brain > 0] for brain in brains]
+    measured = (model.explain(grey).anomaly[counts][grey[counts] > 0] for grey, counts in brains)
+    anomalies = [values for values in measured if values.size]
     if len(anomalies) < 2:
-        raise ValueError(f"{len(anomalies)} healthy scans are too few: two or more.")
+        raise ConfigError(
+            f"{counted(len(anomalies), 'scan')} with healthy slices cannot measure a threshold: two are needed.",
+            "Give more healthy scans.",
+        )
     means = np.array([values.mean() for values in anomalies])
     found = Calibration(len(means), float(means.mean()), float(means.std(ddof=1)), 0.0)
     above = np.mean([(values >= found.threshold).mean() for values in anomalies])
-    return Calibration(found.scans, found.mean, found.deviation, float(above))
+    return replace(found, above=float(above))
 
 
 def add_to_card(folder: Path, content: Mapping[str, Any]) -> None:

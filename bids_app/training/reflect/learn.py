@@ -28,7 +28,7 @@ from bids_app.training.reflect.tasks import (
     Stacks,
 )
 
-TEXTURES = 256
+TEXTURE_COUNT = 256
 """Procedural textures that are drawn for a training."""
 MEASURED = 256
 """Slices from which the scale of latents is measured."""
@@ -138,10 +138,10 @@ def train_autoencoder(
         judge = torch.optim.AdamW(losses.critic.parameters(), critic_rate, betas=(0.5, 0.9))
         learners.append(Learner("critic", losses.critic, judge, losses.critic_loss, averaged=False))
     trained = _fit(learners, SliceBatches(slices, course.batch, course.seed), course, place)["autoencoder"]
-    return scaled(trained, slices)
+    return with_unit_latents(trained, slices)
 
 
-def scaled(autoencoder: Autoencoder, slices: Slices) -> Autoencoder:
+def with_unit_latents(autoencoder: Autoencoder, slices: Slices) -> Autoencoder:
     """The autoencoder with latents of unit standard deviation on these slices."""
     chosen = np.unique(np.linspace(0, len(slices) - 1, MEASURED).astype(int))
     latents = encoded(autoencoder, as_tensor(slices.images[chosen]))
@@ -212,8 +212,9 @@ def flow_loss(velocity: Velocity, autoencoder: Autoencoder, slices: Slices, seed
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        loss = FlowLoss(Latents(autoencoder), stacks)
-        return sum(float(loss(velocity, draw(number), 0)) for number in range(batches)) / batches
+        loss, device = FlowLoss(Latents(autoencoder), stacks), next(velocity.parameters()).device
+        drawn = (tuple(tensor.to(device) for tensor in draw(number)) for number in range(batches))
+        return sum(float(loss(velocity, batch, 0)) for batch in drawn) / batches
 
 
 def stacks_of(size: VelocitySize) -> Stacks:
@@ -253,7 +254,7 @@ def _texture_latents(
     autoencoder: Autoencoder, shape: tuple[int, ...], seed: int, textures: np.ndarray | None
 ) -> Tensor:
     if textures is None:
-        textures = draw_textures(TEXTURES, shape, np.random.default_rng(seed))
+        textures = draw_textures(TEXTURE_COUNT, shape, np.random.default_rng(seed))
     return encoded(autoencoder, torch.from_numpy(textures)[:, None])
 
 

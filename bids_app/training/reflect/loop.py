@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from bids_app.derivatives.write import atomic
 from bids_app.networks.device import computes_bf16
+from bids_app.networks.weights import load_checkpoint
 
+Result = TypeVar("Result")
 LATEST = "latest.pth"
 PATIENCE = timedelta(days=3)
 """How long processes wait for the first one, which prepares scans."""
@@ -113,6 +115,13 @@ class Processes:
     def first(self) -> bool:
         """Whether this one writes files and speaks."""
         return self.rank == 0
+
+    def from_first(self, make: Callable[[], Result]) -> Result:
+        """What the first process makes, in all of them."""
+        made = [make() if self.first else None]
+        if self.count > 1:
+            torch.distributed.broadcast_object_list(made, device=self.device)
+        return made[0]
 
     def wait(self) -> None:
         """Until all are here."""
@@ -218,11 +227,12 @@ class _Training:
         self._saved, self.losses = self._started, {}
         for learner in learners:
             learner.network.to(group.device)
+        # wrapping gives all processes the weights of the first one, from which averages begin as well
+        self._wrapped = {learner.name: _wrapped(learner.network, group) for learner in learners}
         self._averages = {learner.name: _copy(learner.network) for learner in learners if learner.averaged}
         self._rates = {learner.name: [g["lr"] for g in learner.optimizer.param_groups] for learner in learners}
         if (folder / LATEST).exists():
-            self._load(torch.load(folder / LATEST, map_location=group.device, weights_only=True))
-        self._wrapped = {learner.name: _wrapped(learner.network, group) for learner in learners}
+            self._load(load_checkpoint(folder / LATEST, str(group.device)))
 
     @property
     def minutes(self) -> float:
@@ -299,6 +309,7 @@ class _Training:
             learner.optimizer.load_state_dict(content[f"{learner.name}.optimizer"])
         for name, network in self._averages.items():
             network.load_state_dict(content[f"{name}.average"])
+        torch.manual_seed(torch.initial_seed() + self.step)  # not the same draws again
 
     def results(self) -> dict[str, nn.Module]:
         """The networks to keep."""

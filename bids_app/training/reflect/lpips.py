@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bids_app.errors import ConfigError
+from bids_app.networks.weights import load_checkpoint
 
 VGG, LINEAR = "vgg16-397923af.pth", "vgg.pth"
 """Files as torchvision (VGG16 trained on ImageNet) and LPIPS v0.1 publish them."""
@@ -62,14 +63,14 @@ def read_lpips(folder: Path) -> Lpips:
     """
     network = Lpips()
     try:
-        vgg, linear = (torch.load(folder / name, map_location="cpu", weights_only=True) for name in (VGG, LINEAR))
+        vgg, linear = (load_checkpoint(folder / name) for name in (VGG, LINEAR))
         numbers = sorted({int(name.split(".")[1]) for name in vgg if name.startswith("features.")})
         layers = [layer for stage in network.stages for layer in stage]
         for number, layer in zip(numbers, layers, strict=True):
             layer.load_state_dict({kind: vgg[f"features.{number}.{kind}"] for kind in ("weight", "bias")})
         for number, weights in enumerate(network.linear):
             weights.data.copy_(linear[f"lin{number}.model.1.weight"].flatten())
-    except (OSError, KeyError, ValueError, RuntimeError, AttributeError) as error:
+    except (ConfigError, OSError, KeyError, ValueError, RuntimeError, AttributeError) as error:
         raise ConfigError(
             f"The weights of LPIPS in {folder} cannot be used: {error}.",
             f"It holds {VGG} of torchvision and {LINEAR} of LPIPS v0.1 (lpips/weights/v0.1).",

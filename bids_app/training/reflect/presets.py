@@ -150,13 +150,14 @@ def course_of(settings: AnomalyTraining, slices: int, processes: int, stack: int
     epoch = slices // each
     share, rate = (1.0, stage.rate) if settings.init is None else (ADAPTING_LENGTH, ADAPTING_RATE * stage.rate)
     usual = stage.epochs * epoch if stage.epochs else stage.steps
+    steps = settings.epochs * epoch if settings.epochs else max(1, round(share * usual))
     schedule = Schedule(
-        steps=settings.epochs * epoch if settings.epochs else max(1, round(share * usual)),
-        warmup=stage.warmup_epochs * epoch or Schedule.warmup,
+        steps=steps,
+        warmup=min(stage.warmup_epochs * epoch or Schedule.warmup, max(1, steps // 10)),
         cosine=preset.cosine,
         ema=preset.ema,
         accumulation=accumulation,
         clip=preset.clip,
     )
-    workers = min(8, settings.nprocs - 1) if torch.cuda.is_available() and settings.device != "cpu" else 0
+    workers = min(8, settings.nprocs // processes - 1) if torch.cuda.is_available() and settings.device != "cpu" else 0
     return Course(schedule, batch, rate, stage.optimizer, settings.seed, workers)

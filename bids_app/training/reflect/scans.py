@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from bids_app import app_version, images
-from bids_app.anomaly.slices import CENTRE_MM, SHAPE, grey_values, to_slices
+from bids_app.anomaly.slices import grey_values, to_slices
 from bids_app.derivatives.names import ScanName
 from bids_app.derivatives.record import fingerprint
 from bids_app.derivatives.results import Aligned
@@ -26,18 +27,16 @@ from bids_app.study.models import Problem, Scan, Severity, Visit
 from bids_app.training.own.cases import Case, find_cases
 from bids_app.training.own.prepare import mask_to_reference
 from bids_app.training.preparation import attempt, each, job_of
-from bids_app.training.reflect.slices import Slices
+from bids_app.training.reflect.slices import LEAST_PIXELS, Slices, height_mm
 from bids_app.wording import counted, listed
 from bids_app.workflow import stages
 from bids_app.workflow.explanation import look
 
 IXI_T1W = "IXI[0-9]*-T1.nii*"
 """How the T1w of the IXI dataset are called, which lie in one folder: IXI002-Guys-0828-T1.nii.gz."""
-LEAST_PIXELS = 400
-"""Slices with less brain are left out."""
 LEAST_SUBJECTS = 4
-HELD_OUT = 10
-"""Every so manieth subject is for validation and for the threshold; two at least."""
+HELD_OUT = 0.1
+"""Share of the subjects for validation and for the threshold; two at least."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +83,14 @@ class Found:
 
     @property
     def held_out(self) -> frozenset[str]:
-        """Subjects for validation."""
-        count = max(2, round(len(self.subjects) / HELD_OUT))
-        return frozenset(self.subjects[:: max(1, len(self.subjects) // count)][:count])
+        """Subjects for validation, chosen by their label: whoever is held out stays so when others join."""
+        places = {subject: zlib.crc32(subject.encode()) / 2**32 for subject in self.subjects}
+        lowest = sorted(places, key=places.__getitem__)[:2]
+        return frozenset(lowest) | {subject for subject, place in places.items() if place < HELD_OUT}
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedScan:
     """A scan as networks see it, on disk.
 
     Attributes
@@ -191,11 +191,11 @@ class _Task:
     scan: Candidate
     settings: AnomalyTraining
 
-    def __call__(self) -> Prepared | Problem:
+    def __call__(self) -> PreparedScan | Problem:
         return attempt(lambda: prepare_scan(self.scan, self.settings), self.scan.label)
 
 
-def prepare_scans(found: Found, settings: AnomalyTraining, say: Callable[[str], None]) -> tuple[Prepared, ...]:
+def prepare_scans(found: Found, settings: AnomalyTraining, say: Callable[[str], None]) -> tuple[PreparedScan, ...]:
     """Prepare the scans that are not prepared yet; those that fail are told and left out.
 
     Raises
@@ -206,7 +206,7 @@ def prepare_scans(found: Found, settings: AnomalyTraining, say: Callable[[str], 
     tasks = [_Task(scan, settings) for scan in found.scans]
     ready, failed = [], 0
     for number, (task, result) in enumerate(each(tasks, settings.nprocs), start=1):
-        if isinstance(result, Prepared):
+        if isinstance(result, PreparedScan):
             ready.append(result)
             say(f"prepared {number} of {len(tasks)}: {task.scan.label}")
         else:
@@ -220,7 +220,7 @@ def prepare_scans(found: Found, settings: AnomalyTraining, say: Callable[[str], 
     return tuple(sorted(ready, key=lambda item: item.scan.label))
 
 
-def prepare_scan(scan: Candidate, settings: AnomalyTraining) -> Prepared:
+def prepare_scan(scan: Candidate, settings: AnomalyTraining) -> PreparedScan:
     """Brain-extract, correct and align one scan, or find that it was done before.
 
     Raises
@@ -230,7 +230,7 @@ def prepare_scan(scan: Candidate, settings: AnomalyTraining) -> Prepared:
     """
     digest = _digest(scan, settings)
     folder = settings.work_dir / "training" / "slices" / settings.contrast
-    prepared = Prepared(scan, folder / f"{scan.label}_{digest[:8]}.npz", digest)
+    prepared = PreparedScan(scan, folder / f"{scan.label}_{digest[:8]}.npz", digest)
     if not prepared.path.exists():
         steps = folder / f".{uuid.uuid4().hex}.{scan.label}"
         try:
@@ -273,7 +273,7 @@ def _digest(scan: Candidate, settings: AnomalyTraining) -> str:
     return fingerprint(inputs | {"skull_stripped": settings.skull_stripped, "version": app_version()})
 
 
-def gather(scans: Sequence[Prepared]) -> Slices:
+def gather(scans: Sequence[PreparedScan]) -> Slices:
     """All clean slices with enough brain."""
     grey, subjects, heights = [], [], []
     for prepared in scans:
@@ -281,16 +281,16 @@ def gather(scans: Sequence[Prepared]) -> Slices:
         chosen = np.flatnonzero(clean & ((brain > 0).sum(axis=(1, 2)) >= LEAST_PIXELS))
         grey.append(brain[chosen])
         subjects += [prepared.scan.label] * len(chosen)
-        heights.append(CENTRE_MM[2] + chosen - (SHAPE[0] - 1) / 2)
+        heights.append(height_mm(chosen))
     return Slices(np.concatenate(grey), tuple(subjects), np.concatenate(heights))
 
 
-def healthy_brains(scans: Sequence[Prepared]) -> list[np.ndarray]:
-    """Grey values of whole brains; slices with lesion are empty."""
-    return [np.where(clean[:, None, None], grey, 0) for grey, clean in (prepared.read() for prepared in scans)]
+def healthy_brains(scans: Sequence[PreparedScan]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Grey values of whole brains, and which of their slices have no lesion."""
+    return [prepared.read() for prepared in scans]
 
 
-def scan_table(found: Found, ready: Sequence[Prepared]) -> pd.DataFrame:
+def scan_table(found: Found, ready: Sequence[PreparedScan]) -> pd.DataFrame:
     """A row for each visit: what it was used for, or why it was left out.
 
     Returns

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bids_app.anomaly.slices import CENTRE_MM, SHAPE
+
 MAX_SHIFT = 1 / 32
 """Of the size of a slice, up to which it is shifted, in half of all cases (as the authors do)."""
 MAX_CONTRAST = MAX_BRIGHTNESS = 0.1
+LEAST_PIXELS = 400
+"""Slices with less brain are left out."""
 
 
 @dataclass(frozen=True)
@@ -41,16 +45,21 @@ class Slices:
     def stacks(self, length: int) -> np.ndarray:
         """Slices that lie one upon the other in one brain, ``(n, length)`` of indices from the lowest upwards.
 
-        Every stack there is without a gap: between neighbours lies no more than the usual distance.
+        Every stack there is without a gap: between neighbours lies no more than the smallest distance there is.
         """
         order = np.lexsort((self.heights, np.unique(self.subjects, return_inverse=True)[1]))
         if length == 1:
             return order[:, None]
         subjects, heights = np.array(self.subjects)[order], self.heights[order]
         gaps = np.where(subjects[1:] == subjects[:-1], np.diff(heights), np.inf)
-        joined = gaps <= 1.5 * np.median(gaps[np.isfinite(gaps)]) if np.isfinite(gaps).any() else gaps < 0
+        joined = gaps <= 1.5 * gaps.min(initial=np.inf) if np.isfinite(gaps).any() else gaps < 0
         starts = [start for start in range(len(order) - length + 1) if joined[start : start + length - 1].all()]
         return np.stack([order[start : start + length] for start in starts] or [np.zeros(0, int)]).reshape(-1, length)
+
+
+def height_mm(level: np.ndarray) -> np.ndarray:
+    """Position of slices of the box along the axis of the body."""
+    return CENTRE_MM[2] + level - (SHAPE[0] - 1) / 2
 
 
 def augmented(stack: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -9,15 +9,12 @@ from pathlib import Path
 import numpy as np
 from torch import Generator
 
-from bids_app.anomaly.slices import CENTRE_MM, SHAPE, grey_values
+from bids_app.anomaly.slices import SHAPE, grey_values
 from bids_app.derivatives.write import atomic
-from bids_app.training.reflect.slices import Slices
+from bids_app.training.reflect.slices import LEAST_PIXELS, Slices, height_mm
 from bids_app.training.series import Material, pick_source
 from bids_app.training.synthesis.healthy import healthy_brain
 from bids_app.training.synthesis.tissue import Source
-
-LEAST_PIXELS = 400
-"""Slices with less brain are left out."""
 
 
 def make_brains(material: Material, count: int, path: Path, workers: int = 1) -> np.ndarray:
@@ -55,5 +52,4 @@ def slices_of(brains: np.ndarray, names: Sequence[str]) -> Slices:
     """All slices of some brains that show enough of them."""
     shown = np.array([[np.count_nonzero(part) >= LEAST_PIXELS for part in brain] for brain in brains])
     which, level = np.nonzero(shown)
-    heights = CENTRE_MM[2] + level - (SHAPE[0] - 1) / 2
-    return Slices(brains[which, level], tuple(np.array(names)[which]), heights)
+    return Slices(brains[which, level], tuple(np.array(names)[which]), height_mm(level))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -189,8 +189,8 @@ class Reconstruction:
         CVPR 2021), times `adversarial`.
     critic_from : int
         Step.
-    made : torch.Tensor or None
-        What the autoencoder made last, for the critic.
+    made : list of torch.Tensor
+        What the autoencoder made in this step, batch by batch, for the critic.
     """
 
     critic: Critic | None = None
@@ -200,13 +200,17 @@ class Reconstruction:
     kl: float = 1e-6
     adaptive: bool = False
     critic_from: int = 1000
-    made: Tensor | None = None
+    made: list[Tensor] = field(default_factory=list)
+    step: int = -1
 
     def autoencoder_loss(self, network: nn.Module, batch: tuple[Tensor, ...], step: int) -> Tensor:
         """Difference, structure (or perception), divergence of the latents, and what the critic says."""
         (image,) = batch
         made, posterior = network(image)
-        self.made = made.detach()
+        if step != self.step:
+            self.made.clear()
+        self.made.append(made.detach())
+        self.step = step
         loss = F.l1_loss(made.float(), image) + self.kl * kl_loss(posterior, SCALE) / image[0].numel()
         if self.perceptual is None:
             loss = loss + self.structural * structural_loss(made, image)
@@ -220,7 +224,7 @@ class Reconstruction:
 
     def critic_loss(self, network: nn.Module, batch: tuple[Tensor, ...], step: int) -> Tensor | None:
         """Hinge loss on what the autoencoder has just made."""
-        return critic_loss(network, batch[0], self.made) if step >= self.critic_from else None
+        return critic_loss(network, batch[0], self.made.pop(0)) if step >= self.critic_from else None
 
 
 def _balance(loss: Tensor, judged: Tensor, network: nn.Module) -> Tensor:

@@ -44,7 +44,7 @@ def tiny(monkeypatch):
     monkeypatch.setitem(presets.PRESETS, "small", replace(small, stages=stages))
     monkeypatch.setitem(autoencoder.SIZES, "tiny-f4", AUTOENCODER)
     monkeypatch.setitem(velocity.SIZES, "tiny", VELOCITY)
-    monkeypatch.setattr("bids_app.training.reflect.learn.TEXTURES", 3)
+    monkeypatch.setattr("bids_app.training.reflect.learn.TEXTURE_COUNT", 3)
     monkeypatch.setattr(scans, "LEAST_PIXELS", 100)
 
     def grey_slices(scan, settings, folder):

@@ -21,7 +21,7 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(embedded, "prepare_split", lambda data, cache, split: ([toy_source().head], []))
     monkeypatch.setattr(embedded, "make_source", lambda head: toy_source())
     monkeypatch.setattr(embedded, "VALIDATION_BRAINS", 2)
-    monkeypatch.setattr("bids_app.training.reflect.learn.TEXTURES", 3)
+    monkeypatch.setattr("bids_app.training.reflect.learn.TEXTURE_COUNT", 3)
     return tmp_path
 
 
