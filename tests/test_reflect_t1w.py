@@ -15,7 +15,6 @@ from benchmarks import atrophy, reflect_t1w
 from benchmarks.atrophy import LEFT, RIGHT, Change, Region
 from bids_app.anomaly.model import load_anomaly_model
 from bids_app.anomaly.slices import CENTRE_MM, SHAPE
-from bids_app.anomaly.velocity import VelocitySize
 from bids_app.measures.froc import joined
 from bids_app.training.anatomy import Head
 from bids_app.training.synthesis.fields import sample
@@ -150,10 +149,12 @@ def test_what_touches_any_truth_is_no_false_positive():
     assert summary["objects"] == 2 and summary["images"] == 2 and summary["found"]["1.0"][0] == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("context", [0, 1])
-def test_some_slices_have_the_anomaly_of_the_whole_brain(tmp_path, context: int):
-    size = VelocitySize(**(vars(VELOCITY) | {"context": context}))
-    model = load_anomaly_model(write_anomaly_model(tmp_path / "tiny", size))
+@pytest.mark.parametrize("sees", [{}, {"context": 1}, {"volumetric": True}])
+def test_some_slices_have_the_anomaly_of_the_whole_brain(tmp_path, sees: dict):
+    model = load_anomaly_model(write_anomaly_model(tmp_path / "tiny", replace(VELOCITY, **sees)))
+    for name, weights in model.velocity.named_parameters():
+        if "mix" in name:
+            torch.nn.init.normal_(weights, 0, 0.3)
     grey = np.random.default_rng(0).integers(1, 255, (24, 32, 32)).astype(np.uint8)
     levels = [6, 7, 12]
     assert np.allclose(reflect_t1w.model_map(model, grey, levels), model.explain(grey).anomaly[levels], atol=1e-5)

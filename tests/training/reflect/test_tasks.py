@@ -92,6 +92,29 @@ def test_the_loss_is_that_of_the_straight_line():
     )
 
 
+def test_the_line_begins_at_what_is_corrupted():
+    """A network that returns what it is shown is shown start + t (end - start)."""
+    start, end, times = torch.zeros(64, 1, 2, 2), torch.ones(64, 1, 2, 2), []
+
+    def network(latents, time, stack):
+        times.append(time)
+        torch.testing.assert_close(latents, time[:, None, None, None].expand_as(latents))
+        return latents
+
+    velocity_loss(network, start, end)
+    assert times[0].min() < 0.2 and times[0].max() > 0.8
+
+
+def test_corruption_is_mixed_into_the_latent():
+    autoencoder = Autoencoder(AUTOENCODER).eval()
+    batch = CorruptedBatches(some_slices(), 6, 2, channels=2)(0)
+    torch.manual_seed(0)
+    start, end = Latents(autoencoder)(batch)
+    _, _, opacity, content = batch
+    assert opacity.max() > 0.1
+    torch.testing.assert_close(start, (1 - opacity).sqrt() * end + opacity.sqrt() * content)
+
+
 @pytest.mark.parametrize("size", [replace(VELOCITY, context=1), replace(VELOCITY, volumetric=True)])
 def test_neighbours_are_seen(size):
     torch.manual_seed(0)
