@@ -2,7 +2,8 @@
 
     python -m benchmarks.reflect_flair --data DIR --out DIR [--rows ROW ...] [--seeds 0 1 2] [--table]
 
-trains on slices without lesion, at some 20 minutes of one core a row and seed, and judges on slices of other patients:
+trains on slices without lesion, at some 20 minutes of one core a row and seed (REFLECT-2 has the few minutes of its
+second training beyond that), and judges on slices of other patients:
 those whose id ends in 3. Thresholds are from slices without lesion of the patients whose id ends in 1. What is trained
 and measured already is not done again: use another OUT after any change of the code.
 """
