@@ -39,7 +39,7 @@ from bids_app.training.reflect.learn import (
     Corruption,
     Course,
     Place,
-    flow_loss,
+    mended,
     stacks_of,
     straighten,
     train_autoencoder,
@@ -65,6 +65,7 @@ from bids_app.workflow.tools import limit_threads
 RECORD, SCANS = "training.json", "scans.tsv"
 USE = "Research use only."
 THEIR_CRITIC_FROM = 50001
+STEPS_OF = {"reflect": 5, "reflect2": 1}
 NOUNS = {
     "autoencoder": "an autoencoder",
     "reflect": "REFLECT-1",
@@ -347,9 +348,9 @@ def _progress(settings: AnomalyTraining, told: Reporter) -> Callable[[int, float
 def _scores(
     settings: AnomalyTraining, autoencoder: Autoencoder, velocity: Velocity | None, held_out: Slices
 ) -> dict[str, float]:
-    """Losses on held-out slices."""
+    """On held-out slices: the mean absolute error of an autoencoder, or the share of corruption that is undone."""
     if velocity is not None:
-        return {"validation_flow_loss": round(flow_loss(velocity, autoencoder, held_out, settings.seed), 5)}
+        return {"mended": round(mended(velocity, autoencoder, held_out, STEPS_OF[settings.step], settings.seed), 4)}
     chosen = np.unique(np.linspace(0, len(held_out) - 1, 64).astype(int))
     images = as_tensor(held_out.images[chosen]).to(next(autoencoder.parameters()).device)
     with torch.inference_mode():
@@ -360,7 +361,6 @@ def _scores(
 
 def _card(settings: AnomalyTraining, scans: Scans, course: Course) -> dict[str, Any]:
     """What the card says beside sizes, scores and threshold."""
-    steps = {"reflect2": 1}.get(settings.step, 5)
     before = f" from {settings.init.name} on" if settings.init else ""
     with_masks = ", slices without lesion" if settings.masks else ""
     recipe = f"afterstroke train {settings.step}{before}, preset {settings.preset}: {course.schedule.steps} steps of "
@@ -371,7 +371,7 @@ def _card(settings: AnomalyTraining, scans: Scans, course: Course) -> dict[str, 
         "name": settings.name,
         "version": app_version(),
         "contrast": settings.contrast,
-        "steps": steps,
+        "steps": STEPS_OF.get(settings.step),
         "masked": settings.masked,
         "training_data": f"{len(scans.train)} scans{with_masks}",
         "recipe": recipe,

@@ -29,7 +29,15 @@ from bids_app.training.reflect.folder import (
     calibrate,
     write_anomaly_model,
 )
-from bids_app.training.reflect.learn import Corruption, Course, Place, straighten, train_autoencoder, train_reflect
+from bids_app.training.reflect.learn import (
+    Corruption,
+    Course,
+    Place,
+    mended,
+    straighten,
+    train_autoencoder,
+    train_reflect,
+)
 from bids_app.training.reflect.loop import Schedule, processes
 from bids_app.training.reflect.slices import Slices
 from bids_app.training.reflect.synthetic import make_brains, slices_of
@@ -121,19 +129,19 @@ class Workshop:
     def velocity(self, autoencoder: Autoencoder) -> Velocity:
         """REFLECT-1, or REFLECT-2 if the recipe has steps for it."""
         size = replace(velocities.SIZES["tiny"], context=self.recipe.context, volumetric=self.recipe.volumetric)
-        course = self._course(self.recipe.flow_steps, batch=32, rate=0.02)
+        course = self._course(self.recipe.flow_steps, batch=8, rate=0.02)
         corruption = Corruption(deform=None if self.recipe.plain else Morphology())
         place = self._place(self.recipe.name)
         begin = self.init.velocity if self.init and self.init.velocity.size == size else None
         first = train_reflect(self.slices, autoencoder, size, course, place, corruption, begin)
         if not self.recipe.reflow_steps:
             return first
-        course = self._course(self.recipe.reflow_steps, batch=32, rate=0.002)
+        course = self._course(self.recipe.reflow_steps, batch=8, rate=0.002)
         place = self._place(f"{self.recipe.name}-straight")
         return straighten(self.slices, autoencoder, first, course, place, corruption)
 
     def _course(self, steps: int, batch: int, rate: float) -> Course:
-        return Course(Schedule(steps=steps, ema=0.998, save_minutes=3), batch, rate, workers=self.workers)
+        return Course(Schedule(steps=steps, ema=0.998, save_minutes=3), batch, rate, workers=self.workers, at_start=0.5)
 
     def _place(self, name: str) -> Place:
         def say(step: int, progress: float, losses: dict[str, float]) -> None:
@@ -181,8 +189,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for brains, checkpoints and models")
     parser.add_argument("--brains", type=int, default=160, help="synthetic brains to train with (default: %(default)s)")
     parser.add_argument("--autoencoder-steps", type=int, default=1500, help="default: %(default)s")
-    parser.add_argument("--flow-steps", type=int, default=2000, help="default: %(default)s")
-    parser.add_argument("--reflow-steps", type=int, default=200, help="0: stop at REFLECT-1 (default: %(default)s)")
+    parser.add_argument("--flow-steps", type=int, default=8000, help="default: %(default)s")
+    parser.add_argument("--reflow-steps", type=int, default=800, help="0: stop at REFLECT-1 (default: %(default)s)")
     parser.add_argument("--plain", action="store_true", help="no morphological corruptions")
     parser.add_argument("--context", type=int, default=0, help="slices on either side (default: %(default)s)")
     parser.add_argument("--volumetric", action="store_true", help="convolutions across slices")
@@ -207,7 +215,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     heads = [head.name for head in prepare_split(options.data, options.out / "cache", "train")[0]]
     before = read_object(options.init / CARD).get("optimizer_steps", {}) if options.init else {}
     card = describe(recipe, brains, heads, options.commit, before)
-    write_anomaly_model(folder, autoencoder, velocity, card)
+    held_out = mended(velocity, autoencoder, all_slices(brains.validation), card["steps"])
+    write_anomaly_model(folder, autoencoder, velocity, card | {"scores": {"mended": round(held_out, 4)}})
     healthy = ((brain, brain.any(axis=(1, 2))) for brain in brains.validation)
     add_to_card(folder, calibrate(load_anomaly_model(folder), healthy).to_card())
     print(folder)

@@ -26,6 +26,7 @@ from bids_app.training.reflect.tasks import (
     ReflowLoss,
     SliceBatches,
     Stacks,
+    carried,
 )
 
 TEXTURE_COUNT = 256
@@ -70,6 +71,8 @@ class Course:
     seed : int
     workers : int
         Processes that draw batches.
+    at_start : float
+        Of REFLECT-1: see `tasks.velocity_loss`.
     """
 
     schedule: Schedule
@@ -78,6 +81,7 @@ class Course:
     optimizer: Optimizers = muon
     seed: int = 0
     workers: int = 0
+    at_start: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,7 @@ def train_reflect(
     network = Velocity(size, autoencoder.size.latent_channels)
     if begin is not None:
         network.load_state_dict(begin.state_dict())
-    loss = FlowLoss(_latents(autoencoder, place), stacks_of(size))
+    loss = FlowLoss(_latents(autoencoder, place), stacks_of(size), course.at_start)
     return _train_velocity(network, loss, slices, course, place, corruption)
 
 
@@ -198,9 +202,12 @@ def straighten(
 
 
 @torch.no_grad()
-def flow_loss(velocity: Velocity, autoencoder: Autoencoder, slices: Slices, seed: int = 0, batches: int = 4) -> float:
-    """Loss of a velocity network on some corrupted batches of slices, always the same ones."""
-    size, stacks = autoencoder.size, stacks_of(velocity.size)
+def mended(
+    velocity: Velocity, autoencoder: Autoencoder, slices: Slices, steps: int, seed: int = 0, batches: int = 4
+) -> float:
+    """Share of the corruption of some slices that a model undoes, always the same ones: at most 1, less than 0 if it
+    makes them worse. By the squared distance of latents from the healthy ones."""
+    size, stacks, device = autoencoder.size, stacks_of(velocity.size), next(velocity.parameters()).device
     draw = CorruptedBatches(
         slices,
         _BATCH,
@@ -210,11 +217,14 @@ def flow_loss(velocity: Velocity, autoencoder: Autoencoder, slices: Slices, seed
         channels=size.latent_channels,
         textures=_texture_latents(autoencoder, slices.images.shape[1:], seed, None),
     )
+    before = after = 0.0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        loss, device = FlowLoss(Latents(autoencoder), stacks), next(velocity.parameters()).device
-        drawn = (tuple(tensor.to(device) for tensor in draw(number)) for number in range(batches))
-        return sum(float(loss(velocity, batch, 0)) for batch in drawn) / batches
+        for number in range(batches):
+            start, end = Latents(autoencoder)(tuple(tensor.to(device) for tensor in draw(number)))
+            before += float(((start - end) ** 2).mean())
+            after += float(((carried(velocity, start, steps, stacks) - end) ** 2).mean())
+    return 1 - after / before
 
 
 def stacks_of(size: VelocitySize) -> Stacks:

@@ -37,6 +37,8 @@ class Stage:
         Batches of one step.
     warmup_epochs : int
         Over which the rate rises; 0 takes the 50 steps of `Schedule`.
+    at_start : float
+        See `tasks.velocity_loss`.
     """
 
     batch: int
@@ -46,6 +48,7 @@ class Stage:
     epochs: int | None = None
     accumulation: int = 1
     warmup_epochs: int = 0
+    at_start: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,8 @@ PRESETS: Mapping[str, Preset] = {
         velocity="tiny",
         stages={
             "autoencoder": Stage(12, 0.01, muon, steps=1500),
-            "reflect": Stage(32, 0.02, muon, steps=2000),
-            "reflect2": Stage(32, 0.002, muon, steps=200),
+            "reflect": Stage(8, 0.02, muon, steps=8000, at_start=0.5),
+            "reflect2": Stage(8, 0.002, muon, steps=800),
         },
         cosine=1.0,
         ema=0.998,
@@ -160,4 +163,4 @@ def course_of(settings: AnomalyTraining, slices: int, processes: int, stack: int
         clip=preset.clip,
     )
     workers = min(8, settings.nprocs // processes - 1) if torch.cuda.is_available() and settings.device != "cpu" else 0
-    return Course(schedule, batch, rate, stage.optimizer, settings.seed, workers)
+    return Course(schedule, batch, rate, stage.optimizer, settings.seed, workers, stage.at_start)

@@ -133,10 +133,20 @@ class Stacks:
         return network(seen, time, self.length)
 
 
-def velocity_loss(network: nn.Module, start: Tensor, end: Tensor, stacks: Stacks = Stacks()) -> Tensor:
-    """Mean squared error of the velocity at random times of the straight lines from `start` to `end`."""
+def velocity_loss(
+    network: nn.Module, start: Tensor, end: Tensor, stacks: Stacks = Stacks(), at_start: float = 0.0
+) -> Tensor:
+    """Mean squared error of the velocity at random times of the straight lines from `start` to `end`.
+
+    Parameters
+    ----------
+    at_start : float
+        Share of the lines that are looked at where they begin, which is where a single step is taken; the others at
+        uniform times, as the authors'.
+    """
     # the slices of a stack are under way together
-    time = torch.rand(len(start) // stacks.length, device=start.device).repeat_interleave(stacks.length)
+    time = torch.rand(len(start) // stacks.length, device=start.device)
+    time = (time * (torch.rand_like(time) >= at_start)).repeat_interleave(stacks.length)
     where = start + time[:, None, None, None] * (end - start)
     return F.mse_loss(stacks.velocity(network, where, time).float(), end - start)
 
@@ -147,9 +157,10 @@ class FlowLoss:
 
     latents: Latents
     stacks: Stacks = Stacks()
+    at_start: float = 0.0
 
     def __call__(self, network: nn.Module, batch: tuple[Tensor, ...], step: int) -> Tensor:
-        return velocity_loss(network, *self.latents(batch), self.stacks)
+        return velocity_loss(network, *self.latents(batch), self.stacks, self.at_start)
 
 
 @dataclass(frozen=True)
@@ -167,10 +178,16 @@ class ReflowLoss:
         return velocity_loss(network, start, end, self.stacks)
 
     def _carried(self, start: Tensor) -> Tensor:
-        def velocity(latents: Tensor, time: float) -> Tensor:
-            return self.stacks.velocity(self.teacher, latents, torch.full((len(latents),), time, device=latents.device))
+        return carried(self.teacher, start, REFLOW_STEPS, self.stacks)
 
-        return transport(velocity, start, REFLOW_STEPS)
+
+def carried(network: nn.Module, start: Tensor, steps: int, stacks: Stacks) -> Tensor:
+    """Where a network carries the slices of a batch."""
+
+    def velocity(latents: Tensor, time: float) -> Tensor:
+        return stacks.velocity(network, latents, torch.full((len(latents),), time, device=latents.device))
+
+    return transport(velocity, start, steps)
 
 
 @dataclass

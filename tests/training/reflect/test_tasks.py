@@ -105,6 +105,12 @@ def test_the_line_begins_at_what_is_corrupted():
     assert times[0].min() < 0.2 and times[0].max() > 0.8
 
 
+def test_a_share_of_the_lines_is_looked_at_where_it_begins():
+    start, end, times = torch.zeros(400, 1, 2, 2), torch.ones(400, 1, 2, 2), []
+    velocity_loss(lambda latents, time, stack: times.append(time) or latents, start, end, at_start=0.5)
+    assert 0.4 < float((times[0] == 0).float().mean()) < 0.6
+
+
 def test_corruption_is_mixed_into_the_latent():
     autoencoder = Autoencoder(AUTOENCODER).eval()
     batch = CorruptedBatches(some_slices(), 6, 2, channels=2)(0)
