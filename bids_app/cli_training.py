@@ -77,9 +77,9 @@ def _anomaly_settings(what: str, values: dict[str, Any]) -> AnomalyTraining:
         raise UsageError("train reflect begins with either --autoencoder or --init.", "Give one of them.")
     if "init" in values and (other := {"size", "context", "volumetric", "contrast"} & set(values)):
         raise UsageError(f"--init keeps the networks of the model: --{min(other)} cannot be chosen.", "Leave it out.")
-    for name in ("init", "model"):
-        if name in values:
-            values["init" if name == "init" else "start"] = find_model(values.pop(name), kind=ANOMALY)
+    for option, field in (("init", "init"), ("model", "start")):
+        if option in values:
+            values[field] = find_model(values.pop(option), kind=ANOMALY)
     if what == CALIBRATE:
         values["out_dir"] = values["start"]
     return AnomalyTraining(step=what, **values)

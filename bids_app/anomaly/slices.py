@@ -82,12 +82,16 @@ def as_tensor(grey: np.ndarray) -> Tensor:
     return torch.from_numpy(grey.astype(np.float32))[:, None] / 127.5 - 1
 
 
+def margins(shape: Sequence[int], goal: Sequence[int]) -> list[tuple[int, int]]:
+    """How much goes before and after each axis to put a shape in the middle of a larger one."""
+    missing = [large - small for small, large in zip(shape, goal, strict=True)]
+    return [(each // 2, each - each // 2) for each in missing]
+
+
 def padded(slices: Tensor, shape: Sequence[int]) -> Tensor:
     """Slices in the middle of larger ones, -1 around them: networks of REFLECT's authors take 256 x 256."""
-    margins = []
-    for size, goal in zip(reversed(slices.shape[2:]), reversed(shape), strict=True):
-        margins += [(goal - size) // 2, goal - size - (goal - size) // 2]
-    return F.pad(slices, margins, value=-1.0)
+    last_first = [side for sides in reversed(margins(slices.shape[2:], shape)) for side in sides]
+    return F.pad(slices, last_first, value=-1.0)
 
 
 def cropped(maps: Tensor, shape: Sequence[int]) -> Tensor:

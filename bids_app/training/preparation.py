@@ -11,9 +11,10 @@ from typing import TypeVar
 
 from bids_app import app_version
 from bids_app.derivatives.results import Provenance
-from bids_app.errors import AppError, CannotWriteError, UnavailableError
+from bids_app.errors import AppError, CannotWriteError, DatasetError, UnavailableError
 from bids_app.settings import AnomalyTraining, Settings, TrainingSettings
 from bids_app.study.models import Problem, Severity, Visit
+from bids_app.wording import counted
 from bids_app.workflow import tools
 from bids_app.workflow.job import Job
 
@@ -45,6 +46,34 @@ def attempt(function: Callable[[], Result], label: str) -> Result | Problem:
     except (RuntimeError, ValueError, ArithmeticError) as error:  # of the registration, of ITK
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         return Problem("not-prepared", Severity.ERROR, f"{label} could not be prepared: {reason}")
+
+
+def prepare_each(tasks: Sequence[Task], nprocs: int, say: Callable[[str], None], noun: str, hint: str) -> list:
+    """What tasks with a `label` make, those that fail told and left out.
+
+    Parameters
+    ----------
+    noun, hint : str
+        How one of them is called, and what to do if most of them fail.
+
+    Raises
+    ------
+    DatasetError
+        If more than half fail.
+    """
+    ready, failed = [], 0
+    for number, (task, result) in enumerate(each(tasks, nprocs), start=1):
+        if isinstance(result, Problem):
+            failed += 1
+            say(f"left out {task.label}: {result.message}")
+        else:
+            ready.append(result)
+            say(f"prepared {number} of {len(tasks)}: {task.label}")
+    if 2 * failed > len(tasks):
+        raise DatasetError(
+            f"{failed} of {counted(len(tasks), noun)} could not be prepared: that is more than half.", hint
+        )
+    return ready
 
 
 def each(tasks: Sequence[Task], nprocs: int) -> Iterator[tuple[Task, object]]:

@@ -15,7 +15,7 @@ from bids_app.derivatives.read import read_object
 from bids_app.derivatives.record import fingerprint
 from bids_app.derivatives.results import Prepared
 from bids_app.derivatives.write import write_json
-from bids_app.errors import DatasetError, VisitError
+from bids_app.errors import VisitError
 from bids_app.images import Image
 from bids_app.measures.volumes import volume_ml
 from bids_app.networks.weights import sha256
@@ -25,8 +25,7 @@ from bids_app.preprocessing.templates import load_template
 from bids_app.settings import DEFAULT_SPACE, TrainingSettings
 from bids_app.study.models import Problem, Severity
 from bids_app.training.own.cases import Case
-from bids_app.training.preparation import attempt, each, job_of
-from bids_app.wording import counted
+from bids_app.training.preparation import attempt, job_of, prepare_each
 from bids_app.workflow import stages
 
 RECORD = "record.json"
@@ -77,10 +76,12 @@ class _Task:
     contrasts: tuple[str, ...]
     scans: Path
 
+    @property
+    def label(self) -> str:
+        return self.case.label
+
     def __call__(self) -> Ready | Problem:
-        return attempt(
-            lambda: prepare_case(self.case, self.settings, self.contrasts, self.scans), self.case.label
-        )
+        return attempt(lambda: prepare_case(self.case, self.settings, self.contrasts, self.scans), self.label)
 
 
 def prepare_all(
@@ -100,19 +101,8 @@ def prepare_all(
     """
     scans = settings.work_dir / "training" / "scans" / "-".join(contrasts)
     tasks = [_Task(case, settings, contrasts, scans) for case in cases]
-    ready, failed = [], 0
-    for number, (task, result) in enumerate(each(tasks, settings.nprocs), start=1):
-        if isinstance(result, Ready):
-            ready.append(result)
-            say(f"prepared {number} of {len(tasks)}: {task.case.label}")
-        else:
-            failed += 1
-            say(f"left out {task.case.label}: {result.message}")
-    if 2 * failed > len(tasks):
-        raise DatasetError(
-            f"{failed} of {counted(len(tasks), 'case')} could not be prepared: that is more than half.",
-            "See what was said of them above; correct the scans, or --masks.",
-        )
+    hint = "See what was said of them above; correct the scans, or --masks."
+    ready = prepare_each(tasks, settings.nprocs, say, "case", hint)
     return tuple(sorted(ready, key=lambda item: item.label))
 
 

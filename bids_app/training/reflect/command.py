@@ -20,9 +20,9 @@ from bids_app.anomaly.autoencoder import Autoencoder
 from bids_app.anomaly.folder import read_folder
 from bids_app.anomaly.model import load_anomaly_model
 from bids_app.anomaly.morphology import Morphology
-from bids_app.anomaly.slices import as_tensor
+from bids_app.anomaly.slices import as_tensor, margins
 from bids_app.anomaly.textures import find_pictures, read_textures
-from bids_app.anomaly.velocity import Velocity
+from bids_app.anomaly.velocity import Velocity, VelocitySize
 from bids_app.derivatives.read import read_object
 from bids_app.derivatives.write import write_json, write_table
 from bids_app.errors import ConfigError, ExitCode, NoInputError, UsageError
@@ -93,7 +93,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Scans:
-    """PreparedScan scans by use."""
+    """Prepared scans by use."""
 
     train: tuple[PreparedScan, ...]
     validation: tuple[PreparedScan, ...]
@@ -252,7 +252,7 @@ def _train(
     if group.first:
         _check_record(settings, scans, course)
     group.wait()
-    place = Place(work_folder(settings), group, _progress(settings, told))
+    place = Place(work_folder(settings), group, _progress(told))
     networks = _trained(settings, slices, start, course, place)
     if group.first:
         card = _card(settings, scans, course) | {"slice_shape": start.slice_shape}
@@ -287,7 +287,12 @@ def _stack(settings: AnomalyTraining, start: Start) -> int:
     """How many slices of a batch follow each other."""
     if settings.step == "autoencoder":
         return 1
-    return stacks_of(start.velocity.size if start.velocity else presets.velocity_size(settings)).length
+    return stacks_of(_velocity_size(settings, start)).length
+
+
+def _velocity_size(settings: AnomalyTraining, start: Start) -> VelocitySize:
+    """That of the network to begin with, else the one asked for."""
+    return start.velocity.size if start.velocity else presets.velocity_size(settings)
 
 
 def _trained(
@@ -299,7 +304,7 @@ def _trained(
         return train_autoencoder(slices, presets.autoencoder_size(settings), course, place, losses), None
     corruption = _corruption(settings, slices)
     if settings.step == "reflect":
-        size = start.velocity.size if start.velocity else presets.velocity_size(settings)
+        size = _velocity_size(settings, start)
         return start.autoencoder, train_reflect(
             slices, start.autoencoder, size, course, place, corruption, start.velocity
         )
@@ -327,11 +332,10 @@ def _in_frame(slices: Slices, shape: tuple[int, int] | None) -> Slices:
     """Slices in the middle of the frame that the networks take."""
     if shape is None:
         return slices
-    missing = [goal - size for size, goal in zip(slices.images.shape[1:], shape, strict=True)]
-    return replace(slices, images=np.pad(slices.images, [(0, 0), *((each // 2, each - each // 2) for each in missing)]))
+    return replace(slices, images=np.pad(slices.images, [(0, 0), *margins(slices.images.shape[1:], shape)]))
 
 
-def _progress(settings: AnomalyTraining, told: Reporter) -> Callable[[int, float, dict[str, float]], None]:
+def _progress(told: Reporter) -> Callable[[int, float, dict[str, float]], None]:
     first: list[tuple[float, float]] = []
 
     def say(step: int, progress: float, losses: dict[str, float]) -> None:

@@ -39,6 +39,7 @@ from bids_app.training.reflect.learn import (
     train_reflect,
 )
 from bids_app.training.reflect.loop import Schedule, processes
+from bids_app.training.reflect.presets import PRESETS
 from bids_app.training.reflect.slices import Slices
 from bids_app.training.reflect.synthetic import make_brains, slices_of
 from bids_app.training.series import Material
@@ -47,6 +48,7 @@ from bids_app.training.synthesis.tissue import make_source
 
 NAME = "reflect-t1w"
 VALIDATION_BRAINS = 16
+SMALL = PRESETS["small"]
 SEEDS = {"train": 1, "validation": 7}
 """Of the series of synthetic brains."""
 
@@ -107,6 +109,11 @@ class Recipe:
         slices = "-volumetric" if self.volumetric else f"-{2 * self.context + 1}-slices" if self.context else ""
         return ("plain" if self.plain else "morphological") + slices
 
+    @property
+    def model(self) -> str:
+        """Name of the model that comes of it."""
+        return NAME if self.name == "morphological" else f"{NAME}-{self.name}"
+
 
 @dataclass(frozen=True)
 class Workshop:
@@ -123,25 +130,28 @@ class Workshop:
         """Trained, or as it was trained before: here, or in the model to begin with."""
         if self.init is not None:
             return self.init.autoencoder
-        course = self._course(self.recipe.autoencoder_steps, batch=12, rate=0.01)
-        return train_autoencoder(self.slices, autoencoders.SIZES["tiny-f4"], course, self._place("autoencoder"))
+        course = self._course("autoencoder", self.recipe.autoencoder_steps)
+        size = autoencoders.SIZES[SMALL.latents[SMALL.latent]]
+        return train_autoencoder(self.slices, size, course, self._place("autoencoder"))
 
     def velocity(self, autoencoder: Autoencoder) -> Velocity:
         """REFLECT-1, or REFLECT-2 if the recipe has steps for it."""
-        size = replace(velocities.SIZES["tiny"], context=self.recipe.context, volumetric=self.recipe.volumetric)
-        course = self._course(self.recipe.flow_steps, batch=8, rate=0.02)
+        size = replace(velocities.SIZES[SMALL.velocity], context=self.recipe.context, volumetric=self.recipe.volumetric)
+        course = self._course("reflect", self.recipe.flow_steps)
         corruption = Corruption(deform=None if self.recipe.plain else Morphology())
         place = self._place(self.recipe.name)
         begin = self.init.velocity if self.init and self.init.velocity.size == size else None
         first = train_reflect(self.slices, autoencoder, size, course, place, corruption, begin)
         if not self.recipe.reflow_steps:
             return first
-        course = self._course(self.recipe.reflow_steps, batch=8, rate=0.002)
+        course = self._course("reflect2", self.recipe.reflow_steps)
         place = self._place(f"{self.recipe.name}-straight")
         return straighten(self.slices, autoencoder, first, course, place, corruption)
 
-    def _course(self, steps: int, batch: int, rate: float) -> Course:
-        return Course(Schedule(steps=steps, ema=0.998, save_minutes=3), batch, rate, workers=self.workers, at_start=0.5)
+    def _course(self, step: str, steps: int) -> Course:
+        """That of the preset, for so many steps."""
+        stage, schedule = SMALL.stages[step], Schedule(steps=steps, ema=SMALL.ema, save_minutes=3)
+        return Course(schedule, stage.batch, stage.rate, stage.optimizer, workers=self.workers, at_start=stage.at_start)
 
     def _place(self, name: str) -> Place:
         def say(step: int, progress: float, losses: dict[str, float]) -> None:
@@ -154,7 +164,7 @@ class Workshop:
 def describe(recipe: Recipe, brains: Brains, heads: Sequence[str], commit: str, before: Mapping[str, int]) -> dict:
     """What the card says beside the threshold; `before` are the steps of the model that it began with."""
     return {
-        "name": NAME if recipe.name == "morphological" else f"{NAME}-{recipe.name}",
+        "name": recipe.model,
         "version": app_version(),
         "commit": commit,
         "contrast": "T1w",
@@ -188,9 +198,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with label_maps/ and whole_head/")
     parser.add_argument("--out", type=Path, required=True, help="folder for brains, checkpoints and models")
     parser.add_argument("--brains", type=int, default=160, help="synthetic brains to train with (default: %(default)s)")
-    parser.add_argument("--autoencoder-steps", type=int, default=1500, help="default: %(default)s")
-    parser.add_argument("--flow-steps", type=int, default=8000, help="default: %(default)s")
-    parser.add_argument("--reflow-steps", type=int, default=800, help="0: stop at REFLECT-1 (default: %(default)s)")
+    usual = {step: stage.steps for step, stage in SMALL.stages.items()}
+    parser.add_argument("--autoencoder-steps", type=int, default=usual["autoencoder"], help="default: %(default)s")
+    parser.add_argument("--flow-steps", type=int, default=usual["reflect"], help="default: %(default)s")
+    text = "0: stop at REFLECT-1 (default: %(default)s)"
+    parser.add_argument("--reflow-steps", type=int, default=usual["reflect2"], help=text)
     parser.add_argument("--plain", action="store_true", help="no morphological corruptions")
     parser.add_argument("--context", type=int, default=0, help="slices on either side (default: %(default)s)")
     parser.add_argument("--volumetric", action="store_true", help="convolutions across slices")
@@ -211,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     workshop = Workshop(all_slices(brains.train), recipe, options.out, options.device, loaders, init)
     autoencoder = workshop.autoencoder()
     velocity = workshop.velocity(autoencoder)
-    folder = options.out / "models" / (NAME if recipe.name == "morphological" else f"{NAME}-{recipe.name}")
+    folder = options.out / "models" / recipe.model
     heads = [head.name for head in prepare_split(options.data, options.out / "cache", "train")[0]]
     before = read_object(options.init / CARD).get("optimizer_steps", {}) if options.init else {}
     card = describe(recipe, brains, heads, options.commit, before)

@@ -207,16 +207,8 @@ def mended(
 ) -> float:
     """Share of the corruption of some slices that a model undoes, always the same ones: at most 1, less than 0 if it
     makes them worse. By the squared distance of latents from the healthy ones."""
-    size, stacks, device = autoencoder.size, stacks_of(velocity.size), next(velocity.parameters()).device
-    draw = CorruptedBatches(
-        slices,
-        _BATCH,
-        seed,
-        stacks.length,
-        factor=size.factor,
-        channels=size.latent_channels,
-        textures=_texture_latents(autoencoder, slices.images.shape[1:], seed, None),
-    )
+    stacks, device = stacks_of(velocity.size), next(velocity.parameters()).device
+    draw = _corrupted(slices, _BATCH, seed, stacks, autoencoder, Corruption())
     before = after = 0.0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -244,20 +236,25 @@ def _train_velocity(
     place: Place,
     corruption: Corruption,
 ) -> Velocity:
-    autoencoder = loss.latents.autoencoder
-    batches = CorruptedBatches(
-        slices,
-        course.batch,
-        course.seed,
-        loss.stacks.length,
-        factor=autoencoder.size.factor,
-        channels=autoencoder.size.latent_channels,
-        textures=_texture_latents(autoencoder, slices.images.shape[1:], course.seed, corruption.textures),
-        deform=corruption.deform,
-    )
-
+    batches = _corrupted(slices, course.batch, course.seed, loss.stacks, loss.latents.autoencoder, corruption)
     optimizer = course.optimizer(network.parameters(), course.rate)
     return _fit([Learner("velocity", network, optimizer, loss)], batches, course, place)["velocity"]
+
+
+def _corrupted(
+    slices: Slices, batch: int, seed: int, stacks: Stacks, autoencoder: Autoencoder, corruption: Corruption
+) -> CorruptedBatches:
+    """Batches for the latents of an autoencoder."""
+    return CorruptedBatches(
+        slices,
+        batch,
+        seed,
+        stacks.length,
+        factor=autoencoder.size.factor,
+        channels=autoencoder.size.latent_channels,
+        textures=_texture_latents(autoencoder, slices.images.shape[1:], seed, corruption.textures),
+        deform=corruption.deform,
+    )
 
 
 def _texture_latents(

@@ -18,7 +18,7 @@ from bids_app.derivatives.names import ScanName
 from bids_app.derivatives.record import fingerprint
 from bids_app.derivatives.results import Aligned
 from bids_app.derivatives.write import atomic
-from bids_app.errors import DatasetError, NoInputError, VisitError
+from bids_app.errors import NoInputError, VisitError
 from bids_app.networks.weights import sha256
 from bids_app.preprocessing import headers, transforms
 from bids_app.settings import AnomalyTraining, Settings, TrainingSettings
@@ -26,7 +26,7 @@ from bids_app.study.index import index
 from bids_app.study.models import Problem, Scan, Severity, Visit
 from bids_app.training.own.cases import Case, find_cases
 from bids_app.training.own.prepare import mask_to_reference
-from bids_app.training.preparation import attempt, each, job_of
+from bids_app.training.preparation import attempt, job_of, prepare_each
 from bids_app.training.reflect.slices import LEAST_PIXELS, Slices, height_mm
 from bids_app.wording import counted, listed
 from bids_app.workflow import stages
@@ -191,8 +191,12 @@ class _Task:
     scan: Candidate
     settings: AnomalyTraining
 
+    @property
+    def label(self) -> str:
+        return self.scan.label
+
     def __call__(self) -> PreparedScan | Problem:
-        return attempt(lambda: prepare_scan(self.scan, self.settings), self.scan.label)
+        return attempt(lambda: prepare_scan(self.scan, self.settings), self.label)
 
 
 def prepare_scans(found: Found, settings: AnomalyTraining, say: Callable[[str], None]) -> tuple[PreparedScan, ...]:
@@ -204,19 +208,8 @@ def prepare_scans(found: Found, settings: AnomalyTraining, say: Callable[[str], 
         If more than half fail.
     """
     tasks = [_Task(scan, settings) for scan in found.scans]
-    ready, failed = [], 0
-    for number, (task, result) in enumerate(each(tasks, settings.nprocs), start=1):
-        if isinstance(result, PreparedScan):
-            ready.append(result)
-            say(f"prepared {number} of {len(tasks)}: {task.scan.label}")
-        else:
-            failed += 1
-            say(f"left out {task.scan.label}: {result.message}")
-    if 2 * failed > len(tasks):
-        raise DatasetError(
-            f"{failed} of {counted(len(tasks), 'scan')} could not be prepared: that is more than half.",
-            "See what was said of them above, and correct the scans.",
-        )
+    hint = "See what was said of them above, and correct the scans."
+    ready = prepare_each(tasks, settings.nprocs, say, "scan", hint)
     return tuple(sorted(ready, key=lambda item: item.scan.label))
 
 
@@ -298,10 +291,10 @@ def scan_table(found: Found, ready: Sequence[PreparedScan]) -> pd.DataFrame:
     DataFrame
         Columns ``visit``, ``use`` (``train`` or ``validation``), ``problem`` and ``what``.
     """
-    used = {prepared.scan.label for prepared in ready}
+    used, held_out = {prepared.scan.label for prepared in ready}, found.held_out
     rows = [(label, None, problem.code, problem.message) for label, problem in found.left_out]
     for scan in found.scans:
-        use = "validation" if scan.visit.subject in found.held_out else "train"
+        use = "validation" if scan.visit.subject in held_out else "train"
         row = (use, None, None) if scan.label in used else (None, "not-prepared", "Its preparation failed.")
         rows.append((scan.label, *row))
     return pd.DataFrame(sorted(rows, key=lambda row: row[0]), columns=["visit", "use", "problem", "what"])
