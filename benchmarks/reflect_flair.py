@@ -2,8 +2,8 @@
 
     python -m benchmarks.reflect_flair --data DIR --out DIR [--rows ROW ...] [--seeds 0 1 2] [--table]
 
-trains on slices without lesion, at some 20 minutes of one core a row and seed (REFLECT-2 has the few minutes of its
-second training beyond that), and judges on slices of other patients:
+trains on slices without lesion, 20 minutes a row and seed (REFLECT-2 has the few minutes of its second training beyond
+that; `--minutes` sets another budget, the same for every row), and judges on slices of other patients:
 those whose id ends in 3. Thresholds are from slices without lesion of the patients whose id ends in 1. What is trained
 and measured already is not done again: use another OUT after any change of the code.
 """
@@ -55,13 +55,14 @@ from bids_app.training.reflect.learn import (
     train_reflect,
 )
 from bids_app.training.reflect.loop import Learner, Schedule, fit, processes
+from bids_app.training.reflect.presets import PRESETS
 from bids_app.training.reflect.slices import Slices
 from bids_app.training.reflect.tasks import SliceBatches
 
-FLOW_STEPS, REFLOW_STEPS = 300, 40
-AUTOENCODER_STEPS = 250
-RIVAL_STEPS = {"ae": 360, "vae": 360, "diffusion": 255}
-"""Optimizer steps that take 20 minutes of one core together: of REFLECT's autoencoder and flow, or of a rival."""
+SHARES = {"autoencoder": 0.25, "reflect": 0.75, "straight": 0.2}
+"""Of a row's time, for the trainings of REFLECT; that of REFLECT-2 comes on top. A rival has all of it."""
+BATCHES = {"cpu": 16, "cuda": 64}
+"""Slices that go through a network together, of every row."""
 PART = 24
 """Slices that go through a network together."""
 CLEAN_SHARE = 0.01
@@ -114,43 +115,47 @@ class Bench:
     split: Split
     out: Path
     seed: int
+    minutes: float = 20.0
+    device: str = "cpu"
+    workers: int = 0
 
-    def course(self, steps: int, batch: int, rate: float) -> Course:
-        return Course(Schedule(steps=steps, ema=0.995, save_minutes=2), batch, rate, seed=self.seed)
+    def course(self, share: float, rate: float, at_start: float = 0.0) -> Course:
+        """A share of the time."""
+        schedule = Schedule(minutes=share * self.minutes, ema=0.995, save_minutes=2)
+        return Course(schedule, BATCHES[self.device], rate, muon, self.seed, self.workers, at_start)
 
     def place(self, name: str) -> Place:
-        group = _alone()
-        return Place(self.out / name, group, lambda step, progress, losses: print(name, step, losses, flush=True))
+        with processes(self.device) as group:
+            return Place(self.out / name, group, lambda step, progress, losses: print(name, step, losses, flush=True))
 
-    def fitted(self, name: str, network: nn.Module, loss: Callable, batch: int, rate: float) -> nn.Module:
+    def fitted(self, name: str, network: nn.Module, loss: Callable) -> nn.Module:
         """A rival, trained."""
         torch.manual_seed(1000 * self.seed)
-        learner = Learner(name, network, muon(network.parameters(), rate), loss)
-        place, course = self.place(name), self.course(RIVAL_STEPS[name], batch, rate)
-        batches = SliceBatches(self.split.train, batch, self.seed)
-        return fit([learner], batches, course.schedule, place.folder, place.group, say=place.say)[name]
+        place, course = self.place(name), self.course(1.0, 0.01)
+        learner = Learner(name, network, course.optimizer(network.parameters(), course.rate), loss)
+        batches = SliceBatches(self.split.train, course.batch, self.seed)
+        return fit([learner], batches, course.schedule, place.folder, place.group, self.workers, place.say)[name]
 
     def autoencoder(self) -> Autoencoder:
         """That of all REFLECT rows of a seed."""
-        course = self.course(AUTOENCODER_STEPS, 12, 0.01)
+        course = self.course(SHARES["autoencoder"], 0.01)
         return train_autoencoder(self.split.train, autoencoders.SIZES["tiny-f4"], course, self.place("autoencoder"))
 
     def reflect(self, morphological: bool = False) -> Velocity:
         """REFLECT-1."""
         name = "reflect_morphological" if morphological else "reflect"
         corruption = Corruption(deform=Morphology() if morphological else None)
-        size, course = velocities.SIZES["tiny"], self.course(FLOW_STEPS, 32, 0.02)
+        # half of the times at zero, as in the small preset
+        size, course = (
+            velocities.SIZES["tiny"],
+            self.course(SHARES["reflect"], 0.02, PRESETS["small"].stages["reflect"].at_start),
+        )
         return train_reflect(self.split.train, self.autoencoder(), size, course, self.place(name), corruption)
 
     def straight(self) -> Velocity:
         """REFLECT-2."""
-        course = self.course(REFLOW_STEPS, 32, 0.002)
+        course = self.course(SHARES["straight"], 0.002)
         return straighten(self.split.train, self.autoencoder(), self.reflect(), course, self.place("straight"))
-
-
-def _alone():
-    with processes("cpu") as group:
-        return group
 
 
 @torch.inference_mode()
@@ -158,19 +163,19 @@ def reflect_map(autoencoder: Autoencoder, velocity: Velocity, steps: int, masked
     """The authors' anomaly map."""
     found = []
     for part in np.array_split(grey, -(-len(grey) // PART)):
-        image = as_tensor(part)
+        image = as_tensor(part).to(next(velocity.parameters()).device)
         latent = autoencoder.encode(image)
         healthy = transport(velocity, latent, steps)
         pictures = autoencoder.decode(healthy), autoencoder.decode(latent)
-        found.append(anomaly_map(*pictures, healthy, latent, image > -1 if masked else None).numpy())
+        found.append(anomaly_map(*pictures, healthy, latent, image > -1 if masked else None).cpu().numpy())
     return np.concatenate(found)
 
 
-def network_map(function: Callable[[Tensor], Tensor], grey: np.ndarray) -> np.ndarray:
+def network_map(function: Callable[[Tensor], Tensor], device: str, grey: np.ndarray) -> np.ndarray:
     """Map of a network, blurred as the authors blur theirs."""
-    parts = [as_tensor(part) for part in np.array_split(grey, -(-len(grey) // PART))]
+    parts = [as_tensor(part).to(device) for part in np.array_split(grey, -(-len(grey) // PART))]
     differences = torch.cat([function(part) * (part[:, 0] > -1) for part in parts])
-    return blurred(differences, PIXEL_SIGMA).numpy()
+    return blurred(differences, PIXEL_SIGMA).cpu().numpy()
 
 
 def yardstick(values: np.ndarray, brain: np.ndarray) -> np.ndarray:
@@ -190,12 +195,12 @@ def row_maps(row: str, bench: Bench) -> Map:
         return lambda grey: yardstick(side((grey - mean) / deviation), grey > 0)
     if row in ("AE", "VAE"):
         name, loss = row.lower(), reconstruction_loss if row == "AE" else variational_loss
-        network = bench.fitted(name, Autoencoder(BOTTLENECK), loss, 16, 0.01)
-        return partial(network_map, partial(reconstruction_map, network))
+        network = bench.fitted(name, Autoencoder(BOTTLENECK), loss)
+        return partial(network_map, partial(reconstruction_map, network), bench.device)
     if row == "AnoDDPM-like":
         way = Denoising()
-        network = bench.fitted("diffusion", Velocity(DENOISER, 1), way.loss, 16, 0.01)
-        return partial(network_map, partial(way.map, network))
+        network = bench.fitted("diffusion", Velocity(DENOISER, 1), way.loss)
+        return partial(network_map, partial(way.map, network), bench.device)
     velocity = bench.straight() if "-2" in row else bench.reflect("morphological" in row)
     return partial(reflect_map, bench.autoencoder(), velocity, 1 if "1 step" in row else 5, "masked" in row)
 
@@ -296,13 +301,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and scores")
     parser.add_argument("--rows", nargs="+", default=[*YARDSTICKS, *NETWORKS], choices=[*YARDSTICKS, *NETWORKS])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--minutes", type=float, default=Bench.minutes, help="a row (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", choices=list(BATCHES), help="default: %(default)s")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw batches (default: %(default)s)")
     parser.add_argument("--table", action="store_true", help="print what is measured, measure nothing")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     split = load(options.data)
     found: dict[str, list[dict[str, float]]] = {}
     for seed in options.seeds:
-        bench = Bench(split, options.out / f"seed_{seed}", seed)
+        bench = Bench(split, options.out / f"seed_{seed}", seed, options.minutes, options.device, options.workers)
         for row in options.rows:
             path = options.out / f"seed_{seed}" / "scores" / f"{row}.json"
             if not path.exists() and not options.table and (row in NETWORKS or seed == options.seeds[0]):

@@ -70,11 +70,14 @@ class Denoising:
         scheduler.set_timesteps(1000 * self.back // self.until)
         return scheduler
 
-    def noise(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
-        """Smooth noise of unit deviation, ``(n, 1, H, W)``."""
-        total = torch.zeros(shape)
+    def noise(self, image: Tensor, seed: int | None = None) -> Tensor:
+        """Smooth noise of unit deviation, ``(n, 1, H, W)`` as the image."""
+        shape, device = tuple(image.shape), image.device
+        generator = None if seed is None else torch.Generator(device).manual_seed(seed)
+        total = torch.zeros(shape, device=device)
         for octave in range(self.octaves):
-            coarse = torch.randn((*shape[:2], *(-(-size // 2**octave) + 1 for size in shape[2:])), generator=generator)
+            cells = (-(-size // 2**octave) + 1 for size in shape[2:])
+            coarse = torch.randn((*shape[:2], *cells), generator=generator, device=device)
             fine = F.interpolate(coarse, scale_factor=2**octave, mode="bicubic", align_corners=False)
             fine = fine[..., : shape[2], : shape[3]]
             # the coarsest is the strongest: persistence counts from there
@@ -84,8 +87,8 @@ class Denoising:
     def loss(self, network: nn.Module, batch: tuple[Tensor, ...], step: int) -> Tensor:
         """Mean squared error of the noise that the network sees in a slice."""
         (image,) = batch
-        times = torch.randint(1000, (len(image),))
-        noise = self.noise(tuple(image.shape))
+        times = torch.randint(1000, (len(image),), device=image.device)
+        noise = self.noise(image)
         noisy = self.scheduler().add_noise(image, noise, times)
         return F.mse_loss(network(noisy, times / 1000).float(), noise)
 
@@ -94,8 +97,7 @@ class Denoising:
         """Absolute difference between slices and what they are denoised to, ``(n, H, W)``."""
         scheduler = self.scheduler()
         way = [int(time) for time in scheduler.timesteps if time < self.until]
-        noise = self.noise(tuple(image.shape), torch.Generator().manual_seed(0))
-        current = scheduler.add_noise(image, noise, torch.tensor(way[0]))
+        current = scheduler.add_noise(image, self.noise(image, seed=0), torch.tensor(way[:1], device=image.device))
         for time in way:
             current = scheduler.step(network(current, time / 1000), time, current).prev_sample
         return (current - image)[:, 0].abs()

@@ -7,6 +7,7 @@ or less opaque (Beizaee et al., MICCAI 2025, and their ``MedicalDataLoader.py``)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -73,24 +74,37 @@ def draw_patches(brain: np.ndarray, channels: int, textures: Tensor | None, rng:
 
 def random_walks(brain: np.ndarray, rng: np.random.Generator) -> list[list[tuple[int, int]]]:
     """One to four walks inside the brain, as lists of (x, y); few and long ones are more likely than many and short."""
-    weights = 1 / np.array(OBJECTS)
-    count = rng.choice(OBJECTS, p=weights / weights.sum())
-    longest = max(1, round(STEPS[count - 1] * brain.size / REFERENCE_CELLS))
-    chances = 10 - 9 * np.arange(longest) / longest
-    starts = np.argwhere(brain)
+    count = OBJECTS[_COUNTS.searchsorted(rng.random())]
+    lengths = _lengths(max(1, round(STEPS[count - 1] * brain.size / REFERENCE_CELLS)))
+    starts, rows = np.argwhere(brain), brain.tolist()
     walks = []
     for _ in range(count):
-        length = rng.choice(longest, p=chances / chances.sum())
-        walks.append(_walk(brain, starts[rng.integers(len(starts))], rng.integers(-1, 2, (length, 2))))
+        length = lengths.searchsorted(rng.random())
+        walks.append(_walk(rows, starts[rng.integers(len(starts))].tolist(), rng.integers(-1, 2, (length, 2))))
     return walks
 
 
-def _walk(brain: np.ndarray, start: np.ndarray, steps: np.ndarray) -> list[tuple[int, int]]:
-    y, x = (int(value) for value in start)
-    height, width = brain.shape
-    rows, visited = brain.tolist(), [(x, y)]
+def _cumulated(weights: np.ndarray) -> np.ndarray:
+    """Limits between which a uniform number draws each; the last one is out of reach."""
+    limits = np.cumsum(weights) / np.sum(weights)
+    limits[-1] = np.inf
+    return limits
+
+
+_COUNTS = _cumulated(1 / np.array(OBJECTS))
+
+
+@lru_cache
+def _lengths(longest: int) -> np.ndarray:
+    """Of a walk, 0 to `longest` - 1: the first is ten times as likely as the last."""
+    return _cumulated(10 - 9 * np.arange(longest) / longest)
+
+
+def _walk(brain: list[list[bool]], start: list[int], steps: np.ndarray) -> list[tuple[int, int]]:
+    y, x = start
+    height, width, visited = len(brain), len(brain[0]), [(x, y)]
     for dy, dx in steps.tolist():
-        if 0 <= y + dy < height and 0 <= x + dx < width and rows[y + dy][x + dx]:
+        if 0 <= y + dy < height and 0 <= x + dx < width and brain[y + dy][x + dx]:
             y, x = y + dy, x + dx
             visited.append((x, y))
     return visited

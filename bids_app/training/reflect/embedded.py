@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from bids_app.anomaly.model import AnomalyModel, load_anomaly_model
 from bids_app.anomaly.morphology import Morphology
 from bids_app.anomaly.velocity import Velocity
 from bids_app.derivatives.read import read_object
+from bids_app.networks.device import choose_device
 from bids_app.training.embed import TEXTURES, TRAINING_DATA
 from bids_app.training.reflect.folder import (
     add_to_card,
@@ -87,8 +88,11 @@ class Recipe:
 
     Attributes
     ----------
-    autoencoder_steps, flow_steps, reflow_steps : int
-        Optimizer steps; no reflow steps leave REFLECT-1.
+    autoencoder, flow, reflow : int or float
+        Optimizer steps, or minutes if `timed`; no reflow leaves REFLECT-1.
+    timed : bool
+    batch : int or None
+        Slices that go through a network together; None as in the preset.
     plain : bool
         Without morphological corruptions.
     context : int
@@ -96,9 +100,11 @@ class Recipe:
         See `velocity.VelocitySize`.
     """
 
-    autoencoder_steps: int
-    flow_steps: int
-    reflow_steps: int
+    autoencoder: float
+    flow: float
+    reflow: float
+    timed: bool = False
+    batch: int | None = None
     plain: bool = False
     context: int = 0
     volumetric: bool = False
@@ -110,6 +116,11 @@ class Recipe:
         return ("plain" if self.plain else "morphological") + slices
 
     @property
+    def straight(self) -> str:
+        """For that of the reflow."""
+        return f"{self.name}-straight"
+
+    @property
     def model(self) -> str:
         """Name of the model that comes of it."""
         return NAME if self.name == "morphological" else f"{NAME}-{self.name}"
@@ -117,7 +128,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Workshop:
-    """Where a recipe is carried out."""
+    """Where a recipe is carried out; `steps` are those that each training has taken so far, by its folder."""
 
     slices: Slices
     recipe: Recipe
@@ -125,63 +136,69 @@ class Workshop:
     device: str = "cpu"
     workers: int = 0
     init: AnomalyModel | None = None
+    steps: dict[str, int] = field(default_factory=dict)
 
     def autoencoder(self) -> Autoencoder:
         """Trained, or as it was trained before: here, or in the model to begin with."""
         if self.init is not None:
             return self.init.autoencoder
-        course = self._course("autoencoder", self.recipe.autoencoder_steps)
+        course = self._course("autoencoder", self.recipe.autoencoder)
         size = autoencoders.SIZES[SMALL.latents[SMALL.latent]]
         return train_autoencoder(self.slices, size, course, self._place("autoencoder"))
 
     def velocity(self, autoencoder: Autoencoder) -> Velocity:
         """REFLECT-1, or REFLECT-2 if the recipe has steps for it."""
         size = replace(velocities.SIZES[SMALL.velocity], context=self.recipe.context, volumetric=self.recipe.volumetric)
-        course = self._course("reflect", self.recipe.flow_steps)
+        course = self._course("reflect", self.recipe.flow)
         corruption = Corruption(deform=None if self.recipe.plain else Morphology())
         place = self._place(self.recipe.name)
         begin = self.init.velocity if self.init and self.init.velocity.size == size else None
         first = train_reflect(self.slices, autoencoder, size, course, place, corruption, begin)
-        if not self.recipe.reflow_steps:
+        if not self.recipe.reflow:
             return first
-        course = self._course("reflect2", self.recipe.reflow_steps)
-        place = self._place(f"{self.recipe.name}-straight")
+        course = self._course("reflect2", self.recipe.reflow)
+        place = self._place(self.recipe.straight)
         return straighten(self.slices, autoencoder, first, course, place, corruption)
 
-    def _course(self, step: str, steps: int) -> Course:
-        """That of the preset, for so many steps."""
-        stage, schedule = SMALL.stages[step], Schedule(steps=steps, ema=SMALL.ema, save_minutes=3)
-        return Course(schedule, stage.batch, stage.rate, stage.optimizer, workers=self.workers, at_start=stage.at_start)
+    def _course(self, step: str, length: float) -> Course:
+        """That of the preset, for so many steps or minutes."""
+        limit = {"minutes": length} if self.recipe.timed else {"steps": int(length)}
+        stage, schedule = SMALL.stages[step], Schedule(**limit, ema=SMALL.ema, save_minutes=3)
+        batch = self.recipe.batch or stage.batch
+        return Course(schedule, batch, stage.rate, stage.optimizer, workers=self.workers, at_start=stage.at_start)
 
     def _place(self, name: str) -> Place:
         def say(step: int, progress: float, losses: dict[str, float]) -> None:
+            self.steps[name] = step
             print(f"{name} step {step} ({progress:.0%}) {losses}", flush=True)
 
         with processes(self.device) as group:
             return Place(self.out / name, group, say)
 
 
-def describe(recipe: Recipe, brains: Brains, heads: Sequence[str], commit: str, before: Mapping[str, int]) -> dict:
-    """What the card says beside the threshold; `before` are the steps of the model that it began with."""
+def describe(workshop: Workshop, brains: Brains, heads: Sequence[str], commit: str, before: Mapping[str, int]) -> dict:
+    """What the card says beside the threshold, after the training; `before` are the steps of the model that it began
+    with."""
+    recipe, taken = workshop.recipe, workshop.steps
     return {
         "name": recipe.model,
         "version": app_version(),
         "commit": commit,
         "contrast": "T1w",
-        "steps": 1 if recipe.reflow_steps else 5,
+        "steps": 1 if recipe.reflow else 5,
         "masked": False,
         "training_data": [TRAINING_DATA[0], *(texture for head, texture in TEXTURES.items() if head in heads)],
         "recipe": "bids_app.training.reflect.embedded: REFLECT-1"
-        + (", then REFLECT-2" if recipe.reflow_steps else "")
+        + (", then REFLECT-2" if recipe.reflow else "")
         + ", with the authors' corruption, procedural textures"
         + ("" if recipe.plain else " and morphological corruptions")
         + "; L1, structural and adversarial loss of the autoencoder; Muon; running average of the weights",
         "heads": list(heads),
         "brains": {"train": len(brains.train), "validation": len(brains.validation)},
         "optimizer_steps": {
-            "autoencoder": before.get("autoencoder", recipe.autoencoder_steps),
-            "reflect1": before.get("reflect1", 0) + recipe.flow_steps,
-            "reflect2": recipe.reflow_steps,
+            "autoencoder": taken.get("autoencoder", before.get("autoencoder")),
+            "reflect1": before.get("reflect1", 0) + taken[recipe.name],
+            "reflect2": taken.get(recipe.straight, 0),
         },
         "known_failures": [
             "Trained on synthetic scans of 12 heads and 3 real ones: its idea of a healthy brain is narrow.",
@@ -203,6 +220,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--flow-steps", type=int, default=usual["reflect"], help="default: %(default)s")
     text = "0: stop at REFLECT-1 (default: %(default)s)"
     parser.add_argument("--reflow-steps", type=int, default=usual["reflect2"], help=text)
+    text = "wall-clock limits of the three trainings, in place of steps"
+    parser.add_argument("--minutes", type=float, nargs=3, metavar=("AUTOENCODER", "FLOW", "REFLOW"), help=text)
+    parser.add_argument("--batch", type=int, help="slices that go through a network together (default: the preset's)")
     parser.add_argument("--plain", action="store_true", help="no morphological corruptions")
     parser.add_argument("--context", type=int, default=0, help="slices on either side (default: %(default)s)")
     parser.add_argument("--volumetric", action="store_true", help="convolutions across slices")
@@ -216,21 +236,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     brains = load_brains(options.data, options.out, options.brains, VALIDATION_BRAINS, options.workers)
-    steps = options.autoencoder_steps, options.flow_steps, options.reflow_steps
-    recipe = Recipe(*steps, options.plain, options.context, options.volumetric)
+    lengths = options.minutes or (options.autoencoder_steps, options.flow_steps, options.reflow_steps)
+    shape = options.plain, options.context, options.volumetric
+    recipe = Recipe(*lengths, options.minutes is not None, options.batch, *shape)
+    device = choose_device(options.device)
     init = load_anomaly_model(options.init) if options.init else None
     loaders = options.workers if options.workers > 1 else 0
-    workshop = Workshop(all_slices(brains.train), recipe, options.out, options.device, loaders, init)
+    workshop = Workshop(all_slices(brains.train), recipe, options.out, device.name, loaders, init)
     autoencoder = workshop.autoencoder()
     velocity = workshop.velocity(autoencoder)
     folder = options.out / "models" / recipe.model
     heads = [head.name for head in prepare_split(options.data, options.out / "cache", "train")[0]]
     before = read_object(options.init / CARD).get("optimizer_steps", {}) if options.init else {}
-    card = describe(recipe, brains, heads, options.commit, before)
+    card = describe(workshop, brains, heads, options.commit, before)
     held_out = mended(velocity, autoencoder, all_slices(brains.validation), card["steps"])
     write_anomaly_model(folder, autoencoder, velocity, card | {"scores": {"mended": round(held_out, 4)}})
     healthy = ((brain, brain.any(axis=(1, 2))) for brain in brains.validation)
-    add_to_card(folder, calibrate(load_anomaly_model(folder), healthy).to_card())
+    add_to_card(folder, calibrate(load_anomaly_model(folder, device), healthy).to_card())
     print(folder)
 
 

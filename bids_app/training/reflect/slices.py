@@ -12,6 +12,9 @@ from bids_app.anomaly.slices import CENTRE_MM, SHAPE
 MAX_SHIFT = 1 / 32
 """Of the size of a slice, up to which it is shifted, in half of all cases (as the authors do)."""
 MAX_CONTRAST = MAX_BRIGHTNESS = 0.1
+MIRRORED = 0.5
+"""Share of the brains that are seen with left and right exchanged: twice as many, and none lopsided by itself. The
+authors mirror nothing."""
 LEAST_PIXELS = 400
 """Slices with less brain are left out."""
 
@@ -63,11 +66,14 @@ def height_mm(level: np.ndarray) -> np.ndarray:
 
 
 def augmented(stack: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Slices of one brain shifted, and brighter or of more contrast, each with probability one half, all alike.
+    """Slices of one brain mirrored, shifted, and brighter or of more contrast, each with probability one half, all
+    alike.
 
     The background stays 0.
     """
     seed = rng.integers(2**32)
+    if rng.random() < MIRRORED:
+        stack = stack[:, :, ::-1]
     return np.stack([_augmented(image, np.random.default_rng(seed)) for image in stack])
 
 
