@@ -34,8 +34,9 @@ class AutoencoderSize:
     attention : bool
         Whether there is attention at the coarsest level.
     scale : float
-        What latents are multiplied by. Of our own autoencoders it makes their standard deviation 1, that of the noise
-        that corruption puts in; the authors' have the number of latent diffusion.
+        What latents are multiplied by. The authors' have the number of latent diffusion, that makes their standard
+        deviation about 1, that of the noise that corruption puts in; ours have such latents as they are
+        (`training.reflect.whitening`).
     """
 
     channels: tuple[int, ...]

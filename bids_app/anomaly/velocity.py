@@ -6,8 +6,9 @@ A U-Net of latent diffusion (Rombach et al., CVPR 2022) whose time is the plain 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -148,6 +149,34 @@ class Velocity(nn.Module):
         framed = _framed(latent, self.size.patch * 2 ** (len(self.size.channels) - 1))
         folded = self.core(F.pixel_unshuffle(framed, self.size.patch), times, return_dict=False)[0]
         return F.pixel_shuffle(folded, self.size.patch)[..., :height, :width]
+
+
+def begun(single: Velocity, size: VelocitySize) -> Velocity:
+    """A network of a size that says what one of single slices says; what lies beside a slice changes nothing yet.
+
+    Parameters
+    ----------
+    single : Velocity
+        Of the same size, but for what it sees of neighbours: nothing, or just as much.
+
+    Raises
+    ------
+    ValueError
+        If the sizes differ in anything else.
+    """
+    if single.size != size and single.size != replace(size, context=0, volumetric=False):
+        raise ValueError(f"A network of {size} cannot begin with one of {single.size}.")
+    network = Velocity(size, single.latent_channels)
+    weights = network.state_dict()
+    for name, value in single.state_dict().items():
+        here = name if name in weights else re.sub(r"(resnets\.\d+\.)", r"\1block.", name)
+        if weights[here].shape != value.shape:
+            # the slice itself lies in the middle of its neighbours' channels
+            beside = (weights[here].shape[1] - value.shape[1]) // 2
+            value = F.pad(value, (0, 0, 0, 0, beside, beside))
+        weights[here] = value
+    network.load_state_dict(weights)
+    return network
 
 
 def _framed(latent: Tensor, multiple: int) -> Tensor:

@@ -21,7 +21,7 @@ from bids_app.anomaly.autoencoder import Autoencoder
 from bids_app.anomaly.folder import CARD
 from bids_app.anomaly.model import AnomalyModel, load_anomaly_model
 from bids_app.anomaly.morphology import Morphology
-from bids_app.anomaly.velocity import Velocity
+from bids_app.anomaly.velocity import Velocity, begun
 from bids_app.derivatives.read import read_object
 from bids_app.networks.device import choose_device
 from bids_app.training.embed import TEXTURES, TRAINING_DATA
@@ -93,6 +93,8 @@ class Recipe:
     timed : bool
     batch : int or None
         Slices that go through a network together; None as in the preset.
+    rate : float
+        Share of the preset's learning rates.
     plain : bool
         Without morphological corruptions.
     context : int
@@ -105,6 +107,7 @@ class Recipe:
     reflow: float
     timed: bool = False
     batch: int | None = None
+    rate: float = 1.0
     plain: bool = False
     context: int = 0
     volumetric: bool = False
@@ -152,7 +155,7 @@ class Workshop:
         course = self._course("reflect", self.recipe.flow)
         corruption = Corruption(deform=None if self.recipe.plain else Morphology())
         place = self._place(self.recipe.name)
-        begin = self.init.velocity if self.init and self.init.velocity.size == size else None
+        begin = begun(self.init.velocity, size) if self.init else None
         first = train_reflect(self.slices, autoencoder, size, course, place, corruption, begin)
         if not self.recipe.reflow:
             return first
@@ -165,7 +168,8 @@ class Workshop:
         limit = {"minutes": length} if self.recipe.timed else {"steps": int(length)}
         stage, schedule = SMALL.stages[step], Schedule(**limit, ema=SMALL.ema, save_minutes=3)
         batch = self.recipe.batch or stage.batch
-        return Course(schedule, batch, stage.rate, stage.optimizer, workers=self.workers, at_start=stage.at_start)
+        rate = self.recipe.rate * stage.rate
+        return Course(schedule, batch, rate, stage.optimizer, workers=self.workers, at_start=stage.at_start)
 
     def _place(self, name: str) -> Place:
         def say(step: int, progress: float, losses: dict[str, float]) -> None:
@@ -223,10 +227,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = "wall-clock limits of the three trainings, in place of steps"
     parser.add_argument("--minutes", type=float, nargs=3, metavar=("AUTOENCODER", "FLOW", "REFLOW"), help=text)
     parser.add_argument("--batch", type=int, help="slices that go through a network together (default: the preset's)")
+    parser.add_argument("--rate", type=float, default=1.0, help="share of the preset's learning rates (default: 1)")
     parser.add_argument("--plain", action="store_true", help="no morphological corruptions")
     parser.add_argument("--context", type=int, default=0, help="slices on either side (default: %(default)s)")
     parser.add_argument("--volumetric", action="store_true", help="convolutions across slices")
-    text = "model folder to begin with: its autoencoder is kept, its velocity network, if of the same size, trained on"
+    text = "model folder to begin with: its autoencoder is kept, its velocity network trained on"
     parser.add_argument("--init", type=Path, help=text)
     parser.add_argument("--commit", default="n/a", help="commit of the code, for the card")
     text = "threads that draw brains, processes that draw batches (default: %(default)s)"
@@ -238,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     brains = load_brains(options.data, options.out, options.brains, VALIDATION_BRAINS, options.workers)
     lengths = options.minutes or (options.autoencoder_steps, options.flow_steps, options.reflow_steps)
     shape = options.plain, options.context, options.volumetric
-    recipe = Recipe(*lengths, options.minutes is not None, options.batch, *shape)
+    recipe = Recipe(*lengths, options.minutes is not None, options.batch, options.rate, *shape)
     device = choose_device(options.device)
     init = load_anomaly_model(options.init) if options.init else None
     loaders = options.workers if options.workers > 1 else 0

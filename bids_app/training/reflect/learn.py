@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from bids_app.anomaly.autoencoder import Autoencoder, AutoencoderSize
-from bids_app.anomaly.slices import as_tensor
 from bids_app.anomaly.textures import draw_textures
 from bids_app.anomaly.velocity import Velocity, VelocitySize
 from bids_app.training.optimizer import Muon
@@ -28,11 +27,10 @@ from bids_app.training.reflect.tasks import (
     Stacks,
     carried,
 )
+from bids_app.training.reflect.whitening import with_white_latents
 
 TEXTURE_COUNT = 256
 """Procedural textures that are drawn for a training."""
-MEASURED = 256
-"""Slices from which the scale of latents is measured."""
 STACK = 8
 """Slices of one brain that follow each other in the batches of a network that sees neighbours."""
 _BATCH = 32
@@ -126,7 +124,7 @@ def train_autoencoder(
     reconstruction: Reconstruction | None = None,
     critic_rate: float = 2e-4,
 ) -> Autoencoder:
-    """An autoencoder of slices, its latents scaled to a standard deviation of one.
+    """An autoencoder of slices, its latents as `whitening` has them.
 
     Parameters
     ----------
@@ -142,15 +140,7 @@ def train_autoencoder(
         judge = torch.optim.AdamW(losses.critic.parameters(), critic_rate, betas=(0.5, 0.9))
         learners.append(Learner("critic", losses.critic, judge, losses.critic_loss, averaged=False))
     trained = _fit(learners, SliceBatches(slices, course.batch, course.seed), course, place)["autoencoder"]
-    return with_unit_latents(trained, slices)
-
-
-def with_unit_latents(autoencoder: Autoencoder, slices: Slices) -> Autoencoder:
-    """The autoencoder with latents of unit standard deviation on these slices."""
-    chosen = np.unique(np.linspace(0, len(slices) - 1, MEASURED).astype(int))
-    latents = encoded(autoencoder, as_tensor(slices.images[chosen]))
-    autoencoder.size = replace(autoencoder.size, scale=autoencoder.size.scale / float(latents.std()))
-    return autoencoder
+    return with_white_latents(trained, slices)
 
 
 @torch.no_grad()
