@@ -75,7 +75,7 @@ def _anomaly_settings(what: str, values: dict[str, Any]) -> AnomalyTraining:
         raise UsageError("--lpips belongs to --preset paper.", "Add that, or leave out --lpips.")
     if what == "reflect" and ("start" in values) == ("init" in values):
         raise UsageError("train reflect begins with either --autoencoder or --init.", "Give one of them.")
-    if "init" in values and (other := {"size", "context", "volumetric", "contrast"} & set(values)):
+    if "init" in values and (other := {"size", "contrast"} & set(values)):
         raise UsageError(f"--init keeps the networks of the model: --{min(other)} cannot be chosen.", "Leave it out.")
     for option, field in (("init", "init"), ("model", "start")):
         if option in values:
@@ -144,7 +144,8 @@ def _network_parser(what: str) -> argparse.ArgumentParser:
     if what == "reflect":
         text = "folder of train autoencoder, or VAE-Medical-*.pt of REFLECT's authors"
         add(group, "--autoencoder", text, "PATH", Path, dest="start")
-        add(group, "--init", "adapt this model, with its autoencoder, instead of beginning anew", "NAME|PATH")
+        text = "adapt this model, with its autoencoder, instead of beginning anew"
+        add(group, "--init", text, "NAME|PATH")
     if what == "reflect2":
         add(group, "--model", "folder of train reflect, or embedded model", "NAME|PATH", required=True)
     else:

@@ -73,6 +73,11 @@ class AnomalyModel:
             upwards.
         steps : int, optional
             Euler steps; those of the card if not given.
+
+        Raises
+        ------
+        ConfigError
+            If the networks compute no numbers.
         """
         shown = np.flatnonzero(grey.any(axis=(1, 2)))
         healthy, anomaly = np.zeros(grey.shape, np.float32), np.zeros(grey.shape, np.float32)
@@ -80,6 +85,11 @@ class AnomalyModel:
             # all slices in one stretch: with context, a slice looks at its neighbours
             stretch = slice(shown[0], shown[-1] + 1)
             twin, departure = self._explain(as_tensor(grey[stretch]), steps or self.card.steps)
+            if not np.isfinite(departure).all():
+                raise ConfigError(
+                    f"The networks of the anomaly model {self.card.name} leave the range of numbers.",
+                    "Use another model; its training ran away and needs a lower rate.",
+                )
             brain = grey[stretch] > 0
             healthy[stretch] = np.where(brain, np.clip((twin + 1) * 127.5, 1, 255), 0)
             anomaly[stretch] = np.where(brain, departure, 0)

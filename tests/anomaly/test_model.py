@@ -9,6 +9,7 @@ import torch
 
 from bids_app.anomaly.folder import read_folder
 from bids_app.anomaly.model import load_anomaly_model
+from bids_app.anomaly.velocity import Velocity, begun, with_context
 from bids_app.errors import ConfigError
 from tests.anomaly.ldm import AutoencoderKL, UNetModel
 from tests.anomaly.models import VELOCITY, write_anomaly_model
@@ -84,3 +85,25 @@ def test_networks_that_do_not_belong_together_are_refused(tmp_path):
     torch.save(AutoencoderKL(3, (1, 2, 4)).state_dict(), tmp_path / "VAE.pt")
     with pytest.raises(ConfigError, match="do not belong together"):
         load_anomaly_model(tmp_path)
+
+
+@pytest.mark.parametrize("more", [{"context": 1}, {"volumetric": True}])
+def test_a_network_that_begins_to_see_neighbours_says_what_it_said_before(more):
+    torch.manual_seed(0)
+    single, latents = Velocity(VELOCITY, 2).eval(), torch.randn(3, 2, 12, 12)
+    network = begun(single, replace(VELOCITY, **more)).eval()
+    seen = with_context(latents, network.size.context)
+    torch.testing.assert_close(network(seen, 0.5), single(latents, 0.5), atol=1e-5, rtol=0)
+
+
+def test_a_network_begins_with_none_of_another_size():
+    with pytest.raises(ValueError, match="cannot begin"):
+        begun(Velocity(VELOCITY, 2), replace(VELOCITY, channels=(16, 16)))
+
+
+def test_a_model_that_ran_away_is_refused(tmp_path):
+    model = load_anomaly_model(write_anomaly_model(tmp_path / "model"))
+    with torch.no_grad():
+        model.velocity.core.conv_out.bias.fill_(float("inf"))
+    with pytest.raises(ConfigError, match="range of numbers"):
+        model.explain(brain())

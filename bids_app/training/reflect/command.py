@@ -291,8 +291,25 @@ def _stack(settings: AnomalyTraining, start: Start) -> int:
 
 
 def _velocity_size(settings: AnomalyTraining, start: Start) -> VelocitySize:
-    """That of the network to begin with, else the one asked for."""
-    return start.velocity.size if start.velocity else presets.velocity_size(settings)
+    """That of the network to begin with, which may learn to see neighbours, else the one asked for.
+
+    Raises
+    ------
+    UsageError
+        If it sees neighbours already, and others than those asked for.
+    """
+    if start.velocity is None:
+        return presets.velocity_size(settings)
+    known = start.velocity.size
+    if not settings.context and not settings.volumetric:
+        return known
+    size = replace(known, context=settings.context, volumetric=settings.volumetric)
+    if known.sees_neighbours and known != size:
+        raise UsageError(
+            "The model of --init sees slices beside its own already, and others than --context and --volumetric say.",
+            "Leave these options out, or begin with a model of single slices.",
+        )
+    return size
 
 
 def _trained(

@@ -21,7 +21,7 @@ from bids_app.anomaly.autoencoder import Autoencoder
 from bids_app.anomaly.folder import CARD
 from bids_app.anomaly.model import AnomalyModel, load_anomaly_model
 from bids_app.anomaly.morphology import Morphology
-from bids_app.anomaly.velocity import Velocity, begun
+from bids_app.anomaly.velocity import Velocity
 from bids_app.derivatives.read import read_object
 from bids_app.networks.device import choose_device
 from bids_app.training.embed import TEXTURES, TRAINING_DATA
@@ -155,7 +155,7 @@ class Workshop:
         course = self._course("reflect", self.recipe.flow)
         corruption = Corruption(deform=None if self.recipe.plain else Morphology())
         place = self._place(self.recipe.name)
-        begin = begun(self.init.velocity, size) if self.init else None
+        begin = self.init.velocity if self.init else None
         first = train_reflect(self.slices, autoencoder, size, course, place, corruption, begin)
         if not self.recipe.reflow:
             return first

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bids_app.anomaly.autoencoder import Autoencoder, AutoencoderSize
 from bids_app.anomaly.textures import draw_textures
-from bids_app.anomaly.velocity import Velocity, VelocitySize
+from bids_app.anomaly.velocity import Velocity, VelocitySize, begun
 from bids_app.training.optimizer import Muon
 from bids_app.training.reflect.loop import Learner, Processes, Schedule, fit
 from bids_app.training.reflect.losses import Critic
@@ -164,12 +164,10 @@ def train_reflect(
     Parameters
     ----------
     begin : Velocity, optional
-        Of the same size: whose weights to begin with.
+        Whose weights to begin with; see `velocity.begun`.
     """
     _seed(course, place)
-    network = Velocity(size, autoencoder.size.latent_channels)
-    if begin is not None:
-        network.load_state_dict(begin.state_dict())
+    network = Velocity(size, autoencoder.size.latent_channels) if begin is None else begun(begin, size)
     loss = FlowLoss(_latents(autoencoder, place), stacks_of(size), course.at_start)
     return _train_velocity(network, loss, slices, course, place, corruption)
 

@@ -96,6 +96,16 @@ def test_a_model_is_adapted(study):
     assert float((kept[0] - kept[1]).abs().max()) < 1e-3  # fp16
 
 
+def test_a_model_of_single_slices_learns_to_see_neighbours(study, capsys, monkeypatch):
+    monkeypatch.setattr("bids_app.training.reflect.learn.STACK", 4)
+    folder = write_anomaly_model(study / "given")
+    assert train(study, "reflect", "--init", str(folder), "--context", "1") == ExitCode.OK
+    made = study / "models" / "reflect"
+    assert load_anomaly_model(made).velocity.size.context == 1
+    assert train(study, "reflect", "--init", str(made), "--volumetric", "--name", "other") == ExitCode.USAGE
+    assert "sees slices beside its own already" in capsys.readouterr().err
+
+
 def test_a_model_keeps_its_brain_mask_and_steps_on(study):
     folder = write_anomaly_model(study / "given", masked=True)
     assert train(study, "reflect2", "--model", str(folder)) == ExitCode.OK
