@@ -29,6 +29,7 @@ from benchmarks.unsupervised import (
     DENOISER,
     Denoising,
     equalized,
+    moments,
     reconstruction_loss,
     reconstruction_map,
     variational_loss,
@@ -36,7 +37,6 @@ from benchmarks.unsupervised import (
 from bids_app.anomaly import autoencoder as autoencoders
 from bids_app.anomaly import velocity as velocities
 from bids_app.anomaly.autoencoder import Autoencoder
-from bids_app.anomaly.morphology import Morphology
 from bids_app.anomaly.residual import PIXEL_SIGMA, anomaly_map, blurred
 from bids_app.anomaly.slices import SHAPE, as_tensor, grey_values
 from bids_app.anomaly.transport import transport
@@ -45,6 +45,8 @@ from bids_app.derivatives.write import write_json
 from bids_app.measures.froc import FALSE_POSITIVES, detect, froc, joined
 from bids_app.measures.overlap import dice
 from bids_app.training.anatomy import split_of
+from bids_app.training.record import check_record
+from bids_app.training.reflect.embedded import CORRUPTIONS
 from bids_app.training.reflect.learn import (
     Corruption,
     Course,
@@ -54,7 +56,7 @@ from bids_app.training.reflect.learn import (
     train_autoencoder,
     train_reflect,
 )
-from bids_app.training.reflect.loop import Learner, Schedule, fit, processes
+from bids_app.training.reflect.loop import Learner, Processes, Schedule, fit
 from bids_app.training.reflect.presets import PRESETS
 from bids_app.training.reflect.slices import Slices
 from bids_app.training.reflect.tasks import SliceBatches
@@ -62,9 +64,9 @@ from bids_app.training.reflect.tasks import SliceBatches
 SHARES = {"autoencoder": 0.25, "reflect": 0.75, "straight": 0.2}
 """Of a row's time, for the trainings of REFLECT; that of REFLECT-2 comes on top. A rival has all of it."""
 BATCHES = {"cpu": 16, "cuda": 64}
-"""Slices that go through a network together, of every row."""
+"""Slices of a step, of every row."""
 PART = 24
-"""Slices that go through a network together."""
+"""Slices that are judged together."""
 CLEAN_SHARE = 0.01
 """Of the brain pixels of slices without lesion that lie above the threshold for Dice."""
 CANDIDATE_SHARE = 0.02
@@ -125,8 +127,8 @@ class Bench:
         return Course(schedule, BATCHES[self.device], rate, muon, self.seed, self.workers, at_start)
 
     def place(self, name: str) -> Place:
-        with processes(self.device) as group:
-            return Place(self.out / name, group, lambda step, progress, losses: print(name, step, losses, flush=True))
+        group = Processes(0, 1, torch.device(self.device))
+        return Place(self.out / name, group, lambda step, progress, losses: print(name, step, losses, flush=True))
 
     def fitted(self, name: str, network: nn.Module, loss: Callable) -> nn.Module:
         """A rival, trained."""
@@ -141,16 +143,12 @@ class Bench:
         course = self.course(SHARES["autoencoder"], 0.01)
         return train_autoencoder(self.split.train, autoencoders.SIZES["tiny-f4"], course, self.place("autoencoder"))
 
-    def reflect(self, morphological: bool = False) -> Velocity:
+    def reflect(self, corruption: str = "plain") -> Velocity:
         """REFLECT-1."""
-        name = "reflect_morphological" if morphological else "reflect"
-        corruption = Corruption(deform=Morphology() if morphological else None)
-        # half of the times at zero, as in the small preset
-        size, course = (
-            velocities.SIZES["tiny"],
-            self.course(SHARES["reflect"], 0.02, PRESETS["small"].stages["reflect"].at_start),
-        )
-        return train_reflect(self.split.train, self.autoencoder(), size, course, self.place(name), corruption)
+        size, stage = velocities.SIZES["tiny"], PRESETS["small"].stages["reflect"]
+        course = self.course(SHARES["reflect"], stage.rate, stage.at_start)
+        place, changes = self.place(f"reflect_{corruption}"), CORRUPTIONS[corruption]
+        return train_reflect(self.split.train, self.autoencoder(), size, course, place, Corruption(changes=changes))
 
     def straight(self) -> Velocity:
         """REFLECT-2."""
@@ -191,7 +189,7 @@ def row_maps(row: str, bench: Bench) -> Map:
     if row == "equalised intensity":
         return lambda grey: np.stack([yardstick(_equalized(g)[None], g[None] > 0)[0] for g in grey])
     if row in ("z-score", "absolute z-score"):
-        (mean, deviation), side = _moments(train), np.abs if row.startswith("absolute") else lambda score: score
+        (mean, deviation), side = moments(train), np.abs if row.startswith("absolute") else lambda score: score
         return lambda grey: yardstick(side((grey - mean) / deviation), grey > 0)
     if row in ("AE", "VAE"):
         name, loss = row.lower(), reconstruction_loss if row == "AE" else variational_loss
@@ -201,23 +199,13 @@ def row_maps(row: str, bench: Bench) -> Map:
         way = Denoising()
         network = bench.fitted("diffusion", Velocity(DENOISER, 1), way.loss)
         return partial(network_map, partial(way.map, network), bench.device)
-    velocity = bench.straight() if "-2" in row else bench.reflect("morphological" in row)
+    corruption = next((kind for kind in CORRUPTIONS if kind in row), "plain")
+    velocity = bench.straight() if "-2" in row else bench.reflect(corruption)
     return partial(reflect_map, bench.autoencoder(), velocity, 1 if "1 step" in row else 5, "masked" in row)
 
 
 def _equalized(grey: np.ndarray) -> np.ndarray:
     return equalized(grey, np.sort(grey[grey > 0]))
-
-
-def _moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of every pixel over the slices that have brain there, smooth where they are few."""
-    brain = images > 0
-    share, total, squares = (
-        ndimage.gaussian_filter(values, 2.0)
-        for values in (brain.mean(axis=0), (images / 1.0).mean(axis=0), (images.astype(float) ** 2).mean(axis=0))
-    )
-    mean = total / np.maximum(share, 1e-3)
-    return mean, np.sqrt(np.maximum(squares / np.maximum(share, 1e-3) - mean**2, 25.0))
 
 
 NETWORKS = (
@@ -230,6 +218,8 @@ NETWORKS = (
     "REFLECT-2, 5 steps",
     "REFLECT-1 morphological, 1 step",
     "REFLECT-1 morphological, 5 steps",
+    "REFLECT-1 focal, 1 step",
+    "REFLECT-1 focal, 5 steps",
     "REFLECT-1 masked, 1 step",
 )
 YARDSTICKS = ("intensity", "equalised intensity", "z-score", "absolute z-score")
@@ -307,6 +297,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--table", action="store_true", help="print what is measured, measure nothing")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    if not options.table:
+        check_record(options.out, options.out.name, {"minutes": options.minutes, "device": options.device})
     split = load(options.data)
     found: dict[str, list[dict[str, float]]] = {}
     for seed in options.seeds:

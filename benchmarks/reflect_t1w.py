@@ -37,6 +37,7 @@ from benchmarks.atrophy import (
     widen_sulci,
 )
 from benchmarks.reflect_flair import CANDIDATE_SHARE, LEAST_PIXELS, yardstick
+from benchmarks.unsupervised import moments
 from bids_app.anomaly.model import AnomalyModel, load_anomaly_model
 from bids_app.anomaly.slices import SHAPE, GreyScale
 from bids_app.derivatives.read import read_object
@@ -283,19 +284,6 @@ class Brains:
     def _split(self, split: str) -> tuple[list[Source], list[LesionMask]]:
         heads, lesions = prepare_split(self.data, self.out / "cache", split)
         return [make_source(head) for head in heads], lesions
-
-
-def moments(brains: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of every voxel over the brains that are there, smooth where they are few; float32."""
-    share, total, squares = (np.zeros(SHAPE, np.float32) for _ in range(3))
-    for grey in brains:
-        values = grey.astype(np.float32)
-        share += grey > 0
-        total += values
-        squares += values**2
-    share, total, squares = (ndimage.gaussian_filter(values, 2.0) for values in (share, total, squares))
-    mean = total / np.maximum(share, 1e-3)
-    return mean, np.sqrt(np.maximum(squares / np.maximum(share, 1e-3) - mean**2, 25.0))
 
 
 def z_map(mean: np.ndarray, deviation: np.ndarray, grey: np.ndarray, levels: Sequence[int]) -> np.ndarray:

@@ -5,11 +5,13 @@ Built of the same layers and trained by the same loop as REFLECT, so that a row 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor, nn
 
 from bids_app.anomaly.autoencoder import Autoencoder, AutoencoderSize
@@ -106,3 +108,20 @@ class Denoising:
 def equalized(grey: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """Grey values replaced by the share of `levels` (sorted) below them: histogram equalisation."""
     return np.searchsorted(levels, grey, side="right") / len(levels)
+
+
+def moments(images: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of grey values at every place, over the images that have brain there; smooth where few have.
+
+    Parameters
+    ----------
+    images : iterable of ndarray
+        Slices or volumes of one shape; 0 outside of the brain.
+    """
+    share = total = squares = np.float32(0)
+    for grey in images:
+        values = grey.astype(np.float32)
+        share, total, squares = share + (grey > 0), total + values, squares + values**2
+    share, total, squares = (ndimage.gaussian_filter(np.float32(each), 2.0) for each in (share, total, squares))
+    mean = total / np.maximum(share, 1e-3)
+    return mean, np.sqrt(np.maximum(squares / np.maximum(share, 1e-3) - mean**2, 25.0))

@@ -200,13 +200,15 @@ def _add_flow(group: argparse._ArgumentGroup, sizes: bool) -> None:
         add_flag(group, "--volumetric", "convolutions across slices, 3-D")
     text = "folder of pictures, as of DTD, to corrupt with (default: patterns that are drawn)"
     add(group, "--textures", text, "DIR", Path)
-    text = "corrupt with patches alone, as the authors: nothing is made wider or narrower"
+    text = "no morphological corruptions: nothing is made wider or narrower"
     add_flag(group, "--no-morphology", text, "store_false", dest="morphology")
+    text = "no focal corruptions: no blotches of another tone. Without both, as the authors"
+    add_flag(group, "--no-focal", text, "store_false", dest="focal")
     add_flag(group, "--masked", "the model leaves out what is outside of the brain before it blurs differences")
 
 
 def _add_schedule(group: argparse._ArgumentGroup) -> None:
-    add(group, "--epochs", "default: those of the preset", "N", int)
+    add(group, "--epochs", "times that all slices are seen (default: the steps or epochs of the preset)", "N", int)
     add(group, "--batch", "slices that go through the network together (default: those of the preset)", "N", int)
     add(group, "--accumulation", "batches of one step (default: those of the preset)", "N", int)
     add(group, "--seed", "default: 0", "N", int)
@@ -219,5 +221,5 @@ def _add_training_options(group: argparse._ArgumentGroup) -> None:
     add(group, "--nprocs", text, "N", int)
     text = "prepared scans and checkpoints, kept to go on (default: work, in the current folder)"
     add(group, "-w --work-dir", text, "DIR", Path)
-    add_flag(group, "--dry-run", "print cases, problems, folds and plan, and write nothing")
+    add_flag(group, "--dry-run", "print what was found, what cannot be used, and the plan; write nothing")
     add_flag(group, "-v --verbose", "more messages; -vv for all", "count", dest="verbosity")

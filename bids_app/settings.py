@@ -198,6 +198,8 @@ class AnomalyTraining:
         Whether it has convolutions across slices.
     morphology : bool
         Whether slices are corrupted by deformation too.
+    focal : bool
+        Whether they are corrupted by blotches of another tone.
     masked : bool
         Whether the model leaves out what lies outside of the brain before it blurs differences.
     textures, lpips : Path or None
@@ -224,6 +226,7 @@ class AnomalyTraining:
     context: int = 0
     volumetric: bool = False
     morphology: bool = True
+    focal: bool = True
     masked: bool = False
     textures: Path | None = None
     lpips: Path | None = None

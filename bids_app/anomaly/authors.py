@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -57,7 +56,7 @@ def read_velocity(path: Path) -> Velocity:
     if width not in known:
         widths = ", ".join(map(str, known))
         raise ConfigError(f"{path} is a network of {width} channels; REFLECT's sizes have {widths}.", _HINT)
-    size = replace(known[width], dropout=0.0)
+    size = known[width]
     with torch.device("meta"):
         network = Velocity(size, latent_channels)
     return _loaded(network, split_qkv(renamed(state, velocity_names(size)), size.heads), path)

@@ -21,6 +21,15 @@ Shape = tuple[int, int]
 PICTURES = (".jpg", ".jpeg", ".png")
 
 
+def texture_shape(shape: Shape) -> Shape:
+    """Rows and columns of textures for slices: a quarter more, so that patches show any part of them at any place.
+
+    Rounded up to multiples of 32, as autoencoders take them.
+    """
+    rows, columns = (32 * -(-5 * size // (4 * 32)) for size in shape)
+    return rows, columns
+
+
 def find_pictures(folder: Path) -> list[Path]:
     """The pictures below a folder.
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from bids_app.derivatives import names
 from bids_app.derivatives.write import write_json
+from bids_app.errors import VisitError
 from bids_app.networks.weights import sha256
 
 
@@ -60,6 +61,22 @@ class Record:
     error: str | None = None
     run_id: str = ""
     finished: str = ""
+
+
+def checksums(files: Mapping[str, Path | None]) -> dict[str, str]:
+    """sha256 of files by the role they play; roles without a file are left out.
+
+    Raises
+    ------
+    VisitError
+        If a file cannot be read.
+    """
+    try:
+        return {role: sha256(path) for role, path in files.items() if path is not None}
+    except OSError as error:
+        raise VisitError(
+            f"{error.filename} cannot be read: {error.strerror}.", "Check that the file is there and readable."
+        ) from error
 
 
 def fingerprint(checksums: Mapping[str, str]) -> str:

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bids_app.derivatives import names
-from bids_app.derivatives.record import Status, fingerprint, read_record, status_of
+from bids_app.derivatives.record import Status, checksums, fingerprint, read_record, status_of
 from bids_app.derivatives.results import Provenance
 from bids_app.derivatives.write import write_json
 from bids_app.errors import NO_SPACE, CannotWriteError, ExitCode, VisitError, no_space_left
 from bids_app.networks.registry import find_anomaly_model
-from bids_app.networks.weights import sha256
 from bids_app.settings import Settings
 from bids_app.study.models import Visit
 
@@ -101,7 +100,7 @@ def input_checksums(visit: Visit) -> dict[str, str]:
         If a file cannot be read.
     """
     reuse = visit.reuse
-    files = {
+    roles = {
         "t1w": visit.t1w.path if visit.t1w else None,
         "flair": visit.flair.path if visit.flair else None,
         "reused_scan": reuse.preprocessed,
@@ -110,12 +109,7 @@ def input_checksums(visit: Visit) -> dict[str, str]:
         "reused_from_standard": reuse.from_standard,
         "reused_lesion_mask": reuse.lesion_mask,
     }
-    try:
-        return {role: sha256(path) for role, path in files.items() if path is not None}
-    except OSError as error:
-        raise VisitError(
-            f"{error.filename} cannot be read: {error.strerror}.", "Check that the file is there and readable."
-        ) from error
+    return checksums(roles)
 
 
 def status_of_visit(settings: Settings, visit: Visit, configuration: str) -> Status:

@@ -116,7 +116,7 @@ def test_bare_and_distributed_state_dicts_load(tmp_path):
     network = randomized(ldm.UNetModel(4, 64, 4))
     torch.save({f"module.{key}": value for key, value in network.state_dict().items()}, tmp_path / "v.pt")
     ours = read_velocity(tmp_path / "v.pt")
-    assert ours.latent_channels == 4 and ours.size.dropout == 0
+    assert ours.latent_channels == 4 and ours.size.dropout == 0.4  # for those who train on
     assert not ours.training
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from bids_app.anomaly.corruption import draw_patches, mixed, polygon, random_walks, shrunk
+from bids_app.anomaly.corruption import draw_content, draw_patches, mixed, polygon, random_walks, shrunk
 from bids_app.anomaly.morphology import Morphology, widened
-from bids_app.anomaly.textures import draw_textures
+from bids_app.anomaly.textures import draw_textures, texture_shape
 from bids_app.anomaly.transport import transport
 from bids_app.anomaly.velocity import with_context
 
@@ -55,6 +55,16 @@ def test_textures_fill_half_of_the_objects():
     marked = found.abs().amax(dim=1).flatten(1)
     textured = (marked.amax(dim=1) > 20)[marked.amax(dim=1) > 0].float().mean()
     assert 0.45 < textured < 0.85  # one in two objects, and more than one object in half of the samples
+
+
+@pytest.mark.parametrize("shape", [(192, 160), (256, 256), (36, 44)])
+def test_textures_are_larger_than_slices_and_cut_anywhere(shape):
+    larger = texture_shape(shape)
+    assert all(size < large and large % 32 == 0 for size, large in zip(shape, larger, strict=True))
+    textures = torch.arange(16 * 14, dtype=torch.float32).reshape(1, 1, 16, 14)
+    rng = np.random.default_rng(0)
+    corners = {float(draw_content((12, 10), 1, textures, rng)[0, 0, 0]) for _ in range(200)}
+    assert len({corner for corner in corners if corner == round(corner)}) == 5 * 5
 
 
 def test_mixing_keeps_the_variance():

@@ -108,4 +108,9 @@ def test_a_processor_computes_bf16_only_with_instructions_for_it(monkeypatch, av
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     assert computes_bf16("cpu") == (avx512 or amx)
-    assert computes_bf16("cuda:0")
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_a_gpu_computes_bf16_only_with_instructions_for_it(monkeypatch, able):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: able and not including_emulation)
+    assert computes_bf16("cuda:0") == able

@@ -12,13 +12,12 @@ import numpy as np
 
 from bids_app import app_version, images
 from bids_app.derivatives.read import read_object
-from bids_app.derivatives.record import fingerprint
+from bids_app.derivatives.record import checksums, fingerprint
 from bids_app.derivatives.results import Prepared
 from bids_app.derivatives.write import write_json
 from bids_app.errors import VisitError
 from bids_app.images import Image
 from bids_app.measures.volumes import volume_ml
-from bids_app.networks.weights import sha256
 from bids_app.preprocessing import headers, transforms
 from bids_app.preprocessing.coregistration import register_flair
 from bids_app.preprocessing.templates import load_template
@@ -155,7 +154,7 @@ def _prepare_into(folder: Path, ready: Ready, settings: TrainingSettings) -> Non
         images.save(images.load(posed.scan(contrast)), folder / path.name)
     matrix = np.array(posed.matrix) @ mask_to_reference(case, prepared)
     brain = images.data(images.load(posed.scan(contrasts[0]))) > 0
-    images.save(mask_in_pose(case, matrix, brain), folder / ready.mask.name)
+    images.save(moved_mask(case, matrix, load_template(DEFAULT_SPACE).t1w, brain), folder / ready.mask.name)
     shutil.rmtree(steps, ignore_errors=True)
 
 
@@ -194,16 +193,17 @@ def mask_to_reference(case: Case, prepared: Prepared) -> np.ndarray:
     return registration.matrix
 
 
-def mask_in_pose(case: Case, matrix: np.ndarray, brain: np.ndarray) -> Image:
-    """The mask in the pose, nearest neighbour once.
+def moved_mask(case: Case, matrix: np.ndarray, grid: Image, brain: np.ndarray) -> Image:
+    """The mask on another grid, nearest neighbour once.
 
     Parameters
     ----------
     case : Case
     matrix : numpy.ndarray
-        ``(4, 4)``, carries the world of the mask to that of the pose.
+        ``(4, 4)``, carries the world of the mask to that of the grid.
+    grid : Image
     brain : numpy.ndarray
-        Where the brain is, bool, on the grid of the pose.
+        Where the brain is on it, bool.
 
     Raises
     ------
@@ -211,7 +211,7 @@ def mask_in_pose(case: Case, matrix: np.ndarray, brain: np.ndarray) -> Image:
         If most of the lesion lies outside the brain.
     """
     drawn = headers.clean_mask(case.mask)
-    moved = transforms.apply_linear(drawn, matrix, load_template(DEFAULT_SPACE).t1w, order=0)
+    moved = transforms.apply_linear(drawn, matrix, grid, order=0)
     inside = images.like(moved, (images.data(moved) > 0) & brain)
     if volume_ml(inside) < MIN_KEPT * volume_ml(drawn):
         raise VisitError(f"Most of the lesion in {case.mask.name} lies outside the brain of {case.label}.")
@@ -230,10 +230,7 @@ def _record(case: Case, settings: TrainingSettings, contrasts: Sequence[str]) ->
     visit = case.visit
     files = {"mask": case.mask, "drawn_on": case.drawn_on}
     files |= {scan.suffix: scan.path for scan in (visit.t1w, visit.flair) if scan}
-    try:
-        inputs = {role: sha256(path) for role, path in sorted(files.items())}
-    except OSError as error:
-        raise VisitError(f"{error.filename} cannot be read: {error.strerror}.") from error
+    inputs = checksums(dict(sorted(files.items())))
     how = {"contrasts": " ".join(contrasts), "skull_stripped": settings.skull_stripped, "version": app_version()}
     return {"inputs": inputs, **how, "fingerprint": fingerprint(inputs | how)}
 

@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bids_app.derivatives.read import read_object
-from bids_app.derivatives.write import write_json, write_table
-from bids_app.errors import ConfigError, ExitCode, NoInputError, UsageError
+from bids_app.derivatives.write import write_table
+from bids_app.errors import ExitCode, NoInputError, UsageError
 from bids_app.networks.device import Device, choose_device
 from bids_app.settings import Settings, TrainingSettings
 from bids_app.study.folders import check_places, check_writable
@@ -24,10 +23,10 @@ from bids_app.training.own.progress import Reporter, duration, reporter
 from bids_app.training.own.start import Start, find_start
 from bids_app.training.own.train import EPOCHS, EPOCHS_FROM_INIT, FINAL, RATE, RATE_FROM_INIT, Run, train_fold
 from bids_app.training.plans import FUSIONS
+from bids_app.training.record import check_record, check_result
 from bids_app.wording import counted
 from bids_app.workflow.tools import limit_threads
 
-RECORD = "training.json"
 CASES = "cases.tsv"
 SEEN_BEFORE = "If {} was trained on these cases or on some of them, the cross-validated scores are too good."
 
@@ -115,7 +114,7 @@ def train_lesion(settings: TrainingSettings, dry_run: bool = False) -> ExitCode:
     places = Settings(settings.out_dir, settings.bids_dir, settings.work_dir)
     check_places(places)
     _check_folds(settings)
-    _check_result(settings)
+    check_result(work_folder(settings), settings.out_dir / settings.name)
     cohort = find_cases(settings)
     folds = make_folds(cohort.cases, settings.folds)
     _require_lesions(cohort.cases)
@@ -146,18 +145,6 @@ def _check_folds(settings: TrainingSettings) -> None:
     if unknown := [fold for fold in settings.chosen_folds if not 0 <= fold < settings.folds]:
         raise UsageError(
             f"There is no fold {unknown[0]} among {settings.folds}.", f"Folds count from 0 to {settings.folds - 1}."
-        )
-
-
-def _check_result(settings: TrainingSettings) -> None:
-    """Refuse to replace what another training left, or the model to start from: a folder with anything in it."""
-    result = settings.out_dir / settings.name
-    known = read_object(work_folder(settings) / RECORD)
-    ours = bool(known) and known.get("result", str(result)) == str(result)
-    if not ours and result.exists() and (not result.is_dir() or any(result.iterdir())):
-        raise UsageError(
-            f"{result} holds something already, and not of the training in {work_folder(settings)}.",
-            "Choose another --name or --out; to go on with that training, give its --work-dir.",
         )
 
 
@@ -224,17 +211,7 @@ def _check_record(session: Session) -> None:
         "result": str(session.result),
         "cases": {case.label: case.fingerprint for case in session.cases},
     }
-    path = session.base / RECORD
-    known = read_object(path)
-    if not known:
-        write_json(path, content)
-        return
-    if differing := [key for key in content if known.get(key, content[key]) != content[key]]:
-        raise ConfigError(
-            f"The training {settings.name} in {session.base} was begun with other {' and '.join(differing)}.",
-            "Give the same options to go on, choose another --name, or delete that folder to begin anew. (Cases also "
-            "differ if their scans or masks have changed, or the version of the App.)",
-        )
+    check_record(session.base, settings.name, content)
 
 
 def _set_up(part: Part, session: Session, plans: dict | None, told: Reporter) -> Network:

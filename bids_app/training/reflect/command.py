@@ -17,11 +17,12 @@ import torch.nn.functional as F
 
 from bids_app import app_version
 from bids_app.anomaly.autoencoder import Autoencoder
-from bids_app.anomaly.folder import read_folder
+from bids_app.anomaly.focal import Focal
+from bids_app.anomaly.folder import CARD, read_folder
 from bids_app.anomaly.model import load_anomaly_model
 from bids_app.anomaly.morphology import Morphology
 from bids_app.anomaly.slices import as_tensor, margins
-from bids_app.anomaly.textures import find_pictures, read_textures
+from bids_app.anomaly.textures import find_pictures, read_textures, texture_shape
 from bids_app.anomaly.velocity import Velocity, VelocitySize
 from bids_app.derivatives.read import read_object
 from bids_app.derivatives.write import write_json, write_table
@@ -32,6 +33,7 @@ from bids_app.networks.weights import folder_sha256, sha256
 from bids_app.settings import AnomalyTraining, Settings
 from bids_app.study.folders import check_places, check_writable
 from bids_app.training.own.progress import Reporter, duration, reporter
+from bids_app.training.record import check_record, check_result
 from bids_app.training.reflect import presets
 from bids_app.training.reflect.folder import add_to_card, calibrate, read_trained_autoencoder, write_anomaly_model
 from bids_app.training.reflect.learn import (
@@ -45,7 +47,7 @@ from bids_app.training.reflect.learn import (
     train_autoencoder,
     train_reflect,
 )
-from bids_app.training.reflect.loop import Processes, processes
+from bids_app.training.reflect.loop import LATEST, Processes, processes
 from bids_app.training.reflect.losses import Critic
 from bids_app.training.reflect.lpips import read_lpips
 from bids_app.training.reflect.scans import (
@@ -62,7 +64,7 @@ from bids_app.training.reflect.tasks import Reconstruction
 from bids_app.wording import counted
 from bids_app.workflow.tools import limit_threads
 
-RECORD, SCANS = "training.json", "scans.tsv"
+SCANS, FINISHED = "scans.tsv", "finished.json"
 USE = "Research use only."
 THEIR_CRITIC_FROM = 50001
 STEPS_OF = {"reflect": 5, "reflect2": 1}
@@ -127,7 +129,7 @@ def train_anomaly(settings: AnomalyTraining, dry_run: bool = False) -> ExitCode:
     places = Settings(settings.out_dir, settings.bids_dir, settings.work_dir)
     check_places(places)
     if settings.step != "calibrate":
-        _check_result(settings)
+        check_result(work_folder(settings), settings.out_dir / settings.name)
     found = find_scans(settings)
     if dry_run:
         print(render_found(found, settings.contrast), *_plan(settings, device, start), sep="\n", flush=True)
@@ -201,18 +203,6 @@ def _refuse_embedded(settings: AnomalyTraining) -> None:
         )
 
 
-def _check_result(settings: AnomalyTraining) -> None:
-    """Refuse to replace what another training left."""
-    result = settings.out_dir / settings.name
-    if read_object(work_folder(settings) / RECORD).get("result") == str(result):
-        return
-    if result.exists() and (not result.is_dir() or any(result.iterdir())):
-        raise UsageError(
-            f"{result} holds something already, and not of the training in {work_folder(settings)}.",
-            "Choose another --name or --out; to go on with that training, give its --work-dir.",
-        )
-
-
 def _plan(settings: AnomalyTraining, device: Device, start: Start) -> list[str]:
     """The plan in words."""
     lines = [f"training  {NOUNS[settings.step]}, preset {settings.preset}"]
@@ -251,11 +241,14 @@ def _train(
     course = presets.course_of(settings, len(slices), group.count, stack)
     if group.first:
         _check_record(settings, scans, course)
-    group.wait()
+    if group.from_first(lambda: _is_finished(settings)):
+        if group.first:
+            told.say(f"{settings.out_dir / settings.name} was finished before")
+        return
     place = Place(work_folder(settings), group, _progress(told))
     networks = _trained(settings, slices, start, course, place)
     if group.first:
-        card = _card(settings, scans, course) | {"slice_shape": start.slice_shape}
+        card = _card(settings, scans, course, group.count) | {"slice_shape": start.slice_shape}
         _finish(settings, scans, held_out, networks, card, device, told)
 
 
@@ -276,11 +269,22 @@ def _finish(
     told.say("  ".join(f"{name} {value:g}" for name, value in card["scores"].items()))
     if velocity is None:
         told.say(f"{folder}: go on with afterstroke train reflect --autoencoder {folder}")
-        return
-    measured = calibrate(load_anomaly_model(folder, device), healthy_brains(scans.validation))
-    add_to_card(folder, measured.to_card())
-    told.say(f"threshold {measured.threshold:.4f}, from {measured.scans} held-out scans")
-    told.say(f"{folder}: use it with --anomaly-model {folder}")
+    else:
+        measured = calibrate(load_anomaly_model(folder, device), healthy_brains(scans.validation))
+        add_to_card(folder, measured.to_card())
+        told.say(f"threshold {measured.threshold:.4f}, from {measured.scans} held-out scans")
+        told.say(f"{folder}: use it with --anomaly-model {folder}")
+    work = work_folder(settings)
+    write_json(work / FINISHED, {"checkpoint": sha256(work / LATEST)})
+
+
+def _is_finished(settings: AnomalyTraining) -> bool:
+    """Whether the model is there, made of the last checkpoint: it stays, with whatever its card was told since."""
+    work = work_folder(settings)
+    made = read_object(work / FINISHED).get("checkpoint")
+    if made is None or not (settings.out_dir / settings.name / CARD).is_file():
+        return False
+    return (work / LATEST).is_file() and sha256(work / LATEST) == made
 
 
 def _stack(settings: AnomalyTraining, start: Start) -> int:
@@ -341,8 +345,9 @@ def _corruption(settings: AnomalyTraining, slices: Slices) -> Corruption:
     textures = None
     if settings.textures is not None:
         rng = np.random.default_rng(settings.seed)
-        textures = read_textures(settings.textures, TEXTURE_COUNT, slices.images.shape[1:], rng)
-    return Corruption(textures, Morphology() if settings.morphology else None)
+        textures = read_textures(settings.textures, TEXTURE_COUNT, texture_shape(slices.images.shape[1:]), rng)
+    changes = (Morphology() if settings.morphology else None, Focal() if settings.focal else None)
+    return Corruption(textures, tuple(filter(None, changes)))
 
 
 def _in_frame(slices: Slices, shape: tuple[int, int] | None) -> Slices:
@@ -380,14 +385,15 @@ def _scores(
     return {"validation_l1": round(float(F.l1_loss(made[brain], images[brain])), 5)}
 
 
-def _card(settings: AnomalyTraining, scans: Scans, course: Course) -> dict[str, Any]:
+def _card(settings: AnomalyTraining, scans: Scans, course: Course, processes: int) -> dict[str, Any]:
     """What the card says beside sizes, scores and threshold."""
     before = f" from {settings.init.name} on" if settings.init else ""
     with_masks = ", slices without lesion" if settings.masks else ""
     recipe = f"afterstroke train {settings.step}{before}, preset {settings.preset}: {course.schedule.steps} steps of "
-    recipe += f"{course.batch * course.schedule.accumulation} slices"
-    if settings.step != "autoencoder" and settings.morphology:
-        recipe += ", with morphological corruptions"
+    recipe += f"{course.batch * course.schedule.accumulation * processes} slices"
+    kinds = [kind for kind, asked in (("morphological", settings.morphology), ("focal", settings.focal)) if asked]
+    if settings.step != "autoencoder" and kinds:
+        recipe += f", with {' and '.join(kinds)} corruptions"
     return {
         "name": settings.name,
         "version": app_version(),
@@ -415,7 +421,7 @@ def _check_record(settings: AnomalyTraining, scans: Scans, course: Course) -> No
     ConfigError
         Naming what differs.
     """
-    options = ("step", "contrast", "preset", "latent", "size", "context", "volumetric", "morphology", "seed")
+    options = ("step", "contrast", "preset", "latent", "size", "context", "volumetric", "morphology", "focal", "seed")
     content = {name: getattr(settings, name) for name in options}
     content |= {
         "start": _weights_sha256(settings.init or settings.start),
@@ -427,12 +433,4 @@ def _check_record(settings: AnomalyTraining, scans: Scans, course: Course) -> No
         "result": str(settings.out_dir / settings.name),
         "scans": {each.scan.label: each.fingerprint for each in scans.all},
     }
-    path = work_folder(settings) / RECORD
-    known = read_object(path)
-    if not known:
-        write_json(path, content)
-    elif differing := [key for key in content if known.get(key) != content[key]]:
-        raise ConfigError(
-            f"The training {settings.name} in {path.parent} was begun with other {' and '.join(differing)}.",
-            "Give the same options to go on, choose another --name, or delete that folder to begin anew.",
-        )
+    check_record(work_folder(settings), settings.name, content)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from bids_app import app_version
 from bids_app.anomaly import autoencoder as autoencoders
 from bids_app.anomaly import velocity as velocities
 from bids_app.anomaly.autoencoder import Autoencoder
+from bids_app.anomaly.focal import Focal
 from bids_app.anomaly.folder import CARD
 from bids_app.anomaly.model import AnomalyModel, load_anomaly_model
 from bids_app.anomaly.morphology import Morphology
@@ -25,6 +27,7 @@ from bids_app.anomaly.velocity import Velocity
 from bids_app.derivatives.read import read_object
 from bids_app.networks.device import choose_device
 from bids_app.training.embed import TEXTURES, TRAINING_DATA
+from bids_app.training.record import check_record
 from bids_app.training.reflect.folder import (
     add_to_card,
     calibrate,
@@ -39,10 +42,11 @@ from bids_app.training.reflect.learn import (
     train_autoencoder,
     train_reflect,
 )
-from bids_app.training.reflect.loop import Schedule, processes
+from bids_app.training.reflect.loop import Processes, Schedule
 from bids_app.training.reflect.presets import PRESETS
 from bids_app.training.reflect.slices import Slices
 from bids_app.training.reflect.synthetic import make_brains, slices_of
+from bids_app.training.reflect.tasks import Change
 from bids_app.training.series import Material
 from bids_app.training.store import prepare_split
 from bids_app.training.synthesis.tissue import make_source
@@ -50,6 +54,21 @@ from bids_app.training.synthesis.tissue import make_source
 NAME = "reflect-t1w"
 VALIDATION_BRAINS = 16
 SMALL = PRESETS["small"]
+CORRUPTIONS: Mapping[str, tuple[Change, ...]] = {
+    "plain": (),
+    "morphological": (Morphology(),),
+    "focal": (Focal(),),
+    "varied": (Morphology(), Focal()),
+}
+"""What is done to slices beside the authors' patches in the latent, by name."""
+USUAL = "varied"
+KINDS = {
+    "plain": "",
+    "morphological": ", and morphological corruptions",
+    "focal": ", and focal corruptions",
+    "varied": ", morphological and focal corruptions",
+}
+"""The same in words."""
 SEEDS = {"train": 1, "validation": 7}
 """Of the series of synthetic brains."""
 
@@ -95,8 +114,8 @@ class Recipe:
         Slices that go through a network together; None as in the preset.
     rate : float
         Share of the preset's learning rates.
-    plain : bool
-        Without morphological corruptions.
+    corruption : str
+        See `CORRUPTIONS`.
     context : int
     volumetric : bool
         See `velocity.VelocitySize`.
@@ -108,7 +127,7 @@ class Recipe:
     timed: bool = False
     batch: int | None = None
     rate: float = 1.0
-    plain: bool = False
+    corruption: str = USUAL
     context: int = 0
     volumetric: bool = False
 
@@ -116,7 +135,12 @@ class Recipe:
     def name(self) -> str:
         """For the folder of the flow's checkpoints."""
         slices = "-volumetric" if self.volumetric else f"-{2 * self.context + 1}-slices" if self.context else ""
-        return ("plain" if self.plain else "morphological") + slices
+        return self.corruption + slices
+
+    @property
+    def of_autoencoder(self) -> dict[str, Any]:
+        """What the autoencoder depends on."""
+        return {name: getattr(self, name) for name in ("autoencoder", "timed", "batch", "rate")}
 
     @property
     def straight(self) -> str:
@@ -126,7 +150,7 @@ class Recipe:
     @property
     def model(self) -> str:
         """Name of the model that comes of it."""
-        return NAME if self.name == "morphological" else f"{NAME}-{self.name}"
+        return NAME if self.name == USUAL else f"{NAME}-{self.name}"
 
 
 @dataclass(frozen=True)
@@ -153,7 +177,7 @@ class Workshop:
         """REFLECT-1, or REFLECT-2 if the recipe has steps for it."""
         size = replace(velocities.SIZES[SMALL.velocity], context=self.recipe.context, volumetric=self.recipe.volumetric)
         course = self._course("reflect", self.recipe.flow)
-        corruption = Corruption(deform=None if self.recipe.plain else Morphology())
+        corruption = Corruption(changes=CORRUPTIONS[self.recipe.corruption])
         place = self._place(self.recipe.name)
         begin = self.init.velocity if self.init else None
         first = train_reflect(self.slices, autoencoder, size, course, place, corruption, begin)
@@ -176,8 +200,7 @@ class Workshop:
             self.steps[name] = step
             print(f"{name} step {step} ({progress:.0%}) {losses}", flush=True)
 
-        with processes(self.device) as group:
-            return Place(self.out / name, group, say)
+        return Place(self.out / name, Processes(0, 1, torch.device(self.device)), say)
 
 
 def describe(workshop: Workshop, brains: Brains, heads: Sequence[str], commit: str, before: Mapping[str, int]) -> dict:
@@ -195,7 +218,7 @@ def describe(workshop: Workshop, brains: Brains, heads: Sequence[str], commit: s
         "recipe": "bids_app.training.reflect.embedded: REFLECT-1"
         + (", then REFLECT-2" if recipe.reflow else "")
         + ", with the authors' corruption, procedural textures"
-        + ("" if recipe.plain else " and morphological corruptions")
+        + KINDS[recipe.corruption]
         + "; L1, structural and adversarial loss of the autoencoder; Muon; running average of the weights",
         "heads": list(heads),
         "brains": {"train": len(brains.train), "validation": len(brains.validation)},
@@ -228,7 +251,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, nargs=3, metavar=("AUTOENCODER", "FLOW", "REFLOW"), help=text)
     parser.add_argument("--batch", type=int, help="slices that go through a network together (default: the preset's)")
     parser.add_argument("--rate", type=float, default=1.0, help="share of the preset's learning rates (default: 1)")
-    parser.add_argument("--plain", action="store_true", help="no morphological corruptions")
+    text = "beside the authors' patches (default: %(default)s)"
+    parser.add_argument("--corruption", choices=list(CORRUPTIONS), default=USUAL, help=text)
     parser.add_argument("--context", type=int, default=0, help="slices on either side (default: %(default)s)")
     parser.add_argument("--volumetric", action="store_true", help="convolutions across slices")
     text = "model folder to begin with: its autoencoder is kept, its velocity network trained on"
@@ -242,11 +266,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     brains = load_brains(options.data, options.out, options.brains, VALIDATION_BRAINS, options.workers)
     lengths = options.minutes or (options.autoencoder_steps, options.flow_steps, options.reflow_steps)
-    shape = options.plain, options.context, options.volumetric
+    shape = options.corruption, options.context, options.volumetric
     recipe = Recipe(*lengths, options.minutes is not None, options.batch, options.rate, *shape)
     device = choose_device(options.device)
     init = load_anomaly_model(options.init) if options.init else None
     loaders = options.workers if options.workers > 1 else 0
+    if init is None:
+        check_record(options.out / "autoencoder", "autoencoder", recipe.of_autoencoder)
+    begun = {"init": init.sha256 if init else "", "brains": options.brains}
+    check_record(options.out / recipe.name, recipe.name, asdict(recipe) | begun)
     workshop = Workshop(all_slices(brains.train), recipe, options.out, device.name, loaders, init)
     autoencoder = workshop.autoencoder()
     velocity = workshop.velocity(autoencoder)

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from bids_app.anomaly.autoencoder import Autoencoder, AutoencoderSize
-from bids_app.anomaly.textures import draw_textures
+from bids_app.anomaly.textures import draw_textures, texture_shape
 from bids_app.anomaly.velocity import Velocity, VelocitySize, begun
 from bids_app.training.optimizer import Muon
 from bids_app.training.reflect.loop import Learner, Processes, Schedule, fit
 from bids_app.training.reflect.losses import Critic
 from bids_app.training.reflect.slices import Slices
 from bids_app.training.reflect.tasks import (
+    Change,
     CorruptedBatches,
     FlowLoss,
     Latents,
@@ -30,7 +31,7 @@ from bids_app.training.reflect.tasks import (
 from bids_app.training.reflect.whitening import with_white_latents
 
 TEXTURE_COUNT = 256
-"""Procedural textures that are drawn for a training."""
+"""Textures that are drawn for a training, or cut from pictures."""
 STACK = 8
 """Slices of one brain that follow each other in the batches of a network that sees neighbours."""
 _BATCH = 32
@@ -89,13 +90,13 @@ class Corruption:
     Attributes
     ----------
     textures : ndarray or None
-        ``(n, H, W)`` float32 in [-1, 1], as large as the slices, to fill patches with; None draws procedural ones.
-    deform : callable or None
+        ``(n, H, W)`` float32 in [-1, 1], of `textures.texture_shape`, to fill patches with; None draws procedural ones.
+    changes : tuple of callable
         See `tasks.CorruptedBatches`.
     """
 
     textures: np.ndarray | None = None
-    deform: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None
+    changes: tuple[Change, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -241,7 +242,7 @@ def _corrupted(
         factor=autoencoder.size.factor,
         channels=autoencoder.size.latent_channels,
         textures=_texture_latents(autoencoder, slices.images.shape[1:], seed, corruption.textures),
-        deform=corruption.deform,
+        changes=corruption.changes,
     )
 
 
@@ -249,7 +250,7 @@ def _texture_latents(
     autoencoder: Autoencoder, shape: tuple[int, ...], seed: int, textures: np.ndarray | None
 ) -> Tensor:
     if textures is None:
-        textures = draw_textures(TEXTURE_COUNT, shape, np.random.default_rng(seed))
+        textures = draw_textures(TEXTURE_COUNT, texture_shape(shape), np.random.default_rng(seed))
     return encoded(autoencoder, torch.from_numpy(textures)[:, None])
 
 

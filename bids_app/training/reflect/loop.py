@@ -137,6 +137,8 @@ def processes(device: str) -> Iterator[Processes]:
         yield Processes(0, 1, torch.device(device))
         return
     on_gpu = device.startswith("cuda")
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # else all of them meet on the first one
     torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
     try:
         local = f"cuda:{os.environ['LOCAL_RANK']}" if on_gpu else device
@@ -232,7 +234,7 @@ class _Training:
         self._averages = {learner.name: _copy(learner.network) for learner in learners if learner.averaged}
         self._rates = {learner.name: [g["lr"] for g in learner.optimizer.param_groups] for learner in learners}
         if (folder / LATEST).exists():
-            self._load(load_checkpoint(folder / LATEST, str(group.device)))
+            self._load(load_checkpoint(folder / LATEST))  # networks and optimizers bring it to their device
 
     @property
     def minutes(self) -> float:

@@ -162,5 +162,6 @@ def course_of(settings: AnomalyTraining, slices: int, processes: int, stack: int
         accumulation=accumulation,
         clip=preset.clip,
     )
-    workers = min(8, settings.nprocs // processes - 1) if torch.cuda.is_available() and settings.device != "cpu" else 0
+    on_gpu = torch.cuda.is_available() and settings.device != "cpu"
+    workers = max(0, min(8, settings.nprocs // processes - 1)) if on_gpu else 0
     return Course(schedule, batch, rate, stage.optimizer, settings.seed, workers, stage.at_start)

@@ -15,17 +15,16 @@ import pandas as pd
 from bids_app import app_version, images
 from bids_app.anomaly.slices import grey_values, to_slices
 from bids_app.derivatives.names import ScanName
-from bids_app.derivatives.record import fingerprint
+from bids_app.derivatives.record import checksums, fingerprint
 from bids_app.derivatives.results import Aligned
 from bids_app.derivatives.write import atomic
 from bids_app.errors import NoInputError, VisitError
-from bids_app.networks.weights import sha256
-from bids_app.preprocessing import headers, transforms
+from bids_app.preprocessing import transforms
 from bids_app.settings import AnomalyTraining, Settings, TrainingSettings
 from bids_app.study.index import index
 from bids_app.study.models import Problem, Scan, Severity, Visit
 from bids_app.training.own.cases import Case, find_cases
-from bids_app.training.own.prepare import mask_to_reference
+from bids_app.training.own.prepare import mask_to_reference, moved_mask
 from bids_app.training.preparation import attempt, job_of, prepare_each
 from bids_app.training.reflect.slices import LEAST_PIXELS, Slices, height_mm
 from bids_app.wording import counted, listed
@@ -83,7 +82,8 @@ class Found:
 
     @property
     def held_out(self) -> frozenset[str]:
-        """Subjects for validation, chosen by their label: whoever is held out stays so when others join."""
+        """Subjects for validation, chosen by their label: two at least. With some thirty subjects, a tenth of which are
+        two of themselves, whoever is held out stays so when others join."""
         places = {subject: zlib.crc32(subject.encode()) / 2**32 for subject in self.subjects}
         lowest = sorted(places, key=places.__getitem__)[:2]
         return frozenset(lowest) | {subject for subject, place in places.items() if place < HELD_OUT}
@@ -241,8 +241,8 @@ def grey_slices(scan: Candidate, settings: AnomalyTraining, folder: Path) -> tup
     reference = images.load(prepared.reference)
     lesion = None
     if scan.case is not None:
-        drawn = headers.clean_mask(scan.case.mask)
-        lesion = transforms.apply_linear(drawn, mask_to_reference(scan.case, prepared), reference, order=0)
+        brain = images.data(images.load(prepared.brain_mask)) > 0
+        lesion = moved_mask(scan.case, mask_to_reference(scan.case, prepared), reference, brain)
     aligned: Aligned = stages.to_mni(prepared, stages.pose(prepared, folder), lesion)
     if not aligned.check.usable:
         raise VisitError(f"{scan.label} could not be aligned with MNI. {aligned.check.sentence}")
@@ -259,11 +259,7 @@ def _digest(scan: Candidate, settings: AnomalyTraining) -> str:
     files = {"scan": scan.visit.reference.path}
     if scan.case is not None:
         files |= {"mask": scan.case.mask, "drawn_on": scan.case.drawn_on}
-    try:
-        inputs = {role: sha256(path) for role, path in sorted(files.items())}
-    except OSError as error:
-        raise VisitError(f"{error.filename} cannot be read: {error.strerror}.") from error
-    return fingerprint(inputs | {"skull_stripped": settings.skull_stripped, "version": app_version()})
+    return fingerprint(checksums(files) | {"skull_stripped": settings.skull_stripped, "version": app_version()})
 
 
 def gather(scans: Sequence[PreparedScan]) -> Slices:

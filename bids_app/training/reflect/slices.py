@@ -44,7 +44,6 @@ class Slices:
         chosen = np.asarray(chosen)
         return Slices(self.images[chosen], tuple(np.array(self.subjects)[chosen]), self.heights[chosen])
 
-
     def stacks(self, length: int) -> np.ndarray:
         """Slices that lie one upon the other in one brain, ``(n, length)`` of indices from the lowest upwards.
 

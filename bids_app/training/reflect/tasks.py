@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -11,13 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bids_app.anomaly.autoencoder import SCALE, Autoencoder
+from bids_app.anomaly.autoencoder import Autoencoder
 from bids_app.anomaly.corruption import Patches, draw_patches, mixed, shrunk
 from bids_app.anomaly.slices import as_tensor
 from bids_app.anomaly.transport import transport
 from bids_app.anomaly.velocity import Velocity, with_context
 from bids_app.training.reflect.losses import Critic, critic_loss, kl_loss, structural_loss
 from bids_app.training.reflect.slices import Slices, augmented
+
+Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 REFLOW_STEPS = 5
 """Euler steps of the teacher of REFLECT-2."""
@@ -67,29 +69,29 @@ class CorruptedBatches(SliceBatches):
         Of the latents.
     textures : torch.Tensor or None
         ``(m, c, h, w)`` latents.
-    deform : callable, optional
-        From a slice ``(H, W)`` and a generator to a slice of another shape: a morphological corruption.
+    changes : sequence of callable
+        Each from a slice ``(H, W)`` and a generator to a slice; what is done to slices before they are encoded.
     """
 
     factor: int = 4
     channels: int = 3
     textures: Tensor | None = None
-    deform: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None
+    changes: Sequence[Change] = ()
 
     def __call__(self, number: int) -> tuple[Tensor, ...]:
         rng = np.random.default_rng((self.seed, number))
         healthy = list(self.draw(rng))
-        seen = [self._deformed(stack, rng) for stack in healthy]
+        seen = [self._changed(stack, rng) for stack in healthy]
         patches = [patch for stack in seen for patch in self._patches(stack, rng)]
         opacity, content = (torch.stack([getattr(p, name) for p in patches]) for name in ("opacity", "content"))
         return as_tensor(np.concatenate(seen)), as_tensor(np.concatenate(healthy)), opacity, content
 
-    def _deformed(self, stack: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A stack whose slices are deformed alike."""
-        if self.deform is None:
-            return stack
-        seed = rng.integers(2**32)
-        return np.stack([self.deform(image, np.random.default_rng(seed)) for image in stack])
+    def _changed(self, stack: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A stack whose slices are changed alike."""
+        for change in self.changes:
+            seed = rng.integers(2**32)
+            stack = np.stack([change(image, np.random.default_rng(seed)) for image in stack])
+        return stack
 
     def _patches(self, stack: np.ndarray, rng: np.random.Generator) -> Iterator[Patches]:
         """The patches of one slice of the stack, on a run of slices: a lesion is seldom in one alone."""
@@ -113,10 +115,10 @@ class Latents:
         """Latent of the corrupted brain, and of the healthy one; sampled, as in the authors' training."""
         seen, healthy, opacity, content = batch
         end = self.autoencoder.posterior(healthy).sample().float()
-        deformed = (seen != healthy).flatten(1).any(dim=1)
+        changed = (seen != healthy).flatten(1).any(dim=1)
         start = end.clone()
-        if bool(deformed.any()):
-            start[deformed] = self.autoencoder.posterior(seen[deformed]).sample().float()
+        if bool(changed.any()):
+            start[changed] = self.autoencoder.posterior(seen[changed]).sample().float()
         return mixed(start, content, opacity), end
 
 
@@ -174,11 +176,8 @@ class ReflowLoss:
     def __call__(self, network: nn.Module, batch: tuple[Tensor, ...], step: int) -> Tensor:
         start, _ = self.latents(batch)
         with torch.no_grad():
-            end = self._carried(start).float()
+            end = carried(self.teacher, start, REFLOW_STEPS, self.stacks).float()
         return velocity_loss(network, start, end, self.stacks)
-
-    def _carried(self, start: Tensor) -> Tensor:
-        return carried(self.teacher, start, REFLOW_STEPS, self.stacks)
 
 
 def carried(network: nn.Module, start: Tensor, steps: int, stacks: Stacks) -> Tensor:
@@ -228,7 +227,8 @@ class Reconstruction:
             self.made.clear()
         self.made.append(made.detach())
         self.step = step
-        loss = F.l1_loss(made.float(), image) + self.kl * kl_loss(posterior, SCALE) / image[0].numel()
+        scale = getattr(network, "module", network).size.scale
+        loss = F.l1_loss(made.float(), image) + self.kl * kl_loss(posterior, scale) / image[0].numel()
         if self.perceptual is None:
             loss = loss + self.structural * structural_loss(made, image)
         else:

@@ -112,7 +112,7 @@ class Calls:
 
         monkeypatch.setattr(stages, "prepare", lambda job, folder: None)
         monkeypatch.setattr(stages, "pose", pose)
-        monkeypatch.setattr(prepare, "mask_in_pose", lambda case, matrix, brain: whole)
+        monkeypatch.setattr(prepare, "moved_mask", lambda case, matrix, grid, brain: whole)
         monkeypatch.setattr(prepare, "mask_to_reference", lambda case, prepared: np.eye(4))
 
 
@@ -217,8 +217,8 @@ def test_a_broken_scan_is_a_sentence(tmp_path: Path):
 def test_a_lesion_outside_the_brain_is_refused(root: Path):
     """Though it lies within the picture."""
     case: Case = find_cases(settings_of(root)).cases[0]
-    template = images.data(load_template(DEFAULT_SPACE).t1w)
-    everywhere, nowhere = np.ones(template.shape, bool), np.zeros(template.shape, bool)
-    assert images.data(prepare.mask_in_pose(case, np.eye(4), everywhere)).any()
+    grid = load_template(DEFAULT_SPACE).t1w
+    everywhere, nowhere = np.ones(grid.shape, bool), np.zeros(grid.shape, bool)
+    assert images.data(prepare.moved_mask(case, np.eye(4), grid, everywhere)).any()
     with pytest.raises(prepare.VisitError, match="lies outside the brain"):
-        prepare.mask_in_pose(case, np.eye(4), nowhere)
+        prepare.moved_mask(case, np.eye(4), grid, nowhere)

@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bids_app.anomaly.focal import Focal
 from bids_app.anomaly.model import load_anomaly_model
+from bids_app.anomaly.morphology import Morphology
 from bids_app.cli import main
 from bids_app.cli_parser import options_markdown, read_request
 from bids_app.cli_training import WHAT, training_parser
 from bids_app.errors import ConfigError, ExitCode, UsageError
 from bids_app.settings import AnomalyTraining
 from bids_app.training.reflect import command, presets, scans
-from bids_app.training.reflect.folder import calibrate, read_trained_autoencoder
+from bids_app.training.reflect.folder import add_to_card, calibrate, read_trained_autoencoder
 from tests.anomaly.models import write_anomaly_model
 from tests.training.own.study import MASKS, make_study
 from tests.training.reflect.conftest import brain, some_slices
@@ -62,8 +64,18 @@ def test_the_same_command_goes_on(study, capsys):
     weights = (study / "models" / "autoencoder" / "autoencoder.pth").read_bytes()
     assert train(study, "autoencoder") == ExitCode.OK
     assert (study / "models" / "autoencoder" / "autoencoder.pth").read_bytes() == weights
+    assert "was finished before" in capsys.readouterr().out
     assert train(study, "autoencoder", "--batch", "4") == ExitCode.BAD_CONFIG
     assert "begun with other batch" in capsys.readouterr().err
+
+
+def test_a_finished_model_keeps_what_its_card_was_told(study):
+    train(study, "autoencoder")
+    again = ("reflect", "--autoencoder", str(study / "models" / "autoencoder"))
+    assert train(study, *again) == ExitCode.OK
+    add_to_card(study / "models" / "reflect", {"threshold": 0.123})
+    assert train(study, *again) == ExitCode.OK
+    assert card_of(study, "reflect")["threshold"] == 0.123
 
 
 def test_patients_lend_their_slices_without_lesion(study):
@@ -146,11 +158,11 @@ def test_held_out_scans_are_looked_at_before_the_training(study, capsys, monkeyp
 
 def test_textures_and_morphology_reach_the_corruption(study, monkeypatch):
     Image.fromarray(np.full((9, 9), 200, np.uint8)).save(study / "grey.png")
-    asked = AnomalyTraining("reflect", study, study, "m", textures=study, morphology=False)
+    asked = AnomalyTraining("reflect", study, study, "m", textures=study, morphology=False, focal=False)
     made = command._corruption(asked, some_slices())
-    assert made.deform is None and np.allclose(made.textures, 200 / 127.5 - 1, atol=0.01)
-    made = command._corruption(replace(asked, textures=None, morphology=True), some_slices())
-    assert made.textures is None and made.deform is not None
+    assert made.changes == () and np.allclose(made.textures, 200 / 127.5 - 1, atol=0.01)
+    made = command._corruption(replace(asked, textures=None, morphology=True, focal=True), some_slices())
+    assert made.textures is None and made.changes == (Morphology(), Focal())
 
 
 def test_missing_textures_are_told_before_anything_is_prepared(study, capsys):

@@ -9,6 +9,7 @@ import pytest
 
 from bids_app.anomaly import autoencoder, velocity
 from bids_app.anomaly.model import load_anomaly_model
+from bids_app.errors import ConfigError
 from bids_app.training.reflect import embedded
 from tests.anomaly.models import AUTOENCODER, VELOCITY
 from tests.training.heads import toy_source
@@ -45,3 +46,10 @@ def test_from_heads_to_a_model_and_on(small):
     one, other = (load_anomaly_model(each).autoencoder for each in (folder, further))
     for mine, theirs in zip(one.parameters(), other.parameters(), strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-3)
+
+
+def test_nothing_is_built_on_what_another_recipe_left(small):
+    run(small)
+    for changed in (("--flow-steps", "3"), ("--autoencoder-steps", "3"), ("--rate", "0.5")):
+        with pytest.raises(ConfigError, match="was begun with other"):
+            run(small, *changed)

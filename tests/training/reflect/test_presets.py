@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,9 @@ def test_too_little_is_told():
         course_of(asked("reflect"), 100, 1)
     with pytest.raises(UsageError, match="no whole number of stacks"):
         course_of(asked("reflect", batch=12), 10**4, 1, stack=8)
+
+
+def test_fewer_cpus_than_processes_draw_in_the_training_itself(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    course = course_of(replace(asked("reflect", nprocs=2), device="cuda"), 10000, processes=4)
+    assert course.workers == 0

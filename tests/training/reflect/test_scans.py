@@ -75,6 +75,17 @@ def test_left_is_left_and_slices_with_lesion_are_known(tmp_path, orientation, un
     assert 36 <= heights.min() <= 40 and 50 <= heights.max() <= 54
 
 
+def test_a_mask_outside_of_the_brain_makes_no_slices_healthy(tmp_path, unprepared):
+    write_visit(tmp_path, "RAS")
+    lesion = headers.clean_mask(tmp_path / "bids" / "masks" / "sub-0_mask.nii.gz")
+    images.save(
+        images.like(lesion, ball(lesion, (0.0, -20.0, -60.0), 9.0)), tmp_path / "bids" / "masks" / "sub-0_mask.nii.gz"
+    )
+    settings = asked(tmp_path, masks="masks/sub-{subject}_mask.nii.gz", participants=("0", "1", "2", "3"))
+    with pytest.raises(VisitError, match="lies outside the brain"):
+        grey_slices(find_scans(settings).scans[0], settings, tmp_path / "steps")
+
+
 def test_slices_with_lesion_are_left_out(tmp_path, unprepared):
     write_visit(tmp_path, "RAS")
     settings = asked(tmp_path, masks="masks/sub-{subject}_mask.nii.gz")

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bids_app.anomaly.autoencoder import Autoencoder
+from bids_app.anomaly.focal import Focal
 from bids_app.anomaly.morphology import Morphology
 from bids_app.anomaly.transport import transport
 from bids_app.anomaly.velocity import Velocity
@@ -27,7 +28,7 @@ from tests.training.reflect.conftest import some_slices
 
 
 def test_the_same_number_gives_the_same_batch():
-    batches = CorruptedBatches(some_slices(), 4, 0, channels=2, deform=Morphology())
+    batches = CorruptedBatches(some_slices(), 4, 0, channels=2, changes=[Morphology(), Focal()])
     for one, other in zip(batches(3), batches(3), strict=True):
         assert torch.equal(one, other)
     assert not torch.equal(batches(3)[0], batches(4)[0])
@@ -75,7 +76,8 @@ def test_a_stack_is_corrupted_alike_on_a_run_of_slices():
 
 
 def test_healthy_slices_are_what_the_flow_ends_at():
-    seen, healthy, opacity, content = CorruptedBatches(some_slices(), 6, 1, channels=2, deform=Morphology(share=1.0))(0)
+    batches = CorruptedBatches(some_slices(), 6, 1, channels=2, changes=[Morphology(share=1.0)])
+    seen, healthy, opacity, content = batches(0)
     assert not torch.equal(seen, healthy)
     autoencoder = Autoencoder(AUTOENCODER).eval()
     start, end = Latents(autoencoder)((seen, healthy, torch.zeros_like(opacity), content))
