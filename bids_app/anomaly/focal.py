@@ -1,8 +1,8 @@
 """Focal corruption: blotches of another tone in a healthy slice, before it is encoded.
 
 REFLECT's patches are put into the latent, where nothing healthy has their edges and their grain; a flow can mend them
-cell by cell, and leaves a lesion as it is, whose cells are those of tissue or fluid at the wrong place. Here the tone of a
-blotch is one of the brain's own.
+cell by cell, and leaves a lesion as it is, whose cells are those of tissue or fluid at the wrong place. Here the tone
+of a blotch is one of the brain's own.
 """
 
 from __future__ import annotations

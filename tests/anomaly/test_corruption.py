@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from bids_app.anomaly.corruption import draw_content, draw_patches, mixed, polygon, random_walks, shrunk
+from bids_app.anomaly.focal import Focal
 from bids_app.anomaly.morphology import Morphology, widened
 from bids_app.anomaly.textures import draw_textures, texture_shape
 from bids_app.anomaly.transport import transport
@@ -125,3 +126,34 @@ def test_context_is_neighbours_from_below_to_above():
     latents = torch.arange(4.0).view(4, 1, 1, 1)
     assert with_context(latents, 1).flatten(1).tolist() == [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 3]]
     assert with_context(latents, 0) is latents
+
+
+def test_blotches_are_soft_edged_and_have_a_tone_of_the_brain():
+    image = np.where(disc((96, 80)), 120, 0).astype(np.uint8)
+    image[40:60, 30:50] = 30
+    blotched = Focal(share=1.0, most=1, grain=0.0, opacity=(1.0, 1.0))
+    drawn = [blotched(image, np.random.default_rng(seed)) for seed in range(40)]
+    assert all(((each > 0) == (image > 0)).all() for each in drawn)
+    changed = [each for each in drawn if (each != image).any()]
+    assert len(changed) > 20
+    assert all(each[image > 0].min() >= 30 and each.max() <= 120 for each in changed)
+
+
+def test_slices_side_by_side_are_blotched_at_the_same_spot():
+    lower, upper = (np.where(disc(shape), 100, 0).astype(np.uint8) for shape in ((96, 80), (96, 80)))
+    lower[::7] = upper[1::7] = 0
+    values = np.random.default_rng(0).integers(1, 60, lower.shape).astype(np.uint8)
+    lower, upper = (np.where(each > 0, each + values, 0).astype(np.uint8) for each in (lower, upper))
+    spots = []
+    for image in (lower, upper):
+        changed = Focal(share=1.0, most=1)(image, np.random.default_rng(3)) != image
+        spots.append(np.argwhere(changed).mean(axis=0))
+    assert np.abs(spots[0] - spots[1]).max() < 2
+
+
+def test_focal_corruption_leaves_its_share_alone():
+    image, rng = np.where(disc((96, 80)), 120, 0).astype(np.uint8), np.random.default_rng(0)
+    image[40:60, 30:50] = 30
+    kept = sum((Focal(share=0.5)(image, rng) == image).all() for _ in range(100))
+    assert 35 < kept < 75
+    assert not Focal(share=1.0)(np.zeros_like(image), rng).any()

@@ -180,21 +180,6 @@ def test_the_model_of_another_training_is_not_replaced(place: Path, t1w: Trainin
     assert (t1w.out_dir / "t1w" / "card.json").exists()
 
 
-def test_a_model_of_nnunet_that_has_no_card_is_not_replaced(place: Path, t1w: TrainingSettings):
-    plain = place / "models" / "base"
-    (plain / "fold_0").mkdir(parents=True)
-    (plain / "plans.json").write_text("{}")
-    settings = dataclasses.replace(t1w, out_dir=plain.parent, name="base", init=str(plain))
-    with pytest.raises(UsageError, match="holds something already"):
-        run._check_result(settings)
-    # nor by a training that has a record, but leaves its model elsewhere
-    (plain.parent / "t1w").mkdir()
-    (plain.parent / "t1w" / "card.json").write_text("{}")
-    with pytest.raises(UsageError, match="holds something already"):
-        run._check_result(dataclasses.replace(t1w, out_dir=plain.parent))
-    run._check_result(t1w)
-
-
 def test_a_table_says_what_became_of_each_visit(t1w: TrainingSettings):
     table = pd.read_csv(t1w.work_dir / "training" / "t1w" / "cases.tsv", sep="\t").set_index("visit")
     assert set(table.index) == LABELS and set(table.fold) == {0, 1}
