@@ -32,7 +32,8 @@ class Card:
     masked : bool
         Whether what lies outside of the brain is left out before differences are blurred.
     autoencoder, velocity : mapping
-        Sizes of the networks; empty for those of REFLECT's authors, whose files say it.
+        Sizes of the networks; None for those of REFLECT's authors, whose files say it; empty for a velocity network
+        that is not there yet.
     slice_shape : tuple of int or None
         Rows and columns that the networks take; None takes those of the box.
     """
@@ -124,7 +125,7 @@ def read_card(folder: Path, of_authors: bool) -> Card:
             threshold=None if threshold is None else float(threshold),
             masked=bool(content.get("masked", Card.masked)),
             autoencoder=None if of_authors else dict(content["autoencoder"]),
-            velocity=None if of_authors else dict(content["velocity"]),
+            velocity=None if of_authors else dict(content.get("velocity", {})),
             slice_shape=None if shape is None else (int(shape[0]), int(shape[1])),
         )
     except (OSError, ValueError, OverflowError, TypeError, KeyError, IndexError, AttributeError) as error:

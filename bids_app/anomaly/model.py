@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from bids_app.errors import ConfigError
 from bids_app.networks import registry
 from bids_app.networks.device import CPU, Device
 from bids_app.networks.weights import folder_sha256, load_checkpoint
+
+Network = TypeVar("Network", Autoencoder, Velocity)
 
 BATCH = 16
 """Slices that go through the networks together."""
@@ -168,15 +171,31 @@ def made_ready(card: Card, sha256: str, autoencoder: Autoencoder, velocity: Velo
 
 def _read_own(folder: AnomalyFolder) -> tuple[Autoencoder, Velocity]:
     """The networks that the card describes."""
-    try:
-        autoencoder = Autoencoder(AutoencoderSize.from_card(folder.card.autoencoder))
-        size = VelocitySize.from_card(folder.card.velocity)
-        velocity = Velocity(size, autoencoder.size.latent_channels)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(f"The card in {folder.path} describes no networks: {error}.", "Correct the card.") from error
-    for network, file in ((autoencoder, folder.autoencoder), (velocity, folder.velocity)):
-        try:
-            network.load_state_dict(load_checkpoint(file))
-        except RuntimeError as error:
-            raise ConfigError(f"{file} does not fit the sizes in its card.", "Copy the model folder again.") from error
+    autoencoder = read_own_autoencoder(folder.autoencoder, folder.card)
+    channels = autoencoder.size.latent_channels
+    velocity = _described(folder.velocity, lambda: Velocity(VelocitySize.from_card(folder.card.velocity), channels))
     return autoencoder, velocity
+
+
+def read_own_autoencoder(file: Path, card: Card) -> Autoencoder:
+    """An autoencoder in our format.
+
+    Raises
+    ------
+    ConfigError
+        If the card describes none, or another one.
+    """
+    return _described(file, lambda: Autoencoder(AutoencoderSize.from_card(card.autoencoder)))
+
+
+def _described(file: Path, make: Callable[[], Network]) -> Network:
+    """A network as its card describes it, with the weights of a file beside the card."""
+    try:
+        network = make()
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"The card in {file.parent} describes no networks: {error}.", "Correct the card.") from error
+    try:
+        network.load_state_dict(load_checkpoint(file))
+    except RuntimeError as error:
+        raise ConfigError(f"{file} does not fit the sizes in its card.", "Copy the model folder again.") from error
+    return network

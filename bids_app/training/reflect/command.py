@@ -398,7 +398,7 @@ def _card(settings: AnomalyTraining, scans: Scans, course: Course, processes: in
         "name": settings.name,
         "version": app_version(),
         "contrast": settings.contrast,
-        "steps": STEPS_OF.get(settings.step),
+        **({"steps": STEPS_OF[settings.step]} if settings.step in STEPS_OF else {}),
         "masked": settings.masked,
         "training_data": f"{len(scans.train)} scans{with_masks}",
         "recipe": recipe,

@@ -13,13 +13,12 @@ import torch
 from torch import nn
 
 from bids_app.anomaly.authors import read_autoencoder
-from bids_app.anomaly.autoencoder import Autoencoder, AutoencoderSize
-from bids_app.anomaly.folder import AUTOENCODER, CARD, THEIR_SHAPE, VELOCITY
-from bids_app.anomaly.model import AnomalyModel
+from bids_app.anomaly.autoencoder import Autoencoder
+from bids_app.anomaly.folder import AUTOENCODER, CARD, THEIR_SHAPE, VELOCITY, read_card
+from bids_app.anomaly.model import AnomalyModel, read_own_autoencoder
 from bids_app.anomaly.velocity import Velocity
 from bids_app.derivatives.write import atomic, write_json
 from bids_app.errors import ConfigError
-from bids_app.networks.weights import load_checkpoint
 from bids_app.wording import counted
 
 DEVIATIONS = 3
@@ -75,7 +74,8 @@ def read_trained_autoencoder(path: Path) -> TrainedAutoencoder:
         If there is none.
     """
     if (path / AUTOENCODER).is_file():
-        return _read_own(path)
+        card = read_card(path, of_authors=False)
+        return TrainedAutoencoder(read_own_autoencoder(path / AUTOENCODER, card), card.contrast, card.slice_shape)
     files = [path] if path.is_file() else [file for file in sorted(path.glob("*.pt")) if "vae" in file.name.lower()]
     if len(files) != 1:
         raise ConfigError(
@@ -83,17 +83,6 @@ def read_trained_autoencoder(path: Path) -> TrainedAutoencoder:
             "Make one with: afterstroke train autoencoder",
         )
     return TrainedAutoencoder(read_autoencoder(files[0]), slice_shape=THEIR_SHAPE)
-
-
-def _read_own(path: Path) -> TrainedAutoencoder:
-    try:
-        card = json.loads((path / CARD).read_text(encoding="utf-8"))
-        network = Autoencoder(AutoencoderSize.from_card(card["autoencoder"]))
-        network.load_state_dict(load_checkpoint(path / AUTOENCODER))
-        shape = card.get("slice_shape")
-        return TrainedAutoencoder(network, card.get("contrast"), shape and (int(shape[0]), int(shape[1])))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise ConfigError(f"The autoencoder in {path} cannot be used: {error}.", "Train it again.") from error
 
 
 def _halved(network: nn.Module) -> dict[str, torch.Tensor]:
