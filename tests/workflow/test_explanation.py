@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -14,8 +15,10 @@ from bids_app.derivatives.names import ScanName
 from bids_app.derivatives.results import Aligned, Prepared
 from bids_app.measures.volumes import volume_ml
 from bids_app.preprocessing.checks import Check
-from bids_app.study.models import Scan, Visit
-from bids_app.workflow.explanation import compare, look
+from bids_app.settings import Settings
+from bids_app.study.models import Scan, Severity, Visit
+from bids_app.workflow.explanation import compare, explain, look
+from tests.anomaly.models import write_anomaly_model
 from tests.conftest import stored_as
 
 MARK_MM = np.array([-30.0, 10.0, 20.0])
@@ -103,3 +106,31 @@ def test_a_flair_is_seen_through_its_own_alignment(visit, tmp_path):
     seen = look(with_flair, aligned, "FLAIR")
     bright = np.argwhere(images.data(seen.scan) > 190)
     np.testing.assert_allclose(images.world(seen.scan, bright).mean(axis=0), MARK_MM, atol=1.0)
+
+
+def explained(visit, tmp_path, card: dict, **settings):
+    """The anomaly step of a visit with a tiny model and a lesion mask that is empty."""
+    prepared, aligned = visit
+    folder = write_anomaly_model(tmp_path / "model", **card)
+    mask = images.load(prepared.brain_mask)
+    empty = images.save(images.like(mask, np.zeros(mask.shape, np.uint8)), tmp_path / "lesion.nii.gz")
+    job = SimpleNamespace(anomaly_folder=folder, settings=Settings(tmp_path, tmp_path, device="cpu", **settings))
+    return explain(job, prepared, SimpleNamespace(mask=empty), aligned, (), tmp_path)
+
+
+@pytest.mark.parametrize("orientation", ["RAS"])
+def test_why_there_is_no_map_is_said(visit, tmp_path):
+    prepared, aligned = visit
+    lost = replace(aligned, check=Check("failed", 0.1, 0.2, "It fits badly."))
+    (problem,) = explained((prepared, lost), tmp_path, {}).problems
+    assert problem.severity is Severity.WARNING and "It fits badly." in problem.message
+    (problem,) = explained(visit, tmp_path, {"contrast": "FLAIR"}).problems
+    assert "needs a FLAIR, which this visit lacks" in problem.message
+
+
+@pytest.mark.parametrize("orientation", ["RAS"])
+def test_the_users_threshold_and_steps_go_before_the_models(visit, tmp_path):
+    use = explained(visit, tmp_path, {"threshold": 0.2, "steps": 2}).explained.model
+    assert (use.threshold, use.steps) == (0.2, 2)
+    use = explained(visit, tmp_path, {}, anomaly_threshold=0.4, anomaly_steps=1).explained.model
+    assert (use.threshold, use.steps) == (0.4, 1)
