@@ -150,10 +150,11 @@ class Bench:
         place, changes = self.place(f"reflect_{corruption}"), CORRUPTIONS[corruption]
         return train_reflect(self.split.train, self.autoencoder(), size, course, place, Corruption(changes=changes))
 
-    def straight(self) -> Velocity:
+    def straight(self, corruption: str = "plain") -> Velocity:
         """REFLECT-2."""
-        course = self.course(SHARES["straight"], 0.002)
-        return straighten(self.split.train, self.autoencoder(), self.reflect(), course, self.place("straight"))
+        course, place = self.course(SHARES["straight"], 0.002), self.place(f"straight_{corruption}")
+        changes = Corruption(changes=CORRUPTIONS[corruption])
+        return straighten(self.split.train, self.autoencoder(), self.reflect(corruption), course, place, changes)
 
 
 @torch.inference_mode()
@@ -200,7 +201,7 @@ def row_maps(row: str, bench: Bench) -> Map:
         network = bench.fitted("diffusion", Velocity(DENOISER, 1), way.loss)
         return partial(network_map, partial(way.map, network), bench.device)
     corruption = next((kind for kind in CORRUPTIONS if kind in row), "plain")
-    velocity = bench.straight() if "-2" in row else bench.reflect(corruption)
+    velocity = (bench.straight if "-2" in row else bench.reflect)(corruption)
     return partial(reflect_map, bench.autoencoder(), velocity, 1 if "1 step" in row else 5, "masked" in row)
 
 
@@ -220,6 +221,8 @@ NETWORKS = (
     "REFLECT-1 morphological, 5 steps",
     "REFLECT-1 focal, 1 step",
     "REFLECT-1 focal, 5 steps",
+    "REFLECT-2 focal, 1 step",
+    "REFLECT-2 focal, 5 steps",
     "REFLECT-1 masked, 1 step",
 )
 YARDSTICKS = ("intensity", "equalised intensity", "z-score", "absolute z-score")
