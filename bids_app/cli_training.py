@@ -144,8 +144,7 @@ def _network_parser(what: str) -> argparse.ArgumentParser:
     if what == "reflect":
         text = "folder of train autoencoder, or VAE-Medical-*.pt of REFLECT's authors"
         add(group, "--autoencoder", text, "PATH", Path, dest="start")
-        text = "adapt this model, with its autoencoder, instead of beginning anew"
-        add(group, "--init", text, "NAME|PATH")
+        add(group, "--init", "adapt this model, with its autoencoder, instead of beginning anew", "NAME|PATH")
     if what == "reflect2":
         add(group, "--model", "folder of train reflect, or embedded model", "NAME|PATH", required=True)
     else:

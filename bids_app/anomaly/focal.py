@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from bids_app.anomaly.morphology import nearest
+
 
 @dataclass(frozen=True)
 class Focal:
@@ -46,7 +48,7 @@ class Focal:
             return image
         values, places = image.astype(np.float32), np.argwhere(brain)
         for _ in range(rng.integers(1, self.most + 1)):
-            centre, tone = _nearest(places, _point(image.shape, rng)), np.quantile(image[brain], rng.random())
+            centre, tone = nearest(places, _point(image.shape, rng)), np.quantile(image[brain], rng.random())
             radius = np.exp(rng.uniform(*np.log(self.radius)))
             shape = blotch(radius, rng.uniform(*self.edge), rng) * rng.uniform(*self.opacity)
             content = tone + 255 * rng.uniform(0, self.grain) * _smooth(shape.shape, 1.0, rng)
@@ -81,11 +83,6 @@ def _point(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """A random point of the ellipse that fills most of a slice."""
     angle, distance = rng.uniform(0, 2 * np.pi), 0.85 * np.sqrt(rng.random())
     return (np.array(shape) - 1) / 2 * (1 + distance * np.array([np.cos(angle), np.sin(angle)]))
-
-
-def _nearest(places: np.ndarray, point: np.ndarray) -> np.ndarray:
-    # by a point, not by a place's number: slices side by side, drawn alike, are blotched at the same spot
-    return places[np.argmin(((places - point) ** 2).sum(axis=1))]
 
 
 def _overlap(

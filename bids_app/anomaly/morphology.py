@@ -109,8 +109,16 @@ def _deep(brain: np.ndarray) -> np.ndarray:
 
 def _window(shape: tuple[int, int], places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A smooth hill over one of the places, 0 to 1."""
-    # the place nearest to a random point: slices side by side, drawn alike, get the hill at the same spot
     point, width = rng.uniform(size=2) * shape, rng.uniform(10, 40)
-    middle = places[np.argmin(((places - point) ** 2).sum(axis=1))]
+    middle = nearest(places, point)
     distance = sum((axis - centre) ** 2 for axis, centre in zip(np.ogrid[: shape[0], : shape[1]], middle, strict=True))
     return np.exp(-distance / (2 * width**2))
+
+
+def nearest(places: np.ndarray, point: np.ndarray) -> np.ndarray:
+    """The one of ``(n, 2)`` places that is nearest to a point.
+
+    Slices side by side, drawn alike, are changed at the same spot if it is chosen by a random point, and not by the
+    number of a place.
+    """
+    return places[np.argmin(((places - point) ** 2).sum(axis=1))]

@@ -100,7 +100,7 @@ def input_checksums(visit: Visit) -> dict[str, str]:
         If a file cannot be read.
     """
     reuse = visit.reuse
-    roles = {
+    files = {
         "t1w": visit.t1w.path if visit.t1w else None,
         "flair": visit.flair.path if visit.flair else None,
         "reused_scan": reuse.preprocessed,
@@ -109,7 +109,7 @@ def input_checksums(visit: Visit) -> dict[str, str]:
         "reused_from_standard": reuse.from_standard,
         "reused_lesion_mask": reuse.lesion_mask,
     }
-    return checksums(roles)
+    return checksums(files)
 
 
 def status_of_visit(settings: Settings, visit: Visit, configuration: str) -> Status:

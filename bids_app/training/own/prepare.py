@@ -230,7 +230,7 @@ def _record(case: Case, settings: TrainingSettings, contrasts: Sequence[str]) ->
     visit = case.visit
     files = {"mask": case.mask, "drawn_on": case.drawn_on}
     files |= {scan.suffix: scan.path for scan in (visit.t1w, visit.flair) if scan}
-    inputs = checksums(dict(sorted(files.items())))
+    inputs = checksums(files)
     how = {"contrasts": " ".join(contrasts), "skull_stripped": settings.skull_stripped, "version": app_version()}
     return {"inputs": inputs, **how, "fingerprint": fingerprint(inputs | how)}
 
