@@ -63,7 +63,7 @@ from bids_app.training.reflect.tasks import SliceBatches
 
 SHARES = {"autoencoder": 0.25, "reflect": 0.75, "straight": 0.2}
 """Of a row's time, for the trainings of REFLECT; that of REFLECT-2 comes on top. A rival has all of it."""
-BATCHES = {"cpu": 16, "cuda": 64}
+BATCHES = {"cpu": 8, "cuda": 64}
 """Slices of a step, of every row."""
 PART = 24
 """Slices that are judged together."""

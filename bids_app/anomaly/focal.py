@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
 from bids_app.anomaly.morphology import nearest
+from bids_app.anomaly.textures import noise
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Focal:
             centre, tone = nearest(places, _point(image.shape, rng)), np.quantile(image[brain], rng.random())
             radius = np.exp(rng.uniform(*np.log(self.radius)))
             shape = blotch(radius, rng.uniform(*self.edge), rng) * rng.uniform(*self.opacity)
-            content = tone + 255 * rng.uniform(0, self.grain) * _smooth(shape.shape, 1.0, rng)
+            content = tone + 255 * rng.uniform(0, self.grain) * noise(shape.shape, 2.0, rng)
             here, there = _overlap(image.shape, centre, shape.shape)
             values[here] += shape[there] * (content[there] - values[here])
         return np.where(brain, np.clip(np.rint(values), 1, 255), 0).astype(np.uint8)
@@ -69,14 +69,8 @@ def blotch(radius: float, edge: float, rng: np.random.Generator) -> np.ndarray:
     """
     half = int(np.ceil(1.8 * radius)) + 1
     rows, columns = np.ogrid[-half : half + 1, -half : half + 1]
-    height = 1 - np.hypot(rows, columns) / radius + 0.3 * _smooth((2 * half + 1,) * 2, 0.5 * radius, rng)
+    height = 1 - np.hypot(rows, columns) / radius + 0.3 * noise((2 * half + 1,) * 2, radius, rng)
     return np.clip(0.5 + height / edge, 0, 1).astype(np.float32)
-
-
-def _smooth(shape: tuple[int, ...], width: float, rng: np.random.Generator) -> np.ndarray:
-    """Smooth noise of unit deviation."""
-    noise = ndimage.gaussian_filter(rng.standard_normal(shape, dtype=np.float32), width, truncate=3)
-    return noise / max(float(noise.std()), 1e-6)
 
 
 def _point(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
