@@ -14,7 +14,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -37,13 +37,15 @@ from benchmarks.unsupervised import (
 from bids_app.anomaly import autoencoder as autoencoders
 from bids_app.anomaly import velocity as velocities
 from bids_app.anomaly.autoencoder import Autoencoder
-from bids_app.anomaly.residual import PIXEL_SIGMA, anomaly_map, blurred
+from bids_app.anomaly.folder import Card
+from bids_app.anomaly.model import AnomalyModel, made_ready
+from bids_app.anomaly.residual import PIXEL_SIGMA, blurred
 from bids_app.anomaly.slices import SHAPE, as_tensor, grey_values
-from bids_app.anomaly.transport import transport
 from bids_app.anomaly.velocity import Velocity
 from bids_app.derivatives.write import write_json
 from bids_app.measures.froc import FALSE_POSITIVES, detect, froc, joined
 from bids_app.measures.overlap import dice
+from bids_app.networks.device import choose_device
 from bids_app.training.anatomy import split_of
 from bids_app.training.record import check_record
 from bids_app.training.reflect.embedded import CORRUPTIONS
@@ -138,6 +140,7 @@ class Bench:
         batches = SliceBatches(self.split.train, course.batch, self.seed)
         return fit([learner], batches, course.schedule, place.folder, place.group, self.workers, place.say)[name]
 
+    @cached_property
     def autoencoder(self) -> Autoencoder:
         """That of all REFLECT rows of a seed."""
         course = self.course(SHARES["autoencoder"], 0.01)
@@ -148,26 +151,20 @@ class Bench:
         size, stage = velocities.SIZES["tiny"], PRESETS["small"].stages["reflect"]
         course = self.course(SHARES["reflect"], stage.rate, stage.at_start)
         place, changes = self.place(f"reflect_{corruption}"), CORRUPTIONS[corruption]
-        return train_reflect(self.split.train, self.autoencoder(), size, course, place, Corruption(changes=changes))
+        return train_reflect(self.split.train, self.autoencoder, size, course, place, Corruption(changes=changes))
 
     def straight(self, corruption: str = "plain") -> Velocity:
         """REFLECT-2."""
         course, place = self.course(SHARES["straight"], 0.002), self.place(f"straight_{corruption}")
         changes = Corruption(changes=CORRUPTIONS[corruption])
-        return straighten(self.split.train, self.autoencoder(), self.reflect(corruption), course, place, changes)
+        return straighten(self.split.train, self.autoencoder, self.reflect(corruption), course, place, changes)
 
-
-@torch.inference_mode()
-def reflect_map(autoencoder: Autoencoder, velocity: Velocity, steps: int, masked: bool, grey: np.ndarray) -> np.ndarray:
-    """The authors' anomaly map."""
-    found = []
-    for part in np.array_split(grey, -(-len(grey) // PART)):
-        image = as_tensor(part).to(next(velocity.parameters()).device)
-        latent = autoencoder.encode(image)
-        healthy = transport(velocity, latent, steps)
-        pictures = autoencoder.decode(healthy), autoencoder.decode(latent)
-        found.append(anomaly_map(*pictures, healthy, latent, image > -1 if masked else None).cpu().numpy())
-    return np.concatenate(found)
+    def model(self, row: str) -> AnomalyModel:
+        """The networks of a row, as the App runs them."""
+        corruption = next((kind for kind in CORRUPTIONS if kind in row), "plain")
+        velocity = (self.straight if "-2" in row else self.reflect)(corruption)
+        card = Card(row, contrast="FLAIR", steps=1 if "1 step" in row else 5, masked="masked" in row)
+        return made_ready(card, "", self.autoencoder, velocity, choose_device(self.device))
 
 
 def network_map(function: Callable[[Tensor], Tensor], device: str, grey: np.ndarray) -> np.ndarray:
@@ -200,9 +197,8 @@ def row_maps(row: str, bench: Bench) -> Map:
         way = Denoising()
         network = bench.fitted("diffusion", Velocity(DENOISER, 1), way.loss)
         return partial(network_map, partial(way.map, network), bench.device)
-    corruption = next((kind for kind in CORRUPTIONS if kind in row), "plain")
-    velocity = (bench.straight if "-2" in row else bench.reflect)(corruption)
-    return partial(reflect_map, bench.autoencoder(), velocity, 1 if "1 step" in row else 5, "masked" in row)
+    model = bench.model(row)
+    return lambda grey: model.explain(grey).anomaly
 
 
 def _equalized(grey: np.ndarray) -> np.ndarray:

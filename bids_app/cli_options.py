@@ -14,7 +14,7 @@ Options may be written with underscores for hyphens (--participant_label), label
 Put the options after the positional arguments. Nothing is ever sent or downloaded.
 
 exit codes: 0 done; 1 a visit failed; 2 usage; 65 the dataset is unusable; 66 no input; 69 a device or template is
-missing; 70 internal error; 73 cannot write; 78 bad configuration
+missing; 70 internal error; 73 cannot write; 78 bad configuration; 130 interrupted
 
 To run one scan that is in no BIDS dataset: afterstroke case T1W [FLAIR] OUT (see: afterstroke case --help)
 To train models on your own scans: afterstroke train WHAT [options] (see: afterstroke train --help)

@@ -142,7 +142,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     """The options of both commands."""
     _add_preprocessing(parser.add_argument_group("preparing the scans"))
     _add_lesions(parser.add_argument_group("finding lesions"))
-    _add_anomalies(parser.add_argument_group("finding what else departs from a healthy brain"))
+    _add_anomalies(parser.add_argument_group("finding what else differs from a healthy brain"))
     _add_resources(parser.add_argument_group("on what"))
     _add_running(parser.add_argument_group("this run"))
 
@@ -211,7 +211,7 @@ def _add_resources(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_running(group: argparse._ArgumentGroup) -> None:
-    add(group, "--config-file", "TOML with any of these settings; the command line goes before it", "FILE", Path)
+    add(group, "--config-file", "TOML with any of these settings; the command line takes precedence", "FILE", Path)
     add_flag(group, "--dry-run", "print the plan and write nothing")
     add_flag(group, "--force", "process again what is done")
     add_flag(group, "--stop-on-first-crash", "end at the first visit that fails")

@@ -122,7 +122,7 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--fusion", choices=choices, required=True, help=text)
     add(group, "--out", "where the model folder goes", "DIR", Path, dest="out_dir", required=True)
     add(group, "--name", "name of the model and its folder (default: that of the fusion)", "NAME")
-    text = "start from an embedded model or a folder, and adapt it (default: from chance)"
+    text = "start from an embedded model or a folder, and adapt it (default: random weights)"
     add(group, "--init", text, "NAME|PATH")
     text = "small: as the embedded models; resenc-m: nnU-Net's planner, for a GPU (default: that of --init, else small)"
     group.add_argument("--preset", choices=("small", "resenc-m"), help=text)
@@ -157,7 +157,10 @@ def _network_parser(what: str) -> argparse.ArgumentParser:
     if what == "autoencoder":
         text = "pixels on a side of a latent cell, 4 or 8 (default: that of the preset)"
         group.add_argument("--latent", choices=("f4", "f8"), help=text)
-        text = "folder with vgg16-397923af.pth and vgg.pth: LPIPS and the authors' critic (default: structural loss)"
+        text = (
+            "with --preset paper: folder with vgg16-397923af.pth (of torchvision) and vgg.pth (of LPIPS 0.1), for LPIPS"
+            " and the authors' critic (default: structural loss)"
+        )
         add(group, "--lpips", text, "DIR", Path)
     else:
         _add_flow(group, sizes=what == "reflect")
@@ -170,7 +173,7 @@ def _calibration_parser() -> argparse.ArgumentParser:
     text = "Measure the threshold of an anomaly model on healthy scans it has not seen, and write it into its card."
     parser = make_parser("afterstroke train calibrate", "--bids DIR --model PATH [options]", text)
     _add_healthy(parser.add_argument_group("healthy scans"))
-    text = "model folder, or folder with two files of REFLECT's authors"
+    text = "model folder, or folder with two files of REFLECT's authors; its card is written anew"
     add(parser, "--model", text, "PATH", required=True)
     _add_training_options(parser.add_argument_group("this run"))
     return parser
@@ -201,16 +204,16 @@ def _add_flow(group: argparse._ArgumentGroup, sizes: bool) -> None:
     add(group, "--textures", text, "DIR", Path)
     text = "no morphological corruptions: nothing is made wider or narrower"
     add_flag(group, "--no-morphology", text, "store_false", dest="morphology")
-    text = "no focal corruptions: no blotches of another tone. Without both, as the authors"
+    text = "no blotches of another tone; with --no-morphology as well, corruption is as the authors'"
     add_flag(group, "--no-focal", text, "store_false", dest="focal")
-    add_flag(group, "--masked", "the model leaves out what is outside of the brain before it blurs differences")
+    add_flag(group, "--masked", "set differences outside of the brain to zero before the map is blurred")
 
 
 def _add_schedule(group: argparse._ArgumentGroup) -> None:
     add(group, "--epochs", "times that all slices are seen (default: the steps or epochs of the preset)", "N", int)
     add(group, "--batch", "slices that go through the network together (default: those of the preset)", "N", int)
     add(group, "--accumulation", "batches of one step (default: those of the preset)", "N", int)
-    add(group, "--seed", "default: 0", "N", int)
+    add(group, "--seed", "of the random numbers (default: 0)", "N", int)
 
 
 def _add_training_options(group: argparse._ArgumentGroup) -> None:

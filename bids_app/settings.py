@@ -240,6 +240,11 @@ class AnomalyTraining:
     nprocs: int = 1
     verbosity: int = 0
 
+    @property
+    def calibrates(self) -> bool:
+        """Whether nothing is trained: a threshold is measured."""
+        return self.step == "calibrate"
+
 
 def configuration_hash(settings: Settings, version: str, model_sha256: str, anomaly_sha256: str | None) -> str:
     """Eight hexadecimal digits over version, model and those settings that change the results.

@@ -23,27 +23,38 @@ PROBLEMS = """\
 | code | meaning |
 |---|---|
 | `several-t1w`, `several-flair` | one of several was chosen |
-| `no-t1w` | neither a T1w nor a FLAIR is left to process |
+| `no-t1w` | neither a T1w nor a FLAIR is left to process, or the lesion model needs the T1w that there is not |
 | `not-downloaded` | the scan is a link whose content is not here |
-| `no-flair` | every FLAIR was left out, by the filter file or for its `part-` |
+| `no-flair` | every FLAIR was left out, by the filter file or for its `part-`, or the lesion model needs one |
 | `flair-alone` | there is no T1w |
 | `flair-unusable`, `flair-misaligned` | the FLAIR was treated as missing |
 | `not-reused`, `no-inverse` | a file of `--derivatives` was not used |
 | `model-assumption` | the model does not say everything about itself |
-| `no-anomaly-map` | the anomaly model could not run: its contrast is missing, or affine alignment with MNI failed |
+| `no-anomaly-map` | no anomaly model ran: its contrast is missing, affine alignment failed, or memory did not suffice |
+| `anomaly-threshold` | other steps of the anomaly model than those that its threshold was measured with |
 | `lesion-outside-brain` | over 10 % of the lesion lies outside the brain mask |
-| `flair-`, `pose-` or `SPACE-registration-retried` or `-failed` | see the columns of the sessions table |
+| `flair-registration-retried`, `pose-registration-retried` | the second way of registering was within limits |
+| `mni152nlin2009asym-registration-retried` or `-failed` | see `mni_registration` of the sessions table |
 | `header-...` | a header was repaired or is doubtful; the sentence is in the record |"""
 
 
 FINDINGS = """**What a finding means.** The model has seen healthy brains only. It draws the brain that it would have
-expected in place of this one, and a finding is a place where the two differ by more than healthy brains differ from
-their twins. It may be a lesion, a wide ventricle or sulcus, but also an unusual healthy fold, an artefact, a remnant of
-skull, or a scanner that the model does not know.
+expected in place of this one, and a finding is a connected region of at least 30 mm3 where the two differ by the
+model's threshold or more. It may be a lesion, a wide ventricle or sulcus, but also an unusual healthy fold, an
+artefact, a remnant of skull, or a scanner that the model does not know.
 
-**What it does not mean.** A finding is no diagnosis and no lesion mask; `lesional` says that it touches the lesion mask
-and nothing about its cause. Volumes of findings depend on the blur of the map (some 7 mm) and on the threshold: do not
-compare them between models. A brain without findings is not proven healthy."""
+**Expect findings in every brain, healthy ones too.** The threshold is low: {share} of a healthy brain lies above that
+of `{name}` ({scans} synthetic brains). Raise it with `--anomaly-threshold`, or
+[measure it](training_anomaly.md#the-threshold) on healthy scans of your own scanner.
+
+**What it does not mean.** A finding is no diagnosis and no lesion mask. `kind` compares it with the lesion mask of the
+visit, which is usually the App's own: `nonlesional` does *not* mean that there is no lesion, since the lesion model may
+have missed it; `lesional` means one voxel in common, and a finding may be far larger than the lesion (see
+`lesion_share`). Volumes depend on the blur of the map (some 7 mm) and on the threshold: do not compare them between
+models, and do not use counts or volumes of findings as an outcome, between patients or over time. The embedded model
+was measured on [synthetic patients](benchmarks.md#anomalies), never on a real patient's T1w. A brain without findings
+is not proven healthy. The twin is **synthetic**: a drawing of what is usual, not this brain before the stroke, and no
+input for other pipelines."""
 
 
 def visit_rows() -> list[tuple[str, str]]:
@@ -73,7 +84,7 @@ def anomaly_rows() -> list[tuple[str, str]]:
     space = DEFAULT_SPACE
     return [
         (names.anomaly_map(T1W), "how far the brain is from its healthy twin, 0 to 1"),
-        (names.healthy_twin(T1W, "T1w"), "the twin: synthetic, in the grey values of the T1w"),
+        (names.healthy_twin(T1W, "T1w"), "the twin: synthetic, in the grey values of the T1w; not for measuring"),
         (names.anomaly_mask(T1W), "where the map reaches the model's threshold, in findings of 30 mm3 and more"),
         (names.findings(T1W), "findings one by one, an integer each, the largest is 1"),
         (names.findings_table(T1W), "table of the findings"),
@@ -127,6 +138,13 @@ def dataset_rows() -> list[tuple[str, str]]:
     ]
 
 
+def findings() -> str:
+    """What a finding is, with the numbers of the embedded model."""
+    card = anomaly_cards()[0]
+    healthy = card["healthy_scans"]
+    return FINDINGS.format(share=f"{healthy['above_threshold']:.0%}", name=card["name"], scans=healthy["scans"])
+
+
 def files_table(rows: list[tuple[str, str]]) -> str:
     lines = ["| file | what |", "|---|---|"] + [f"| `{path}` | {what} |" for path, what in rows]
     return "\n".join(lines)
@@ -152,10 +170,11 @@ def outputs() -> str:
         "## A visit",
         files_table(visit_rows()),
         "A mask drawn by hand keeps these names; its sidecar says `Manual: true`, and there is no probability.",
-        "## What departs from a healthy brain",
-        "Unless `--no-anomaly`, a visit that the anomaly model can see (the embedded one sees T1w) has these as well.",
+        "## What differs from a healthy brain",
+        "Unless `--no-anomaly`, a visit that the anomaly model can see (the embedded one sees T1w) has these as well."
+        " With a model of FLAIR the twin is called `..._FLAIR`.",
         files_table(anomaly_rows()),
-        FINDINGS,
+        findings(),
         "## A visit without T1w",
         "It is processed in the space of its FLAIR, and every name says so; masks and maps in MNI are called as those"
         " of any visit, and their sidecars name the FLAIR.",
@@ -164,7 +183,7 @@ def outputs() -> str:
         files_table(subject_rows()),
         "## The dataset",
         files_table(dataset_rows()),
-        "One run may find lesions from T1w and FLAIR in one visit and from one of them in another. Group tables and"
+        "In one run, some visits may use T1w and FLAIR, others one of the two. Group tables and"
         " maps take all finished visits: compare only rows with the same `channels` and `native_space`.",
         "## Columns of the lesion table",
         columns_table("lesion"),
@@ -233,19 +252,23 @@ def scores_table() -> str:
     return "\n".join(lines)
 
 
+def anomaly_cards() -> list[dict]:
+    """The cards of the embedded anomaly models."""
+    models = (model for model in embedded_models() if model.kind == ANOMALY)
+    return [json.loads((model.folder / "card.json").read_text()) for model in models]
+
+
 def anomaly_table() -> str:
     """How each embedded anomaly model works."""
     lines = [
         "| model | needs | steps | parameters | threshold | healthy brain above it | measured on scans |",
         "|---|---|---|---|---|---|---|",
     ]
-    for model in embedded_models():
-        if model.kind == ANOMALY:
-            card = json.loads((model.folder / "card.json").read_text())
-            healthy = card["healthy_scans"]
-            cells = (f"`{card['name']}`", card["contrast"], card["steps"], f"{card['parameters']:,}",
-                     f"{card['threshold']:.3f}", f"{healthy['above_threshold']:.1%}", healthy["scans"])  # fmt: skip
-            lines.append(f"| {' | '.join(map(str, cells))} |")
+    for card in anomaly_cards():
+        healthy = card["healthy_scans"]
+        cells = (f"`{card['name']}`", card["contrast"], card["steps"], f"{card['parameters']:,}",
+                 f"{card['threshold']:.3f}", f"{healthy['above_threshold']:.1%}", healthy["scans"])  # fmt: skip
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 

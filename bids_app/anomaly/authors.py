@@ -7,7 +7,7 @@ diffusion's ``UNetModel``; autoencoders as a whole pickled module, ``ldm.models.
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -59,7 +59,7 @@ def read_velocity(path: Path) -> Velocity:
     size = known[width]
     with torch.device("meta"):
         network = Velocity(size, latent_channels)
-    return _loaded(network, split_qkv(renamed(state, velocity_names(size)), size.heads), path)
+    return _loaded(network, lambda: split_qkv(renamed(state, velocity_names(size)), size.heads), path)
 
 
 def read_autoencoder(path: Path) -> Autoencoder:
@@ -81,7 +81,7 @@ def read_autoencoder(path: Path) -> Autoencoder:
     with torch.device("meta"):
         network = Autoencoder(size)
     flat = {key: value.flatten(1) if _is_attention(key, value) else value for key, value in state.items()}
-    return _loaded(network, renamed(flat, autoencoder_names(len(size.channels), size.blocks)), path)
+    return _loaded(network, lambda: renamed(flat, autoencoder_names(len(size.channels), size.blocks)), path)
 
 
 def velocity_names(size: VelocitySize) -> dict[str, str]:
@@ -180,11 +180,12 @@ def _plain_names(state: object) -> dict[str, Tensor]:
     return {str(name).removeprefix("module."): value for name, value in items if isinstance(value, Tensor)}
 
 
-def _loaded(network: Network, state: State, path: Path) -> Network:
-    """The network with these weights."""
+def _loaded(network: Network, weights: Callable[[], State], path: Path) -> Network:
+    """The network with these weights, which may have any shape."""
     try:
-        network.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
+        network.load_state_dict({name: value.float() for name, value in weights().items()}, assign=True)
     except RuntimeError as error:
-        first = str(error).splitlines()[1].strip()
+        # PyTorch names what does not fit below a headline, where it has one
+        first = str(error).splitlines()[:2][-1].strip()
         raise ConfigError(f"{path} does not fit REFLECT's networks: {first}", _HINT) from error
     return network.eval()

@@ -8,6 +8,7 @@ of a blotch is one of the brain's own.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -34,6 +35,7 @@ class Focal:
         Largest deviation of the tone within a blotch, as a share of the grey range.
     """
 
+    kind: ClassVar[str] = "focal"
     share: float = 0.5
     most: int = 2
     radius: tuple[float, float] = (2.5, 25.0)
@@ -67,7 +69,7 @@ def blotch(radius: float, edge: float, rng: np.random.Generator) -> np.ndarray:
     edge : float
         Width of its border, as a share of the radius.
     """
-    half = int(np.ceil(1.8 * radius)) + 1
+    half = int(np.ceil(2.4 * radius)) + 1
     rows, columns = np.ogrid[-half : half + 1, -half : half + 1]
     height = 1 - np.hypot(rows, columns) / radius + 0.3 * noise((2 * half + 1,) * 2, radius, rng)
     return np.clip(0.5 + height / edge, 0, 1).astype(np.float32)

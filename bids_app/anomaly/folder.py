@@ -123,7 +123,7 @@ def read_card(folder: Path, of_authors: bool) -> Card:
             contrast=str(content.get("contrast", Card.contrast)),
             steps=int(content.get("steps", Card.steps)),
             threshold=None if threshold is None else float(threshold),
-            masked=bool(content.get("masked", Card.masked)),
+            masked=_yes_or_no(content.get("masked", Card.masked)),
             autoencoder=None if of_authors else dict(content["autoencoder"]),
             velocity=None if of_authors else dict(content.get("velocity", {})),
             slice_shape=None if shape is None else (int(shape[0]), int(shape[1])),
@@ -137,3 +137,9 @@ def read_card(folder: Path, of_authors: bool) -> Card:
             "The contrast is T1w or FLAIR, there is at least one step, and the threshold lies in (0, 1].",
         )
     return card
+
+
+def _yes_or_no(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r} is neither true nor false")
+    return value

@@ -18,9 +18,9 @@ from bids_app.anomaly.residual import anomaly_map
 from bids_app.anomaly.slices import as_tensor, cropped, padded
 from bids_app.anomaly.transport import transport
 from bids_app.anomaly.velocity import Velocity, VelocitySize
-from bids_app.errors import ConfigError
+from bids_app.errors import ConfigError, VisitError
 from bids_app.networks import registry
-from bids_app.networks.device import CPU, Device
+from bids_app.networks.device import CPU, Device, out_of_memory
 from bids_app.networks.weights import folder_sha256, load_checkpoint
 
 Network = TypeVar("Network", Autoencoder, Velocity)
@@ -79,34 +79,40 @@ class AnomalyModel:
 
         Raises
         ------
-        ConfigError
-            If the networks compute no numbers.
+        VisitError
+            If memory does not suffice, or the networks compute no numbers.
         """
         shown = np.flatnonzero(grey.any(axis=(1, 2)))
         healthy, anomaly = np.zeros(grey.shape, np.float32), np.zeros(grey.shape, np.float32)
         if len(shown):
             # all slices in one stretch: with context, a slice looks at its neighbours
             stretch = slice(shown[0], shown[-1] + 1)
-            twin, departure = self._explain(as_tensor(grey[stretch]), steps or self.card.steps)
+            twin, departure = self._within_memory(as_tensor(grey[stretch]), steps or self.card.steps)
             if not np.isfinite(departure).all():
-                raise ConfigError(
+                raise VisitError(
                     f"The networks of the anomaly model {self.card.name} leave the range of numbers.",
-                    "Use another model; its training ran away and needs a lower rate.",
+                    "Use --device cpu, whose range is wider, or another model.",
                 )
             brain = grey[stretch] > 0
             healthy[stretch] = np.where(brain, np.clip((twin + 1) * 127.5, 1, 255), 0)
             anomaly[stretch] = np.where(brain, departure, 0)
         return Twin(healthy, anomaly)
 
+    def _within_memory(self, slices: Tensor, steps: int) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            return self._explain(slices, steps)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            torch.cuda.empty_cache()
+            raise VisitError(
+                f"{self.device.name} ran out of memory for the anomaly model {self.card.name}.",
+                "Use --device cpu, or free the GPU from other programs.",
+            ) from error
+
     def _explain(self, slices: Tensor, steps: int) -> tuple[np.ndarray, np.ndarray]:
         shape = slices.shape[2:]
-        frame = self.card.slice_shape or shape
-        if any(size > goal for size, goal in zip(shape, frame, strict=True)):
-            raise ConfigError(
-                f"The card of {self.card.name} has a slice_shape of {frame}, and slices are {tuple(shape)}.",
-                "Correct the card: networks see all of a slice.",
-            )
-        larger = padded(slices, frame)
+        larger = padded(slices, self.card.slice_shape or shape)
         latents = self._batched(self.autoencoder.encode, larger)
         moved = transport(self._batched_velocity, latents, steps, self.velocity.size.context)
         twin, seen = (self._batched(self.autoencoder.decode, each) for each in (moved, latents))
@@ -192,7 +198,7 @@ def _described(file: Path, make: Callable[[], Network]) -> Network:
     """A network as its card describes it, with the weights of a file beside the card."""
     try:
         network = make()
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, ArithmeticError, LookupError, RuntimeError) as error:
         raise ConfigError(f"The card in {file.parent} describes no networks: {error}.", "Correct the card.") from error
     try:
         network.load_state_dict(load_checkpoint(file))

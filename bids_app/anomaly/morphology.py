@@ -8,6 +8,7 @@ No labels are needed: fluid is what is dark in a T1w and in a FLAIR alike.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from scipy import ndimage
@@ -38,6 +39,7 @@ class Morphology:
         Share of the deformations that are confined to a part of the brain.
     """
 
+    kind: ClassVar[str] = "morphological"
     share: float = 0.5
     narrower: float = 0.25
     reach: tuple[float, float] = (2.0, 7.0)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bids_app import images
+from bids_app.errors import ConfigError
 from bids_app.images import Image
 
 SHAPE = (160, 192, 160)
@@ -83,8 +84,19 @@ def as_tensor(grey: np.ndarray) -> Tensor:
 
 
 def margins(shape: Sequence[int], goal: Sequence[int]) -> list[tuple[int, int]]:
-    """How much goes before and after each axis to put a shape in the middle of a larger one."""
+    """How much goes before and after each axis to put a shape in the middle of a larger one.
+
+    Raises
+    ------
+    ConfigError
+        If it is not larger.
+    """
     missing = [large - small for small, large in zip(shape, goal, strict=True)]
+    if min(missing) < 0:
+        raise ConfigError(
+            f"The anomaly model takes slices of {tuple(goal)}; ours, {tuple(shape)}, do not fit into them.",
+            "Correct the slice_shape in its card.json.",
+        )
     return [(each // 2, each - each // 2) for each in missing]
 
 

@@ -189,6 +189,22 @@ class AnomalyUse:
 
 
 @dataclass(frozen=True)
+class StandardAnomaly:
+    """Anomaly map, twin and thresholded map in a standard space.
+
+    Attributes
+    ----------
+    space : str
+    anomaly, twin, mask : Path
+    """
+
+    space: str
+    anomaly: Path
+    twin: Path
+    mask: Path
+
+
+@dataclass(frozen=True)
 class Explained:
     """How a visit departs from its healthy twin, on the native grid of its reference scan.
 
@@ -201,8 +217,7 @@ class Explained:
     findings : tuple of Finding
         By decreasing volume.
     model : AnomalyUse
-    standard : tuple of (str, Path, Path, Path)
-        Standard space, and map, twin and mask there.
+    standard : tuple of StandardAnomaly
     """
 
     anomaly: Path
@@ -211,7 +226,7 @@ class Explained:
     labels: Path
     findings: tuple[Finding, ...]
     model: AnomalyUse
-    standard: tuple[tuple[str, Path, Path, Path], ...] = ()
+    standard: tuple[StandardAnomaly, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -141,13 +141,14 @@ def _standard_anomalies(
 ) -> Iterator[OutputFile]:
     scan, native, contrast = prepared.visit.reference.name, prepared.contrast, explained.model.contrast
     forward = sidecars.own(names.transform(scan, native, space.space))
-    where = {name: paths for name, *paths in explained.standard}[space.space]
-    named = (
-        ("anomalymap", names.anomaly_map(scan, native), names.anomaly_map(scan, space.space)),
-        ("twin", names.healthy_twin(scan, contrast, native), names.healthy_twin(scan, contrast, space.space)),
-        ("mask", names.anomaly_mask(scan, native), names.anomaly_mask(scan, space.space)),
+    there = next(each for each in explained.standard if each.space == space.space)
+    twins = names.healthy_twin(scan, contrast, native), names.healthy_twin(scan, contrast, space.space)
+    carried = (
+        ("anomalymap", names.anomaly_map(scan, native), names.anomaly_map(scan, space.space), there.anomaly),
+        ("twin", *twins, there.twin),
+        ("mask", names.anomaly_mask(scan, native), names.anomaly_mask(scan, space.space), there.mask),
     )
-    for (kind, source, path), content in zip(named, where, strict=True):
+    for kind, source, path, content in carried:
         keys = sidecars.standard_keys(space)
         sidecar = sidecars.anomaly(kind, explained, [sidecars.own(source), forward], provenance, **keys)
         yield OutputFile(path, content, sidecar)

@@ -100,6 +100,14 @@ def computes_bf16(name: str) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error of PyTorch, cuDNN or the processor's allocator means that memory ran out."""
+    import torch
+
+    words = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+
+
 def _require_gpu(request: str, index: int, count: int) -> None:
     """Fail with a sentence if GPU number `index` of `count` does not exist."""
     import torch

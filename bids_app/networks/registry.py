@@ -18,7 +18,8 @@ DATA = Path(__file__).parents[1] / "data"
 REGISTRY = DATA / "registry.json"
 MODELS = DATA / "models"
 LESION, ANOMALY = "lesion", "anomaly"
-MARKS = {LESION: "dataset.json", ANOMALY: "autoencoder.pth"}
+DEFAULT_ANOMALY = "reflect-t1w"
+MARKS = {LESION: "dataset.json", ANOMALY: "velocity.pth"}
 """What every model of a kind has in its folder, and no other model."""
 
 
@@ -85,7 +86,7 @@ def find_model(name_or_path: str, registry: Path = REGISTRY, kind: str = LESION)
 
 
 def find_anomaly_model(name_or_path: str | None, registry: Path = REGISTRY) -> Path | None:
-    """Folder of an anomaly model; of the first embedded one if none is named, None if there is none.
+    """Folder of an anomaly model; of the default if none is named, None if that is not embedded.
 
     Raises
     ------
@@ -94,7 +95,7 @@ def find_anomaly_model(name_or_path: str | None, registry: Path = REGISTRY) -> P
     """
     if name_or_path is not None:
         return find_model(name_or_path, registry, ANOMALY)
-    return next((model.folder for model in embedded_models(registry) if model.kind == ANOMALY), None)
+    return next((model.folder for model in embedded_models(registry) if model.name == DEFAULT_ANOMALY), None)
 
 
 def verify(folder: Path, registry: Path = REGISTRY) -> None:

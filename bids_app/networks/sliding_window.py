@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from bids_app.errors import VisitError
+from bids_app.networks.device import out_of_memory
 from bids_app.networks.engine import Engine
 
 #: A linear map of logits, shape (n, outputs, *spatial), to fewer channels.
@@ -69,7 +70,7 @@ def predict_logits(
         try:
             return _sum_windows(engine, padded, patch_size, mirror_axes, reduce, step, place)[(slice(None), *inner)]
         except RuntimeError as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             torch.cuda.empty_cache()
     raise VisitError(
@@ -159,12 +160,6 @@ def _pad(volume: torch.Tensor, patch_size: Sequence[int]) -> tuple[torch.Tensor,
     padded = torch.nn.functional.pad(volume, [width for side in reversed(sides) for width in side])
     inner = tuple(slice(first, first + size) for first, size in zip(before, volume.shape[1:], strict=True))
     return padded, inner
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error of PyTorch, cuDNN or the processor's allocator means that memory ran out."""
-    words = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 def _size(shape: Sequence[int]) -> str:

@@ -12,11 +12,22 @@ from bids_app.anomaly import atlas
 from bids_app.anomaly.findings import Atlas, Findings, find
 from bids_app.anomaly.model import AnomalyModel
 from bids_app.anomaly.slices import GreyScale, box, from_slices, to_slices
-from bids_app.derivatives.results import Aligned, Anomalies, AnomalyUse, Explained, Normalized, Prepared, Segmented
+from bids_app.derivatives.results import (
+    Aligned,
+    Anomalies,
+    AnomalyUse,
+    Explained,
+    Normalized,
+    Prepared,
+    Segmented,
+    StandardAnomaly,
+)
+from bids_app.errors import VisitError
 from bids_app.images import Image
 from bids_app.preprocessing import transforms
 from bids_app.preprocessing.templates import load_template
 from bids_app.study.models import Problem, Severity
+from bids_app.wording import counted
 from bids_app.workflow import tools
 from bids_app.workflow.job import Job
 
@@ -63,11 +74,14 @@ def explain(
         seen = look(prepared, aligned, model.card.contrast)
         if seen is None:
             return _skipped(f"The model {model.card.name} needs a {model.card.contrast}, which this visit lacks.")
-        anomaly, twin = compare(model, seen, job.settings.anomaly_steps)
+        try:
+            anomaly, twin = compare(model, seen, job.settings.anomaly_steps)
+        except VisitError as error:  # the lesions of this visit are there all the same
+            return _skipped(str(error))
     use = _model_use(model, job)
     places = Atlas(seen.carried(atlas.labels(), order=0), atlas.STRUCTURES)
     found = find(anomaly, use.threshold, images.load(segmented.mask), places, np.array(aligned.matrix))
-    return Anomalies(_explained(anomaly, twin, found, use, normalized, folder))
+    return Anomalies(_explained(anomaly, twin, found, use, normalized, folder), _doubts(model, job))
 
 
 def look(prepared: Prepared, aligned: Aligned, contrast: str) -> Seen | None:
@@ -116,25 +130,27 @@ def _explained(
         findings=found.findings,
         model=use,
         standard=tuple(
-            (space.space, *_in_standard_space(space, anomaly, twin, found.mask, folder / space.space))
+            _in_standard_space(space, anomaly, twin, found.mask, folder / space.space)
             for space in normalized
             if space.check.usable
         ),
     )
 
 
-def _in_standard_space(space: Normalized, anomaly: Image, twin: Image, mask: Image, folder: Path) -> tuple[Path, ...]:
-    """Map, twin and thresholded map, deformed to a standard space."""
+def _in_standard_space(
+    space: Normalized, anomaly: Image, twin: Image, mask: Image, folder: Path
+) -> StandardAnomaly:
     grid = load_template(space.space).t1w
-    carried = (
-        images.save(transforms.apply_itk(image, space.forward, grid, interpolation), folder / f"{name}.nii.gz")
-        for name, image, interpolation in (
-            ("anomaly", anomaly, "linear"),
-            ("twin", twin, "linear"),
-            ("anomaly_mask", mask, "nearest"),
-        )
+
+    def carried(image: Image, interpolation: str, name: str) -> Path:
+        return images.save(transforms.apply_itk(image, space.forward, grid, interpolation), folder / name)
+
+    return StandardAnomaly(
+        space=space.space,
+        anomaly=carried(anomaly, "linear", "anomaly.nii.gz"),
+        twin=carried(twin, "linear", "twin.nii.gz"),
+        mask=carried(mask, "nearest", "anomaly_mask.nii.gz"),
     )
-    return tuple(carried)
 
 
 def _model_use(model: AnomalyModel, job: Job) -> AnomalyUse:
@@ -149,6 +165,18 @@ def _model_use(model: AnomalyModel, job: Job) -> AnomalyUse:
         threshold=card.threshold if settings.anomaly_threshold is None else settings.anomaly_threshold,
         device=tools.device(settings.device).name,
     )
+
+
+def _doubts(model: AnomalyModel, job: Job) -> tuple[Problem, ...]:
+    """What to know of a map: a threshold belongs to a number of steps."""
+    settings, card = job.settings, model.card
+    if settings.anomaly_steps in (None, card.steps) or settings.anomaly_threshold is not None:
+        return ()
+    message = (
+        f"The threshold of the anomaly model {card.name} was measured with {counted(card.steps, 'step')}, and "
+        f"{settings.anomaly_steps} were taken. Give --anomaly-threshold as well."
+    )
+    return (Problem("anomaly-threshold", Severity.WARNING, message),)
 
 
 def _skipped(why: str) -> Anomalies:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bids_app.anomaly.corruption import draw_content, draw_patches, mixed, polygon, random_walks, shrunk
-from bids_app.anomaly.focal import Focal
+from bids_app.anomaly.focal import Focal, blotch
 from bids_app.anomaly.morphology import Morphology, widened
 from bids_app.anomaly.textures import draw_textures, texture_shape
 from bids_app.anomaly.transport import transport
@@ -25,7 +25,7 @@ def corrupted(latents, brains, textures, rng):
     return mixed(latents, content, opacity)
 
 
-def test_patches_lie_inside_the_brain_and_some_samples_have_none():
+def test_patches_lie_inside_a_round_brain_and_some_samples_have_none():
     brain = torch.from_numpy(disc()).float().expand(200, -1, -1)
     latents = torch.zeros(200, 3, 48, 40)
     found = corrupted(latents, brain, None, np.random.default_rng(0)).abs().amax(dim=1) > 0
@@ -137,6 +137,13 @@ def test_blotches_are_soft_edged_and_have_a_tone_of_the_brain():
     changed = [each for each in drawn if (each != image).any()]
     assert len(changed) > 20
     assert all(each[image > 0].min() >= 30 and each.max() <= 120 for each in changed)
+
+
+def test_blotches_end_before_the_square_they_are_drawn_in():
+    rng = np.random.default_rng(0)
+    blotches = [blotch(np.exp(rng.uniform(1, 3)), rng.uniform(*Focal.edge), rng) for _ in range(200)]
+    at_border = [max(each[0].max(), each[-1].max(), each[:, 0].max(), each[:, -1].max()) for each in blotches]
+    assert max(at_border) < 0.3 and np.mean(np.array(at_border) > 0.02) < 0.05
 
 
 def test_slices_side_by_side_are_blotched_at_the_same_spot():

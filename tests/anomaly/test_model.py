@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from bids_app.anomaly.autoencoder import Autoencoder
 from bids_app.anomaly.folder import read_folder
 from bids_app.anomaly.model import load_anomaly_model
 from bids_app.anomaly.velocity import Velocity, begun, with_context
-from bids_app.errors import ConfigError
+from bids_app.errors import ConfigError, VisitError
 from tests.anomaly.ldm import AutoencoderKL, UNetModel
 from tests.anomaly.models import VELOCITY, write_anomaly_model
 
@@ -63,7 +64,11 @@ def test_files_of_the_authors_run_in_their_frame(tmp_path):
         ({"threshold": 2}, "threshold 2"),
         ({"threshold": "high"}, "no card of an anomaly model"),
         ({"velocity": None}, "no card of an anomaly model"),
+        ({"masked": "false"}, "no card of an anomaly model"),
         ({"velocity": {"channels": [8, 8], "wings": 2}}, "describes no networks"),
+        ({"velocity": {"channels": [8, 8], "heads": 0, "attention": [True, True]}}, "describes no networks"),
+        ({"velocity": {"channels": [], "heads": 2, "attention": []}}, "describes no networks"),
+        ({"velocity": {"channels": [8, 8], "heads": 2, "attention": [False, False], "context": -1}}, "describes no"),
         ({"velocity": {"channels": [16, 16], "heads": 2, "attention": [False, False]}}, "does not fit"),
     ],
 )
@@ -105,5 +110,22 @@ def test_a_model_that_ran_away_is_refused(tmp_path):
     model = load_anomaly_model(write_anomaly_model(tmp_path / "model"))
     with torch.no_grad():
         model.velocity.core.conv_out.bias.fill_(float("inf"))
-    with pytest.raises(ConfigError, match="range of numbers"):
+    with pytest.raises(VisitError, match="range of numbers"):
+        model.explain(brain())
+
+
+def test_too_little_memory_is_told(tmp_path, monkeypatch):
+    model = load_anomaly_model(write_anomaly_model(tmp_path / "model"))
+
+    def full(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Autoencoder, "encode", full)
+    with pytest.raises(VisitError, match="ran out of memory for the anomaly model tiny"):
+        model.explain(brain())
+
+
+def test_slices_that_do_not_fit_into_the_frame_of_a_model_are_told(tmp_path):
+    model = load_anomaly_model(write_anomaly_model(tmp_path / "model", slice_shape=[32, 32]))
+    with pytest.raises(ConfigError, match="do not fit into them"):
         model.explain(brain())

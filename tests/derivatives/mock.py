@@ -20,6 +20,7 @@ from bids_app.derivatives.results import (
     Prepared,
     Provenance,
     Segmented,
+    StandardAnomaly,
 )
 from bids_app.lesion.components import find_lesions
 from bids_app.preprocessing.checks import Check
@@ -99,7 +100,9 @@ def make_explained(work: Path, prepared: Prepared, normalized: tuple[Normalized,
         for name, image in {"anomaly": anomaly, "twin": anomaly, "departed": found.mask, "found": found.labels}.items()
     }
     use = AnomalyUse("tiny", "1.0", "1" * 64, prepared.contrast, 5, 0.5, "cpu")
-    standard = tuple((space.space, saved["anomaly"], saved["twin"], saved["departed"]) for space in normalized)
+    standard = tuple(
+        StandardAnomaly(space.space, saved["anomaly"], saved["twin"], saved["departed"]) for space in normalized
+    )
     images_of_it = saved["anomaly"], saved["twin"], saved["departed"], saved["found"]
     return Explained(*images_of_it, found.findings, use, standard)
 

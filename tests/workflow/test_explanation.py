@@ -13,6 +13,7 @@ from bids_app import images
 from bids_app.anomaly.model import Twin
 from bids_app.derivatives.names import ScanName
 from bids_app.derivatives.results import Aligned, Prepared
+from bids_app.errors import VisitError
 from bids_app.measures.volumes import volume_ml
 from bids_app.preprocessing.checks import Check
 from bids_app.settings import Settings
@@ -134,3 +135,21 @@ def test_the_users_threshold_and_steps_go_before_the_models(visit, tmp_path):
     assert (use.threshold, use.steps) == (0.2, 2)
     use = explained(visit, tmp_path, {}, anomaly_threshold=0.4, anomaly_steps=1).explained.model
     assert (use.threshold, use.steps) == (0.4, 1)
+
+
+@pytest.mark.parametrize("orientation", ["RAS"])
+def test_a_model_that_computes_no_numbers_leaves_the_lesions(visit, tmp_path, monkeypatch):
+    def overflow(*arguments):
+        raise VisitError("The networks leave the range of numbers.", "Use --device cpu.")
+
+    monkeypatch.setattr("bids_app.anomaly.model.AnomalyModel.explain", overflow)
+    done = explained(visit, tmp_path, {})
+    assert done.explained is None and "leave the range of numbers. Use --device cpu" in done.problems[0].message
+
+
+@pytest.mark.parametrize("orientation", ["RAS"])
+def test_other_steps_than_those_of_the_threshold_are_told(visit, tmp_path):
+    assert not explained(visit, tmp_path, {"steps": 2}, anomaly_steps=2).problems
+    assert not explained(visit, tmp_path, {"steps": 2}, anomaly_steps=1, anomaly_threshold=0.4).problems
+    (problem,) = explained(visit, tmp_path, {"steps": 2}, anomaly_steps=1).problems
+    assert problem.code == "anomaly-threshold" and "measured with 2 steps, and 1 were taken" in problem.message

@@ -6,7 +6,7 @@ A second call goes on where the first was left. Started by ``torchrun``, every p
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,14 @@ from bids_app.anomaly.textures import find_pictures, read_textures, texture_shap
 from bids_app.anomaly.velocity import Velocity, VelocitySize
 from bids_app.derivatives.read import read_object
 from bids_app.derivatives.write import write_json, write_table
-from bids_app.errors import ConfigError, ExitCode, NoInputError, UsageError
+from bids_app.errors import ConfigError, DatasetError, ExitCode, NoInputError, UnavailableError, UsageError
 from bids_app.networks.device import Device, choose_device
 from bids_app.networks.registry import embedded_models
 from bids_app.networks.weights import folder_sha256, sha256
 from bids_app.settings import AnomalyTraining, Settings
 from bids_app.study.folders import check_places, check_writable
 from bids_app.training.own.progress import Reporter, duration, reporter
-from bids_app.training.record import check_record, check_result
+from bids_app.training.record import RECORD, check_record, check_result
 from bids_app.training.reflect import presets
 from bids_app.training.reflect.folder import add_to_card, calibrate, read_trained_autoencoder, write_anomaly_model
 from bids_app.training.reflect.learn import (
@@ -41,6 +41,7 @@ from bids_app.training.reflect.learn import (
     Corruption,
     Course,
     Place,
+    in_words,
     mended,
     stacks_of,
     straighten,
@@ -51,6 +52,7 @@ from bids_app.training.reflect.loop import LATEST, Processes, processes
 from bids_app.training.reflect.losses import Critic
 from bids_app.training.reflect.lpips import read_lpips
 from bids_app.training.reflect.scans import (
+    Found,
     PreparedScan,
     find_scans,
     gather,
@@ -60,11 +62,13 @@ from bids_app.training.reflect.scans import (
     scan_table,
 )
 from bids_app.training.reflect.slices import Slices
-from bids_app.training.reflect.tasks import Reconstruction
+from bids_app.training.reflect.tasks import Change, Reconstruction
 from bids_app.wording import counted
 from bids_app.workflow.tools import limit_threads
 
 SCANS, FINISHED = "scans.tsv", "finished.json"
+FAILED = "failed"
+"""In the record of a training: scans that could not be prepared when it was begun."""
 USE = "Research use only."
 THEIR_CRITIC_FROM = 50001
 STEPS_OF = {"reflect": 5, "reflect2": 1}
@@ -72,7 +76,6 @@ NOUNS = {
     "autoencoder": "an autoencoder",
     "reflect": "REFLECT-1",
     "reflect2": "REFLECT-2",
-    "calibrate": "the threshold of a model",
 }
 
 
@@ -123,12 +126,12 @@ def train_anomaly(settings: AnomalyTraining, dry_run: bool = False) -> ExitCode:
     AppError
         Whatever the user can mend.
     """
-    begun = time.monotonic()
+    started = time.monotonic()
     device = choose_device(settings.device)
     settings, start = _with_start(settings)
     places = Settings(settings.out_dir, settings.bids_dir, settings.work_dir)
     check_places(places)
-    if settings.step != "calibrate":
+    if not settings.calibrates:
         check_result(work_folder(settings), settings.out_dir / settings.name)
     found = find_scans(settings)
     if dry_run:
@@ -142,22 +145,42 @@ def train_anomaly(settings: AnomalyTraining, dry_run: bool = False) -> ExitCode:
             check_writable(places)
         ready = group.from_first(lambda: prepare_scans(found, settings, say))
         limit_threads(max(1, settings.nprocs // group.count))
+        late = group.from_first(lambda: _late(settings, ready))
         if group.first:
-            write_table(work_folder(settings) / SCANS, scan_table(found, ready))
-        held = found.held_out
-        scans = Scans(
-            tuple(each for each in ready if each.scan.visit.subject not in held),
-            tuple(each for each in ready if each.scan.visit.subject in held),
-        )
-        if len(scans.validation) < 2 or not scans.train:
-            raise ConfigError("Too few scans could be prepared.", "See what was said of the others above.")
-        if settings.step != "calibrate":
-            _train(settings, scans, start, device, group, told)
-        elif group.first:
-            _calibrate(settings, scans, device, say)
+            write_table(work_folder(settings) / SCANS, scan_table(found, ready, late))
+        scans = _by_use(found, [each for each in ready if each.scan.label not in late])
+        if settings.calibrates:
+            if group.first:
+                _calibrate(settings, scans, device, say)
+        else:
+            _train(settings, found, scans, start, device, group, told)
         group.wait()  # whoever leaves first ends the others
-        say(f"done in {duration(time.monotonic() - begun)}")
+        say(f"done in {duration(time.monotonic() - started)}")
     return ExitCode.OK
+
+
+def _late(settings: AnomalyTraining, ready: Sequence[PreparedScan]) -> frozenset[str]:
+    """Labels of scans that failed when a training was begun, and could be prepared since: it goes on without them."""
+    failed = read_object(work_folder(settings) / RECORD).get(FAILED, ())
+    return frozenset(each.scan.label for each in ready) & frozenset(failed)
+
+
+def _by_use(found: Found, ready: Sequence[PreparedScan]) -> Scans:
+    """Who is learned from, and who is held out.
+
+    Raises
+    ------
+    DatasetError
+        If there are too few of either.
+    """
+    held = found.among(ready).held_out
+    scans = Scans(
+        tuple(each for each in ready if each.scan.visit.subject not in held),
+        tuple(each for each in ready if each.scan.visit.subject in held),
+    )
+    if len(scans.validation) < 2 or (found.learns and not scans.train):
+        raise DatasetError("Too few scans could be prepared.", "See what was said of the others above.")
+    return scans
 
 
 def _with_start(settings: AnomalyTraining) -> tuple[AnomalyTraining, Start]:
@@ -196,7 +219,7 @@ def _autoencoder_start(settings: AnomalyTraining) -> Start:
 
 def _refuse_embedded(settings: AnomalyTraining) -> None:
     embedded = {model.folder.resolve() for model in embedded_models()}
-    if settings.step == "calibrate" and settings.start.resolve() in embedded:
+    if settings.calibrates and settings.start.resolve() in embedded:
         raise UsageError(
             f"{settings.start} comes with the App, and stays as it is.",
             "Copy the folder, calibrate the copy, and give its path as --anomaly-model.",
@@ -205,13 +228,12 @@ def _refuse_embedded(settings: AnomalyTraining) -> None:
 
 def _plan(settings: AnomalyTraining, device: Device, start: Start) -> list[str]:
     """The plan in words."""
+    places = [f"device    {device.description}", f"work      {work_folder(settings)}"]
+    if settings.calibrates:
+        return [f"model     {settings.start}", *places]
     lines = [f"training  {NOUNS[settings.step]}, preset {settings.preset}"]
-    if settings.step == "calibrate":
-        lines = [f"model     {settings.start}"]
-    elif settings.start or settings.init:
-        lines.append(f"start     {settings.init or settings.start}")
-    lines += [f"device    {device.description}", f"work      {work_folder(settings)}"]
-    return lines + ([] if settings.step == "calibrate" else [f"model     {settings.out_dir / settings.name}"])
+    lines += [f"start     {settings.init or settings.start}"] if settings.init or settings.start else []
+    return [*lines, *places, f"model     {settings.out_dir / settings.name}"]
 
 
 def _calibrate(settings: AnomalyTraining, scans: Scans, device: Device, say: Callable[[str], None]) -> None:
@@ -226,7 +248,13 @@ def _calibrate(settings: AnomalyTraining, scans: Scans, device: Device, say: Cal
 
 
 def _train(
-    settings: AnomalyTraining, scans: Scans, start: Start, device: Device, group: Processes, told: Reporter
+    settings: AnomalyTraining,
+    found: Found,
+    scans: Scans,
+    start: Start,
+    device: Device,
+    group: Processes,
+    told: Reporter,
 ) -> None:
     """Train the network, and let the first process finish the model."""
     slices = _in_frame(gather(scans.train), start.slice_shape)
@@ -236,17 +264,23 @@ def _train(
         if not len(these.stacks(stack)):
             raise NoInputError(
                 f"No scan for {use} has {counted(stack, 'slice')} without lesion that follow each other.",
-                "Give more scans, or leave out --context and --volumetric.",
+                "Give more scans." if stack == 1 else "Give more scans, or leave out --context and --volumetric.",
             )
     course = presets.course_of(settings, len(slices), group.count, stack)
     if group.first:
-        _check_record(settings, scans, course)
+        _check_record(settings, found, scans, course, group.count)
     if group.from_first(lambda: _is_finished(settings)):
         if group.first:
             told.say(f"{settings.out_dir / settings.name} was finished before")
         return
     place = Place(work_folder(settings), group, _progress(told))
-    networks = _trained(settings, slices, start, course, place)
+    try:
+        networks = _trained(settings, slices, start, course, place)
+    except torch.OutOfMemoryError as error:
+        raise UnavailableError(
+            f"The memory of {device.name} does not suffice for steps of {counted(course.batch, 'slice')}.",
+            "Give a smaller --batch, and an --accumulation of several.",
+        ) from error
     if group.first:
         card = _card(settings, scans, course, group.count) | {"slice_shape": start.slice_shape}
         _finish(settings, scans, held_out, networks, card, device, told)
@@ -346,8 +380,13 @@ def _corruption(settings: AnomalyTraining, slices: Slices) -> Corruption:
     if settings.textures is not None:
         rng = np.random.default_rng(settings.seed)
         textures = read_textures(settings.textures, TEXTURE_COUNT, texture_shape(slices.images.shape[1:]), rng)
-    changes = (Morphology() if settings.morphology else None, Focal() if settings.focal else None)
-    return Corruption(textures, tuple(filter(None, changes)))
+    return Corruption(textures, _changes(settings))
+
+
+def _changes(settings: AnomalyTraining) -> tuple[Change, ...]:
+    return tuple(
+        change for change, asked in ((Morphology(), settings.morphology), (Focal(), settings.focal)) if asked
+    )
 
 
 def _in_frame(slices: Slices, shape: tuple[int, int] | None) -> Slices:
@@ -391,9 +430,8 @@ def _card(settings: AnomalyTraining, scans: Scans, course: Course, processes: in
     with_masks = ", slices without lesion" if settings.masks else ""
     recipe = f"afterstroke train {settings.step}{before}, preset {settings.preset}: {course.schedule.steps} steps of "
     recipe += f"{course.batch * course.schedule.accumulation * processes} slices"
-    kinds = [kind for kind, asked in (("morphological", settings.morphology), ("focal", settings.focal)) if asked]
-    if settings.step != "autoencoder" and kinds:
-        recipe += f", with {' and '.join(kinds)} corruptions"
+    if settings.step != "autoencoder":
+        recipe += in_words(_changes(settings))
     return {
         "name": settings.name,
         "version": app_version(),
@@ -413,7 +451,7 @@ def _weights_sha256(path: Path | None) -> str:
     return folder_sha256(file for file in path.iterdir() if file.suffix in (".pth", ".pt"))
 
 
-def _check_record(settings: AnomalyTraining, scans: Scans, course: Course) -> None:
+def _check_record(settings: AnomalyTraining, found: Found, scans: Scans, course: Course, processes: int) -> None:
     """Refuse to go on with other scans or settings than the training was begun with.
 
     Raises
@@ -421,8 +459,10 @@ def _check_record(settings: AnomalyTraining, scans: Scans, course: Course) -> No
     ConfigError
         Naming what differs.
     """
-    options = ("step", "contrast", "preset", "latent", "size", "context", "volumetric", "morphology", "focal", "seed")
-    content = {name: getattr(settings, name) for name in options}
+    options = ("step", "contrast", "preset", "latent", "size", "context", "volumetric", "morphology", "focal", "masked")
+    content = {name: getattr(settings, name) for name in (*options, "seed")}
+    work, used = work_folder(settings), {each.scan.label: each.fingerprint for each in scans.all}
+    failed = [each.label for each in found.scans if each.label not in used]
     content |= {
         "start": _weights_sha256(settings.init or settings.start),
         "textures": str(settings.textures or ""),
@@ -430,7 +470,9 @@ def _check_record(settings: AnomalyTraining, scans: Scans, course: Course) -> No
         "steps": course.schedule.steps,
         "batch": course.batch,
         "accumulation": course.schedule.accumulation,
+        "processes": processes,
         "result": str(settings.out_dir / settings.name),
-        "scans": {each.scan.label: each.fingerprint for each in scans.all},
+        "scans": used,
+        FAILED: read_object(work / RECORD).get(FAILED, failed),
     }
-    check_record(work_folder(settings), settings.name, content)
+    check_record(work, settings.name, content)

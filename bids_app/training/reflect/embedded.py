@@ -37,6 +37,7 @@ from bids_app.training.reflect.learn import (
     Corruption,
     Course,
     Place,
+    in_words,
     mended,
     straighten,
     train_autoencoder,
@@ -62,13 +63,6 @@ CORRUPTIONS: Mapping[str, tuple[Change, ...]] = {
 }
 """What is done to slices beside the authors' patches in the latent, by name."""
 USUAL = "varied"
-KINDS = {
-    "plain": "",
-    "morphological": ", and morphological corruptions",
-    "focal": ", and focal corruptions",
-    "varied": ", morphological and focal corruptions",
-}
-"""The same in words."""
 SEEDS = {"train": 1, "validation": 7}
 """Of the series of synthetic brains."""
 
@@ -133,7 +127,7 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        """For the folder of the flow's checkpoints."""
+        """Name of the folder of the flow's checkpoints."""
         slices = "-volumetric" if self.volumetric else f"-{2 * self.context + 1}-slices" if self.context else ""
         return self.corruption + slices
 
@@ -144,7 +138,7 @@ class Recipe:
 
     @property
     def straight(self) -> str:
-        """For that of the reflow."""
+        """Name of the folder of the reflow's checkpoints."""
         return f"{self.name}-straight"
 
     @property
@@ -190,7 +184,9 @@ class Workshop:
     def _course(self, step: str, length: float) -> Course:
         """That of the preset, for so many steps or minutes."""
         limit = {"minutes": length} if self.recipe.timed else {"steps": int(length)}
-        stage, schedule = SMALL.stages[step], Schedule(**limit, ema=SMALL.ema, save_minutes=3)
+        stage, schedule = SMALL.stages[step], Schedule(
+            **limit, cosine=SMALL.cosine, ema=SMALL.ema, clip=SMALL.clip, save_minutes=3
+        )
         batch = self.recipe.batch or stage.batch
         rate = self.recipe.rate * stage.rate
         return Course(schedule, batch, rate, stage.optimizer, workers=self.workers, at_start=stage.at_start)
@@ -217,8 +213,8 @@ def describe(workshop: Workshop, brains: Brains, heads: Sequence[str], commit: s
         "training_data": [TRAINING_DATA[0], *(texture for head, texture in TEXTURES.items() if head in heads)],
         "recipe": "bids_app.training.reflect.embedded: REFLECT-1"
         + (", then REFLECT-2" if recipe.reflow else "")
-        + ", with the authors' corruption, procedural textures"
-        + KINDS[recipe.corruption]
+        + ", procedural textures"
+        + in_words(CORRUPTIONS[recipe.corruption])
         + "; L1, structural and adversarial loss of the autoencoder; Muon; running average of the weights",
         "heads": list(heads),
         "brains": {"train": len(brains.train), "validation": len(brains.validation)},
@@ -239,7 +235,8 @@ def describe(workshop: Workshop, brains: Brains, heads: Sequence[str], commit: s
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draw brains, train, calibrate, write the model folder."""
     parser = argparse.ArgumentParser(prog="python -m bids_app.training.reflect.embedded", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder with label_maps/ and whole_head/")
+    text = "folder with label_maps/, lesion_masks/ and whole_head/"
+    parser.add_argument("--data", type=Path, required=True, help=text)
     parser.add_argument("--out", type=Path, required=True, help="folder for brains, checkpoints and models")
     parser.add_argument("--brains", type=int, default=160, help="synthetic brains to train with (default: %(default)s)")
     usual = {step: stage.steps for step, stage in SMALL.stages.items()}
@@ -268,13 +265,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     lengths = options.minutes or (options.autoencoder_steps, options.flow_steps, options.reflow_steps)
     shape = options.corruption, options.context, options.volumetric
     recipe = Recipe(*lengths, options.minutes is not None, options.batch, options.rate, *shape)
+    if not recipe.flow or not (recipe.autoencoder or options.init):
+        parser.error("nothing is trained in 0 steps or minutes: only the reflow may have none")
     device = choose_device(options.device)
     init = load_anomaly_model(options.init) if options.init else None
     loaders = options.workers if options.workers > 1 else 0
     if init is None:
-        check_record(options.out / "autoencoder", "autoencoder", recipe.of_autoencoder)
-    begun = {"init": init.sha256 if init else "", "brains": options.brains}
-    check_record(options.out / recipe.name, recipe.name, asdict(recipe) | begun)
+        record = recipe.of_autoencoder | {"brains": options.brains}
+        check_record(options.out / "autoencoder", "autoencoder", record)
+    record = asdict(recipe) | {"init": init.sha256 if init else "", "brains": options.brains}
+    check_record(options.out / recipe.name, recipe.name, record)
     workshop = Workshop(all_slices(brains.train), recipe, options.out, device.name, loaders, init)
     autoencoder = workshop.autoencoder()
     velocity = workshop.velocity(autoencoder)

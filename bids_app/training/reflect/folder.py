@@ -18,11 +18,13 @@ from bids_app.anomaly.folder import AUTOENCODER, CARD, THEIR_SHAPE, VELOCITY, re
 from bids_app.anomaly.model import AnomalyModel, read_own_autoencoder
 from bids_app.anomaly.velocity import Velocity
 from bids_app.derivatives.write import atomic, write_json
-from bids_app.errors import ConfigError
+from bids_app.errors import ConfigError, VisitError
 from bids_app.wording import counted
 
 DEVIATIONS = 3
 """Standard deviations above the mean of healthy scans at which the threshold lies."""
+BINS = 100_000
+"""Of anomalies: a threshold of five digits lies at the border of two."""
 
 
 def write_anomaly_model(
@@ -109,14 +111,14 @@ class Calibration:
 
     @property
     def threshold(self) -> float:
-        """Anomaly from which a voxel departs from a healthy brain."""
-        return self.mean + DEVIATIONS * self.deviation
+        """Anomaly from which a voxel differs from a healthy brain, as it is applied."""
+        return round(self.mean + DEVIATIONS * self.deviation, 5)
 
     def to_card(self) -> dict[str, Any]:
-        """For the card, with the threshold as it is applied."""
+        """For the card."""
         healthy = {"scans": self.scans, "mean": self.mean, "deviation": self.deviation, "above_threshold": self.above}
         rounded = {name: round(value, 5) for name, value in healthy.items()}
-        return {"threshold": round(self.threshold, 5), "healthy_scans": rounded}
+        return {"threshold": self.threshold, "healthy_scans": rounded}
 
 
 def calibrate(model: AnomalyModel, brains: Iterable[tuple[np.ndarray, np.ndarray]]) -> Calibration:
@@ -132,19 +134,35 @@ def calibrate(model: AnomalyModel, brains: Iterable[tuple[np.ndarray, np.ndarray
     Raises
     ------
     ConfigError
-        If there are fewer than two with anything that counts.
+        If there are fewer than two with anything that counts, or they are too different to say.
     """
-    measured = (model.explain(grey).anomaly[counts][grey[counts] > 0] for grey, counts in brains)
-    anomalies = [values for values in measured if values.size]
-    if len(anomalies) < 2:
+    means, spread = [], np.zeros(BINS + 1)
+    for grey, counts in brains:
+        values = _anomalies(model, grey)[counts][grey[counts] > 0]
+        if values.size:
+            means.append(values.mean(dtype=np.float64))
+            spread += np.bincount((values * BINS).astype(np.int64), minlength=BINS + 1) / values.size
+    if len(means) < 2:
         raise ConfigError(
-            f"{counted(len(anomalies), 'scan')} with healthy slices cannot measure a threshold: two are needed.",
+            f"{counted(len(means), 'scan')} with healthy slices cannot measure a threshold: two are needed.",
             "Give more healthy scans.",
         )
-    means = np.array([values.mean() for values in anomalies])
-    found = Calibration(len(means), float(means.mean()), float(means.std(ddof=1)), 0.0)
-    above = np.mean([(values >= found.threshold).mean() for values in anomalies])
+    found = Calibration(len(means), float(np.mean(means)), float(np.std(means, ddof=1)), 0.0)
+    if not 0 < found.threshold <= 1:
+        raise ConfigError(
+            f"Mean anomalies of {found.mean:.3f} with a deviation of {found.deviation:.3f} between "
+            f"{counted(len(means), 'healthy scan')} give a threshold of {found.threshold:.3f}, which is not in (0, 1].",
+            "Measure it with more healthy scans (afterstroke train calibrate), or give --anomaly-threshold.",
+        )
+    above = spread[round(found.threshold * BINS) :].sum() / len(means)
     return replace(found, above=float(above))
+
+
+def _anomalies(model: AnomalyModel, grey: np.ndarray) -> np.ndarray:
+    try:
+        return model.explain(grey).anomaly
+    except VisitError as error:  # it would be so in every visit
+        raise ConfigError(error.message, error.hint) from error
 
 
 def add_to_card(folder: Path, content: Mapping[str, Any]) -> None:

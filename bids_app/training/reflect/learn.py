@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -97,6 +97,11 @@ class Corruption:
 
     textures: np.ndarray | None = None
     changes: tuple[Change, ...] = ()
+
+
+def in_words(changes: Sequence[Change]) -> str:
+    """Changes of slices, for a card: nothing, or ``, with morphological and focal corruptions``."""
+    return f", with {' and '.join(change.kind for change in changes)} corruptions" if changes else ""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ Started by ``torchrun``, every process learns from batches of its own, and gradi
 
 from __future__ import annotations
 
+import copy
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from bids_app.derivatives.write import atomic
+from bids_app.errors import ConfigError
 from bids_app.networks.device import computes_bf16
 from bids_app.networks.weights import load_checkpoint
 
@@ -26,6 +29,8 @@ Result = TypeVar("Result")
 LATEST = "latest.pth"
 PATIENCE = timedelta(days=3)
 """How long processes wait for the first one, which prepares scans."""
+MOST_UNUSABLE = 10
+"""Gradients one after the other that are no numbers and are passed over."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +231,8 @@ class _Training:
     def __init__(self, learners: Sequence[Learner], schedule: Schedule, folder: Path, group: Processes):
         self.learners, self.schedule, self.folder, self.group = learners, schedule, folder, group
         self.step, self._minutes_before, self._started = 0, 0.0, time.monotonic()
-        self._saved, self.losses = self._started, {}
+        self._saved, self._saved_step, self.losses = self._started, None, {}
+        self._unusable = {learner.name: 0 for learner in learners}
         for learner in learners:
             learner.network.to(group.device)
         # wrapping gives all processes the weights of the first one, from which averages begin as well
@@ -261,12 +267,33 @@ class _Training:
             learner.optimizer.zero_grad(set_to_none=True)
             if not self._backward(learner, parts):
                 continue
-            if self.schedule.clip:
-                nn.utils.clip_grad_norm_(learner.network.parameters(), self.schedule.clip)
+            norm = nn.utils.clip_grad_norm_(learner.network.parameters(), self.schedule.clip or torch.inf)
+            if not self._usable(learner, norm):
+                continue
             learner.optimizer.step()
             if learner.averaged:
                 self._average(learner)
         self.step += 1
+
+    def _usable(self, learner: Learner, norm: Tensor) -> bool:
+        """Whether a gradient may be followed; a few that may not, one after the other, end the training.
+
+        Raises
+        ------
+        ConfigError
+            The last checkpoint is then from before.
+        """
+        if torch.isfinite(norm):
+            self._unusable[learner.name] = 0
+            return True
+        self._unusable[learner.name] += 1
+        if self._unusable[learner.name] >= MOST_UNUSABLE:
+            raise ConfigError(
+                f"The training of the {learner.name} ran away: {MOST_UNUSABLE} gradients in a row are no numbers.",
+                "The last checkpoint is kept. Take more slices a step (--batch, --accumulation), or begin with a "
+                "trained model (--init).",
+            )
+        return False
 
     def _backward(self, learner: Learner, parts: Sequence[tuple[Tensor, ...]]) -> bool:
         """Mean gradient over the parts; whether there was anything to learn."""
@@ -280,8 +307,10 @@ class _Training:
                 if loss is None:
                     return False
                 (loss / len(parts)).backward()
-            before = self.losses.get(learner.name, loss.item())
-            self.losses[learner.name] = before + 0.02 * (loss.item() - before)
+            value = loss.item()
+            if math.isfinite(value):
+                before = self.losses.get(learner.name, value)
+                self.losses[learner.name] = before + 0.02 * (value - before)
         return True
 
     @torch.no_grad()
@@ -291,10 +320,14 @@ class _Training:
         torch._foreach_lerp_(averaged, list(learner.network.parameters()), 1 - decay)
 
     def save(self, say: Callable[[int, float, dict[str, float]], None]) -> None:
-        """Write the checkpoint and report."""
-        self._saved = time.monotonic()
-        if not self.group.first:
-            return
+        """Write the checkpoint, unless it holds this step already, and report."""
+        if self.group.first:
+            if self._saved_step != self.step:
+                self._write()
+            say(self.step, self.progress, dict(self.losses))
+        self._saved, self._saved_step = time.monotonic(), self.step
+
+    def _write(self) -> None:
         content = {"step": self.step, "minutes": self.minutes}
         for learner in self.learners:
             content[f"{learner.name}.network"] = learner.network.state_dict()
@@ -302,10 +335,10 @@ class _Training:
         content |= {f"{name}.average": network.state_dict() for name, network in self._averages.items()}
         with atomic(self.folder / LATEST) as temporary:
             torch.save(content, temporary)
-        say(self.step, self.progress, dict(self.losses))
 
     def _load(self, content: dict[str, Any]) -> None:
         self.step, self._minutes_before = content["step"], content["minutes"]
+        self._saved_step = self.step
         for learner in self.learners:
             learner.network.load_state_dict(content[f"{learner.name}.network"])
             learner.optimizer.load_state_dict(content[f"{learner.name}.optimizer"])
@@ -319,8 +352,6 @@ class _Training:
 
 
 def _copy(network: nn.Module) -> nn.Module:
-    import copy
-
     return copy.deepcopy(network).requires_grad_(False).eval()
 
 

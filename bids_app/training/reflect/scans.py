@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import uuid
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -70,11 +70,14 @@ class Found:
         By subject and session.
     left_out : tuple of (str, Problem)
         Label of a visit, and why it cannot be used.
+    learns : bool
+        Whether a network learns from them; else all of them measure a threshold.
     """
 
     name: str
     scans: tuple[Candidate, ...]
     left_out: tuple[tuple[str, Problem], ...] = ()
+    learns: bool = True
 
     @property
     def subjects(self) -> tuple[str, ...]:
@@ -84,9 +87,15 @@ class Found:
     def held_out(self) -> frozenset[str]:
         """Subjects for validation, chosen by their label: two at least. With some thirty subjects, a tenth of which are
         two of themselves, whoever is held out stays so when others join."""
+        if not self.learns:
+            return frozenset(self.subjects)
         places = {subject: zlib.crc32(subject.encode()) / 2**32 for subject in self.subjects}
         lowest = sorted(places, key=places.__getitem__)[:2]
         return frozenset(lowest) | {subject for subject, place in places.items() if place < HELD_OUT}
+
+    def among(self, ready: Sequence[PreparedScan]) -> Found:
+        """With those scans alone that could be prepared: held out is who can be measured."""
+        return replace(self, scans=tuple(each.scan for each in ready))
 
 
 @dataclass(frozen=True)
@@ -134,7 +143,7 @@ def find_scans(settings: AnomalyTraining) -> Found:
             f"learned from; {LEAST_SUBJECTS} are needed.{first}",
             "Check --bids, --contrast and --participant-label.",
         )
-    return found
+    return replace(found, learns=not settings.calibrates)
 
 
 def _with_masks(settings: AnomalyTraining) -> Found:
@@ -274,33 +283,41 @@ def gather(scans: Sequence[PreparedScan]) -> Slices:
     return Slices(np.concatenate(grey), tuple(subjects), np.concatenate(heights))
 
 
-def healthy_brains(scans: Sequence[PreparedScan]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Grey values of whole brains, and which of their slices have no lesion."""
-    return [prepared.read() for prepared in scans]
+def healthy_brains(scans: Sequence[PreparedScan]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Grey values of whole brains, and which of their slices have no lesion, one brain at a time."""
+    return (prepared.read() for prepared in scans)
 
 
-def scan_table(found: Found, ready: Sequence[PreparedScan]) -> pd.DataFrame:
+def scan_table(found: Found, ready: Sequence[PreparedScan], late: Collection[str] = ()) -> pd.DataFrame:
     """A row for each visit: what it was used for, or why it was left out.
+
+    Parameters
+    ----------
+    late : collection of str
+        Labels of scans that could be prepared only after the training was begun.
 
     Returns
     -------
     DataFrame
         Columns ``visit``, ``use`` (``train`` or ``validation``), ``problem`` and ``what``.
     """
-    used, held_out = {prepared.scan.label for prepared in ready}, found.held_out
+    ready = [prepared for prepared in ready if prepared.scan.label not in late]
+    used, held_out = {prepared.scan.label for prepared in ready}, found.among(ready).held_out
     rows = [(label, None, problem.code, problem.message) for label, problem in found.left_out]
     for scan in found.scans:
         use = "validation" if scan.visit.subject in held_out else "train"
         row = (use, None, None) if scan.label in used else (None, "not-prepared", "Its preparation failed.")
+        if scan.label in late:
+            row = (None, "late", "Its preparation failed when the training was begun.")
         rows.append((scan.label, *row))
     return pd.DataFrame(sorted(rows, key=lambda row: row[0]), columns=["visit", "use", "problem", "what"])
 
 
 def render_found(found: Found, contrast: str) -> str:
     """Scans and problems as plain lines."""
-    lines = [
-        f"dataset   {found.name}",
-        f"scans     {counted(len(found.scans), contrast)} of {counted(len(found.subjects), 'subject')}, "
-        f"{len(found.held_out)} of these for validation and for the threshold",
-    ]
+    use = "for the threshold"
+    if found.learns:
+        use = f"{len(found.held_out)} of these for validation and {use}"
+    scans = f"{counted(len(found.scans), contrast)} of {counted(len(found.subjects), 'subject')}, {use}"
+    lines = [f"dataset   {found.name}", f"scans     {scans}"]
     return "\n".join(lines + [f"left out  {label}: {problem.message}" for label, problem in found.left_out])

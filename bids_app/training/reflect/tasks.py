@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,10 +20,16 @@ from bids_app.anomaly.velocity import Velocity, with_context
 from bids_app.training.reflect.losses import Critic, critic_loss, kl_loss, structural_loss
 from bids_app.training.reflect.slices import Slices, augmented
 
-Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-
 REFLOW_STEPS = 5
 """Euler steps of the teacher of REFLECT-2."""
+
+
+class Change(Protocol):
+    """What is done to a healthy slice before it is encoded; `kind` says it in a word."""
+
+    kind: str
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -9,15 +10,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from bids_app.anomaly.focal import Focal
-from bids_app.anomaly.model import load_anomaly_model
+from bids_app.anomaly.model import Twin, load_anomaly_model
 from bids_app.anomaly.morphology import Morphology
 from bids_app.cli import main
 from bids_app.cli_parser import options_markdown, read_request
 from bids_app.cli_training import WHAT, training_parser
-from bids_app.errors import ConfigError, ExitCode, UsageError
+from bids_app.errors import ConfigError, ExitCode, UsageError, VisitError
 from bids_app.settings import AnomalyTraining
 from bids_app.training.reflect import command, presets, scans
 from bids_app.training.reflect.folder import add_to_card, calibrate, read_trained_autoencoder
@@ -197,7 +199,7 @@ def test_the_threshold_is_mean_and_three_deviations_of_healthy_scans(tmp_path):
     brains = [brain(seed) for seed in range(3)]
     means = [model.explain(each).anomaly[each > 0].mean() for each in brains]
     healthy = [(each, np.ones(len(each), bool)) for each in brains]
-    assert calibrate(model, healthy).threshold == pytest.approx(np.mean(means) + 3 * np.std(means, ddof=1))
+    assert calibrate(model, healthy).threshold == round(np.mean(means) + 3 * np.std(means, ddof=1), 5)
 
 
 def test_a_dry_run_writes_nothing(study, capsys):
@@ -293,3 +295,84 @@ def test_an_autoencoder_is_read_as_it_was_written(study):
 def test_the_help_names_every_option_once(what):
     options = re.findall(r"^\| `(--[a-z-]+)", options_markdown(training_parser(what)), re.MULTILINE)
     assert {"--bids", "--device"} <= set(options) and len(options) == len(set(options))
+
+
+def test_a_finished_model_does_not_become_a_masked_one(study, capsys):
+    train(study, "autoencoder")
+    again = ("reflect", "--autoencoder", str(study / "models" / "autoencoder"))
+    assert train(study, *again) == ExitCode.OK
+    assert train(study, *again, "--masked") == ExitCode.BAD_CONFIG
+    assert "begun with other masked" in capsys.readouterr().err
+
+
+def failing(monkeypatch, fail):
+    """Let the preparation of some subjects fail: those of whom `fail` says so."""
+    working = scans.grey_slices
+
+    def grey_slices(scan, settings, folder):
+        if fail(scan.visit.subject):
+            raise VisitError(f"{scan.label} is broken.")
+        return working(scan, settings, folder)
+
+    monkeypatch.setattr(scans, "grey_slices", grey_slices)
+
+
+def test_a_training_goes_on_without_a_scan_that_failed_when_it_was_begun(study, monkeypatch):
+    usual = scans.find_scans(AnomalyTraining("reflect", study / "bids", study, "m")).held_out
+    broken = {min(usual)}
+    failing(monkeypatch, lambda subject: subject in broken)
+    assert train(study, "autoencoder") == ExitCode.OK
+    begun = scans_of(study)
+    assert begun[f"sub-{min(usual)}"] == "not-prepared" and list(begun.values()).count("validation") == 2
+    broken.clear()
+    assert train(study, "autoencoder") == ExitCode.OK
+    assert scans_of(study) == begun | {f"sub-{min(usual)}": "late"}
+
+
+def scans_of(study) -> dict[str, str]:
+    """Subject, and what it was used for or why it was not; the second visit of a subject is passed over."""
+    with (study / "work" / "training" / "autoencoder-autoencoder" / "scans.tsv").open() as stream:
+        rows = list(csv.DictReader(stream, delimiter="\t"))
+    return {row["visit"].split("_")[0]: row["problem"].replace("n/a", "") or row["use"] for row in reversed(rows)}
+
+
+def test_calibration_takes_all_scans_there_are(study, monkeypatch, capsys):
+    folder = write_anomaly_model(study / "given", threshold=None)
+    who = ["--participant-label", "01", "02", "03", "04"]
+    failing(monkeypatch, lambda subject: subject in {"02", "03"})
+    assert train(study, "autoencoder", *who) == ExitCode.BAD_DATASET
+    assert "Too few scans could be prepared" in capsys.readouterr().err
+    assert train(study, "calibrate", "--model", str(folder), *who) == ExitCode.OK
+    said = capsys.readouterr().out
+    assert "5 T1ws of 4 subjects, for the threshold" in said and "from 3 scans" in said
+
+
+class Uneven:
+    """In place of a model: every brain is as anomalous as it is dark."""
+
+    def explain(self, grey: np.ndarray) -> Twin:
+        return Twin(grey, np.where(grey > 0, 1 - grey / 255, 0).astype(np.float32))
+
+
+def test_healthy_scans_that_differ_too_much_set_no_threshold():
+    every = np.ones(2, bool)
+    dark, bright = (np.full((2, 8, 8), value, np.uint8) for value in (20, 250))
+    with pytest.raises(ConfigError, match="which is not in"):
+        calibrate(Uneven(), [(dark, every), (bright, every)])
+
+
+def test_the_share_of_healthy_brains_above_the_threshold_is_a_mean_over_them():
+    every, rng = np.ones(2, bool), np.random.default_rng(0)
+    brains = [rng.integers(100 + number, 250, (2, 40 + 9 * number, 40), dtype=np.uint8) for number in range(3)]
+    found = calibrate(Uneven(), [(each, every) for each in brains])
+    shares = [(1 - each.astype(np.float32) / 255 >= np.float32(found.threshold)).mean() for each in brains]
+    assert found.above == pytest.approx(np.mean(shares), abs=1e-3) and 0 < found.above < 1
+
+
+def test_too_little_memory_is_told(study, monkeypatch, capsys):
+    def full(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(command, "train_autoencoder", full)
+    assert train(study, "autoencoder") == ExitCode.UNAVAILABLE
+    assert "does not suffice for steps of 8 slices" in capsys.readouterr().err

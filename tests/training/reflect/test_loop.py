@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from bids_app.errors import ConfigError
 from bids_app.training.reflect.loop import LATEST, Learner, Processes, Schedule, fit
 
 ALONE = Processes(0, 1, torch.device("cpu"))
@@ -100,3 +101,34 @@ def test_two_processes_learn_what_one_would(tmp_path):
     alone = trained(tmp_path / "alone", 5, accumulation=2)
     torch.testing.assert_close(one, alone.weight.detach())
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [LATEST]
+
+
+def broken_at(numbers: set[int]):
+    """Batches of which some are no numbers."""
+
+    def drawn(number: int) -> tuple[torch.Tensor, ...]:
+        x, y = draw(number)
+        return x, y * torch.nan if number in numbers else y
+
+    return drawn
+
+
+def test_a_gradient_that_is_no_number_is_passed_over(tmp_path):
+    schedule = Schedule(steps=200, warmup=1, cosine=0.0, ema=0.9)
+    said = []
+    made = fit([learner()], broken_at({3, 4, 90}), schedule, tmp_path, ALONE, say=lambda *told: said.append(told))
+    torch.testing.assert_close(made["line"].weight, torch.ones(1, 3), atol=0.05, rtol=0)
+    assert said[-1][2]["line"] < 1
+
+
+def test_a_training_that_ran_away_leaves_the_checkpoint_from_before(tmp_path):
+    trained(tmp_path, 5)
+    before = (tmp_path / LATEST).read_bytes()
+    schedule = Schedule(steps=99, warmup=1, cosine=0.0, ema=0.0, save_minutes=0)
+    with pytest.raises(ConfigError, match="line ran away"):
+        fit([learner()], broken_at(set(range(5, 99))), schedule, tmp_path / "other", ALONE)
+    with pytest.raises(ConfigError, match="line ran away"):
+        fit([learner()], broken_at(set(range(99))), Schedule(steps=99, warmup=1), tmp_path, ALONE)
+    assert (tmp_path / LATEST).read_bytes() == before
+    kept = torch.load(tmp_path / "other" / LATEST, weights_only=True)
+    assert torch.isfinite(kept["line.network"]["weight"]).all()

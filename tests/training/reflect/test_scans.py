@@ -90,7 +90,7 @@ def test_slices_with_lesion_are_left_out(tmp_path, unprepared):
     write_visit(tmp_path, "RAS")
     settings = asked(tmp_path, masks="masks/sub-{subject}_mask.nii.gz")
     ready = prepare_scans(find_scans(settings), settings, print)
-    grey, counts = healthy_brains(ready)[0]
+    grey, counts = next(healthy_brains(ready))
     assert 10 < (~counts).sum() < 20 and grey[~counts].any()  # seen, and not counted
     slices = gather(ready)
     assert not ((slices.heights > 39) & (slices.heights < 51)).any()

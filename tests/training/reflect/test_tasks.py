@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bids_app.anomaly.autoencoder import Autoencoder
+from bids_app.anomaly.corruption import shrunk
 from bids_app.anomaly.focal import Focal
 from bids_app.anomaly.morphology import Morphology
 from bids_app.anomaly.transport import transport
@@ -173,3 +174,15 @@ def test_losses_have_gradients():
 def test_batches_hold_what_is_asked_for():
     (image,) = SliceBatches(some_slices(), 6, 0, stack=3)(0)
     assert image.shape == (6, 1, 64, 48) and image.min() == -1
+
+
+def test_patches_are_cut_to_the_brain_whatever_its_shape():
+    """Random walks stay inside, but their polygons span what a brain folds around."""
+    horseshoe = np.zeros((64, 48), np.uint8)
+    horseshoe[6:58, 4:44] = 200
+    horseshoe[6:46, 14:34] = 0
+    slices = Slices(np.repeat(horseshoe[None], 4, axis=0), tuple("0123"), np.zeros(4))
+    for number in range(30):
+        _, healthy, opacity, _ = CorruptedBatches(slices, 4, 0, channels=2)(number)
+        cells = shrunk((healthy[:, 0] + 1) * 127.5, (16, 12))
+        assert not opacity.flatten(0, -3).numpy()[~cells].any()
