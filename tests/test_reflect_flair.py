@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.reflect_flair import SLICES, load, scores
+from benchmarks import reflect_flair
+from benchmarks.reflect_flair import COLUMNS, SLICES, Bench, load, row_maps, scores
 from benchmarks.unsupervised import Denoising, moments
+from bids_app.anomaly import autoencoder, velocity
 from bids_app.anomaly.slices import SHAPE
 from bids_app.training.anatomy import split_of
+from tests.anomaly.models import AUTOENCODER, VELOCITY
 
 
 @pytest.fixture
@@ -78,3 +81,23 @@ def test_denoising_removes_what_a_network_knows_for_noise():
     lesion[0, 0, 20:30, 20:30] = 0.9
     found = way.map(knowing, lesion)
     torch.testing.assert_close(found, (lesion - 0.3)[:, 0].abs(), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("row", ["z-score", "AE", "REFLECT-2 focal, 1 step"])
+def test_a_row_is_trained_and_judged(data, tmp_path, monkeypatch, row):
+    monkeypatch.setattr(reflect_flair, "BOTTLENECK", AUTOENCODER)
+    monkeypatch.setitem(autoencoder.SIZES, "tiny-f4", AUTOENCODER)
+    monkeypatch.setitem(velocity.SIZES, "tiny", VELOCITY)
+    monkeypatch.setitem(reflect_flair.BATCHES, "cpu", 2)
+    monkeypatch.setattr("bids_app.training.reflect.learn.TEXTURE_COUNT", 2)
+    split = load(data)
+    bench = Bench(split, tmp_path / "out", seed=0, minutes=1e-4)
+    function = row_maps(row, bench)
+    found = function(split.test.images)
+    assert found.shape == split.test.images.shape and np.isfinite(found).all() and found[split.test.images > 0].any()
+    assert set(scores(function, split)) == set(COLUMNS)
+    if row.startswith("REFLECT"):
+        card = bench.model(row).card
+        assert (card.steps, card.masked, card.contrast) == (1, False, "FLAIR")
+        made = {path.name for path in (tmp_path / "out").iterdir()}
+        assert made == {"autoencoder", "reflect_focal", "straight_focal"}
