@@ -84,10 +84,9 @@ class Posterior:
     mean: Tensor
     deviation: Tensor
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self) -> Tensor:
         """One latent, as training draws it; evaluation takes the mean."""
-        noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
-        return self.mean + self.deviation * noise
+        return self.mean + self.deviation * torch.randn_like(self.mean)
 
 
 class Autoencoder(nn.Module):

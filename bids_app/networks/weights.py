@@ -54,7 +54,7 @@ def load_checkpoint(path: Path, device: str = "cpu", types: Iterable[type] = ())
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
         raise ConfigError(f"The checkpoint {path} is damaged or incomplete.", "Copy or download it again.") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds a {type(content).__name__}, not a checkpoint.", "Use a file saved by nnU-Net.")
+        raise ConfigError(f"{path} holds a {type(content).__name__}, not a checkpoint.", "Use a file as its training saved it.")
     return content
 
 
@@ -118,5 +118,5 @@ def _refusal(path: Path, error: Exception) -> ConfigError:
         return ConfigError(f"The checkpoint {path} is damaged or no checkpoint.", "Copy or download it again.")
     return ConfigError(
         f"The checkpoint {path} holds a {found.group(1)}: this file could run code when opened, so it was not opened.",
-        "Use a checkpoint as nnU-Net saves it, with weights and plain values only.",
+        "Use one that holds weights and plain values only.",
     )
