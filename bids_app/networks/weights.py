@@ -54,7 +54,8 @@ def load_checkpoint(path: Path, device: str = "cpu", types: Iterable[type] = ())
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
         raise ConfigError(f"The checkpoint {path} is damaged or incomplete.", "Copy or download it again.") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds a {type(content).__name__}, not a checkpoint.", "Use a file as its training saved it.")
+        kind = type(content).__name__
+        raise ConfigError(f"{path} holds a {kind}, not a checkpoint.", "Use a file as its training saved it.")
     return content
 
 

@@ -10,15 +10,18 @@ import pytest
 
 from bids_app.derivatives import names
 from bids_app.derivatives.record import Record, read_record, write_record
+from bids_app.derivatives.results import Anomalies, Prepared
 from bids_app.environment import thread_variables
 from bids_app.errors import ExitCode
 from bids_app.settings import Settings
 from bids_app.study.models import Visit
-from bids_app.workflow import cluster, stages, worker
+from bids_app.workflow import cluster, interfaces, stages, worker
 from bids_app.workflow.cluster import process_with_plugin
 from bids_app.workflow.job import Job
 from bids_app.workflow.worker import Outcome
-from tests.derivatives.mock import make_results, make_visit, provenance
+from tests.derivatives.mock import make_explained, make_results, make_visit, provenance
+
+STEPS = ["prepare 01", "pose", "segment", "normalize", "explain"]
 
 
 @pytest.fixture
@@ -41,8 +44,16 @@ def calls(monkeypatch) -> list[str]:
     monkeypatch.setattr(stages, "prepare", prepare)
     monkeypatch.setattr(stages, "pose", later("pose", 1))
     monkeypatch.setattr(stages, "segment", later("segment", 2))
+    monkeypatch.setattr(stages, "align", lambda *_: None)
     monkeypatch.setattr(stages, "normalize", later("normalize", 3))
+
+    def explain(job: Job, prepared: Prepared, segmented, aligned, normalized, folder: Path) -> Anomalies:
+        done.append("explain")
+        return Anomalies(make_explained(folder, prepared, normalized))
+
+    monkeypatch.setattr(interfaces, "explain", explain)
     monkeypatch.setattr(stages, "locate", lambda segmented, normalized: segmented)
+    monkeypatch.setattr(stages, "locate_findings", lambda anomalies, normalized: anomalies)
     monkeypatch.setattr("bids_app.workflow.tools.limit_threads", lambda threads: None)
     return done
 
@@ -85,7 +96,7 @@ def leave_unfinished(monkeypatch, way: str, job: Job) -> None:
 def test_a_finished_visit_leaves_nothing_in_the_work_folder(way: str, job: Job, calls: list[str]):
     outcome = process(way, job)
     assert outcome.done, outcome.error
-    assert calls == ["prepare 01", "pose", "segment", "normalize"]
+    assert calls == STEPS
     assert not job.work_folder.exists()
 
 
@@ -97,7 +108,7 @@ def test_a_visit_can_be_done_again(way: str, job: Job, calls: list[str], monkeyp
     again = replace(job, run_id="run2")
     outcome = process(way, again)
     assert outcome.done, outcome.error
-    assert calls == ["prepare 01", "pose", "segment", "normalize"]
+    assert calls == STEPS
     assert mask_of(job).is_file()
     assert read_record(job.settings.out_dir, "01", "1").run_id == "run2"
 
@@ -118,7 +129,7 @@ def test_an_interrupted_visit_goes_on_where_it_was(way: str, job: Job, calls: li
         assert "ZeroDivisionError" in process(way, job).error
     outcome = process(way, replace(job, run_id="run2"))
     assert outcome.done, outcome.error
-    assert calls == ["prepare 01", "pose", "segment", "normalize"]
+    assert calls == STEPS
 
 
 def test_an_outdated_visit_goes_on_where_it_was(way: str, job: Job, calls: list[str], monkeypatch):
