@@ -12,6 +12,7 @@ import torch
 from bids_app.anomaly.autoencoder import Autoencoder
 from bids_app.anomaly.corruption import shrunk
 from bids_app.anomaly.slices import as_tensor
+from bids_app.training.reflect.learn import with_narrow_posterior
 from bids_app.training.reflect.slices import Slices
 from bids_app.training.reflect.whitening import with_white_latents
 from tests.anomaly.models import AUTOENCODER
@@ -74,3 +75,11 @@ def test_deviations_follow_the_map(lopsided, slices):
         torch.manual_seed(0)
         spreads.append(network.decode(network.posterior(image).sample()).std(dim=0).mean())
     assert float(spreads[1] / spreads[0]) == pytest.approx(1, abs=0.15)
+
+
+def test_latents_of_a_new_autoencoder_are_hardly_noisy(slices):
+    torch.manual_seed(0)
+    network = Autoencoder(AUTOENCODER)
+    usual = network.posterior(as_tensor(slices.images)).deviation.mean().item()
+    _, deviation = brain_cells(with_narrow_posterior(network), slices)
+    assert deviation.max().item() < 0.06 < 0.5 * usual and network.core.quant_conv.weight.requires_grad
