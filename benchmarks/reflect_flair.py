@@ -39,7 +39,7 @@ from bids_app.anomaly import velocity as velocities
 from bids_app.anomaly.autoencoder import Autoencoder
 from bids_app.anomaly.folder import Card
 from bids_app.anomaly.model import AnomalyModel, made_ready
-from bids_app.anomaly.residual import PIXEL_SIGMA, blurred
+from bids_app.anomaly.residual import BOTH, BRIGHT, PIXEL_SIGMA, blurred
 from bids_app.anomaly.slices import SHAPE, as_tensor, grey_values
 from bids_app.anomaly.velocity import Velocity
 from bids_app.derivatives.write import write_json
@@ -163,7 +163,8 @@ class Bench:
         """The networks of a row, as the App runs them."""
         corruption = next((kind for kind in CORRUPTIONS if kind in row), "plain")
         velocity = (self.straight if "-2" in row else self.reflect)(corruption)
-        card = Card(row, contrast="FLAIR", steps=1 if "1 step" in row else 5, masked="masked" in row)
+        steps, side = 1 if "1 step" in row else 5, BRIGHT if BRIGHT in row else BOTH
+        card = Card(row, contrast="FLAIR", steps=steps, masked="masked" in row, side=side)
         return made_ready(card, "", self.autoencoder, velocity, choose_device(self.device))
 
 
@@ -217,6 +218,8 @@ NETWORKS = (
     "REFLECT-1 morphological, 5 steps",
     "REFLECT-1 focal, 1 step",
     "REFLECT-1 focal, 5 steps",
+    "REFLECT-1 focal bright, 1 step",
+    "REFLECT-1 bright, 1 step",
     "REFLECT-2 focal, 1 step",
     "REFLECT-2 focal, 5 steps",
     "REFLECT-1 masked, 1 step",

@@ -206,6 +206,8 @@ def _add_flow(group: argparse._ArgumentGroup, sizes: bool) -> None:
     add_flag(group, "--no-morphology", text, "store_false", dest="morphology")
     text = "no blotches of another tone; with --no-morphology as well, corruption is as the authors'"
     add_flag(group, "--no-focal", text, "store_false", dest="focal")
+    text = "differences that the map counts: where the brain is brighter than its twin, darker, or both (default: both)"
+    group.add_argument("--side", choices=("both", "bright", "dark"), help=text)
     add_flag(group, "--masked", "set differences outside of the brain to zero before the map is blurred")
 
 

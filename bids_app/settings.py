@@ -202,6 +202,9 @@ class AnomalyTraining:
         Whether they are corrupted by blotches of another tone.
     masked : bool
         Whether the model leaves out what lies outside of the brain before it blurs differences.
+    side : str or None
+        Which differences its map counts: ``both``, ``bright`` or ``dark``; None is that of the model to begin with,
+        else ``both``.
     textures, lpips : Path or None
         Folders of texture images, and of the weights of LPIPS.
     epochs, batch, accumulation : int or None
@@ -228,6 +231,7 @@ class AnomalyTraining:
     morphology: bool = True
     focal: bool = True
     masked: bool = False
+    side: str | None = None
     textures: Path | None = None
     lpips: Path | None = None
     epochs: int | None = None

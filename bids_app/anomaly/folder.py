@@ -31,6 +31,8 @@ class Card:
         if nobody measured it.
     masked : bool
         Whether what lies outside of the brain is left out before differences are blurred.
+    side : str
+        Which differences count: ``both``, or only where the brain is ``bright`` or ``dark`` beside its twin.
     autoencoder, velocity : mapping
         Sizes of the networks; None for those of REFLECT's authors, whose files say it; empty for a velocity network
         that is not there yet.
@@ -44,6 +46,7 @@ class Card:
     steps: int = 5
     threshold: float | None = None
     masked: bool = False
+    side: str = "both"
     autoencoder: Mapping[str, Any] | None = None
     velocity: Mapping[str, Any] | None = None
     slice_shape: tuple[int, int] | None = None
@@ -124,6 +127,7 @@ def read_card(folder: Path, of_authors: bool) -> Card:
             steps=int(content.get("steps", Card.steps)),
             threshold=None if threshold is None else float(threshold),
             masked=_yes_or_no(content.get("masked", Card.masked)),
+            side=str(content.get("side", Card.side)),
             autoencoder=None if of_authors else dict(content["autoencoder"]),
             velocity=None if of_authors else dict(content.get("velocity", {})),
             slice_shape=None if shape is None else (int(shape[0]), int(shape[1])),
@@ -131,10 +135,12 @@ def read_card(folder: Path, of_authors: bool) -> Card:
     except (OSError, ValueError, OverflowError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise ConfigError(f"{path} is no card of an anomaly model: {error!r}.", "Correct the card.") from error
     usable = card.threshold is None or 0 < card.threshold <= 1
-    if card.contrast not in ("T1w", "FLAIR") or card.steps < 1 or not usable:
+    known = card.contrast in ("T1w", "FLAIR") and card.side in ("both", "bright", "dark")
+    if not known or card.steps < 1 or not usable:
         raise ConfigError(
-            f"{path} sets contrast {card.contrast}, steps {card.steps} and threshold {card.threshold}.",
-            "The contrast is T1w or FLAIR, there is at least one step, and the threshold lies in (0, 1].",
+            f"{path} sets contrast {card.contrast}, side {card.side}, steps {card.steps}, threshold {card.threshold}.",
+            "The contrast is T1w or FLAIR, the side both, bright or dark, there is at least one step, and the "
+            "threshold lies in (0, 1].",
         )
     return card
 

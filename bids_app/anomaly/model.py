@@ -117,7 +117,7 @@ class AnomalyModel:
         moved = transport(self._batched_velocity, latents, steps, self.velocity.size.context)
         twin, seen = (self._batched(self.autoencoder.decode, each) for each in (moved, latents))
         brain = larger > -1 if self.card.masked else None
-        departure = anomaly_map(twin, seen, moved, latents, brain)
+        departure = anomaly_map(twin, seen, moved, latents, brain, self.card.side)
         return tuple(cropped(each, shape).float().cpu().numpy() for each in (twin[:, 0], departure))
 
     def _batched_velocity(self, latents: Tensor, time: float) -> Tensor:

@@ -14,10 +14,16 @@ GAIN, CEILING = 2.5, 0.4
 """A difference of `CEILING` or more counts as 1."""
 PIXEL_SIGMA, LATENT_SIGMA = 3.0, 1.0
 """Standard deviations of the blur, in pixels and in latent cells."""
+BOTH, BRIGHT, DARK = SIDES = ("both", "bright", "dark")
 
 
 def anomaly_map(
-    twin: Tensor, seen: Tensor, twin_latent: Tensor, seen_latent: Tensor, brain: Tensor | None = None
+    twin: Tensor,
+    seen: Tensor,
+    twin_latent: Tensor,
+    seen_latent: Tensor,
+    brain: Tensor | None = None,
+    side: str = BOTH,
 ) -> Tensor:
     """The authors' anomaly map, in [0, 1].
 
@@ -34,18 +40,28 @@ def anomaly_map(
     brain : torch.Tensor, optional
         ``(n, 1, H, W)`` booleans: differences elsewhere count as none, before anything is blurred. The authors have no
         such mask.
+    side : str
+        Which differences of pixels count: `BOTH`, as the authors', or those where the brain is `BRIGHT` or `DARK`
+        beside its twin. A difference of latents has no sign, and always counts.
 
     Returns
     -------
     torch.Tensor
         ``(n, H, W)`` float32.
     """
-    pixels, cells = scaled((twin - seen)[:, 0]), scaled_mean(twin_latent - seen_latent)
+    pixels, cells = scaled(one_sided((seen - twin)[:, 0], side)), scaled_mean(twin_latent - seen_latent)
     if brain is not None:
         inside = brain.to(pixels)
         pixels, cells = pixels * inside[:, 0], cells * F.adaptive_avg_pool2d(inside, cells.shape[1:])[:, 0]
     pixels, cells = blurred(pixels, PIXEL_SIGMA), blurred(cells, LATENT_SIGMA)
     return 0.5 * pixels + 0.5 * enlarged(cells, pixels.shape[1:])
+
+
+def one_sided(difference: Tensor, side: str) -> Tensor:
+    """Differences of a side alone, others as zero."""
+    if side == BOTH:
+        return difference
+    return difference.clamp(min=0) if side == BRIGHT else difference.clamp(max=0)
 
 
 def scaled(difference: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from bids_app.anomaly.autoencoder import Autoencoder
 from bids_app.anomaly.folder import read_folder
 from bids_app.anomaly.model import load_anomaly_model
+from bids_app.anomaly.residual import DARK, SIDES, anomaly_map
 from bids_app.anomaly.velocity import Velocity, begun, with_context
 from bids_app.errors import ConfigError, VisitError
 from tests.anomaly.ldm import AutoencoderKL, UNetModel
@@ -61,6 +62,7 @@ def test_files_of_the_authors_run_in_their_frame(tmp_path):
     [
         ({"contrast": "T2w"}, "contrast T2w"),
         ({"steps": 0}, "steps 0"),
+        ({"side": "left"}, "side left"),
         ({"threshold": 2}, "threshold 2"),
         ({"threshold": "high"}, "no card of an anomaly model"),
         ({"velocity": None}, "no card of an anomaly model"),
@@ -129,3 +131,14 @@ def test_slices_that_do_not_fit_into_the_frame_of_a_model_are_told(tmp_path):
     model = load_anomaly_model(write_anomaly_model(tmp_path / "model", slice_shape=[32, 32]))
     with pytest.raises(ConfigError, match="do not fit into them"):
         model.explain(brain())
+
+
+def test_a_side_counts_only_what_is_brighter_or_darker_than_the_twin():
+    seen, twin = torch.zeros(1, 1, 64, 48), torch.zeros(1, 1, 64, 48)
+    seen[..., 16, 12], seen[..., 48, 36] = 0.3, -0.3
+    latent = torch.zeros(1, 2, 16, 12)
+    both, bright, dark = (anomaly_map(twin, seen, latent, latent, side=side)[0] for side in SIDES)
+    assert bright[16, 12] > 0 == bright[48, 36] and dark[48, 36] > 0 == dark[16, 12]
+    torch.testing.assert_close(bright + dark, both)
+    moved = latent + 0.1  # of latents, every difference counts
+    assert anomaly_map(twin, seen, moved, latent, side=DARK)[0, 16, 12] > 0

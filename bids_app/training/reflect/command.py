@@ -21,6 +21,7 @@ from bids_app.anomaly.focal import Focal
 from bids_app.anomaly.folder import CARD, read_folder
 from bids_app.anomaly.model import load_anomaly_model
 from bids_app.anomaly.morphology import Morphology
+from bids_app.anomaly.residual import BOTH
 from bids_app.anomaly.slices import as_tensor, margins
 from bids_app.anomaly.textures import find_pictures, read_textures, texture_shape
 from bids_app.anomaly.velocity import Velocity, VelocitySize
@@ -69,6 +70,11 @@ from bids_app.workflow.tools import limit_threads
 SCANS, FINISHED = "scans.tsv", "finished.json"
 FAILED = "failed"
 """In the record of a training: scans that could not be prepared when it was begun."""
+RECORDED = (
+    "step", "contrast", "preset", "latent", "size", "context", "volumetric", "morphology", "focal", "masked", "side",
+    "seed",
+)  # fmt: skip
+"""Options that may not change when a training goes on."""
 USE = "Research use only."
 THEIR_CRITIC_FROM = 50001
 STEPS_OF = {"reflect": 5, "reflect2": 1}
@@ -202,7 +208,12 @@ def _with_start(settings: AnomalyTraining) -> tuple[AnomalyTraining, Start]:
     _refuse_embedded(settings)
     model = load_anomaly_model(settings.init or settings.start)
     card = model.card
-    settings = replace(settings, contrast=card.contrast, masked=settings.masked or card.masked)
+    settings = replace(
+        settings,
+        contrast=card.contrast,
+        masked=settings.masked or card.masked,
+        side=settings.side or card.side,
+    )
     return settings, Start(model.autoencoder, model.velocity, card.slice_shape)
 
 
@@ -438,6 +449,7 @@ def _card(settings: AnomalyTraining, scans: Scans, course: Course, processes: in
         "contrast": settings.contrast,
         **({"steps": STEPS_OF[settings.step]} if settings.step in STEPS_OF else {}),
         "masked": settings.masked,
+        "side": settings.side or BOTH,
         "training_data": f"{len(scans.train)} scans{with_masks}",
         "recipe": recipe,
         "use": USE,
@@ -459,8 +471,7 @@ def _check_record(settings: AnomalyTraining, found: Found, scans: Scans, course:
     ConfigError
         Naming what differs.
     """
-    options = ("step", "contrast", "preset", "latent", "size", "context", "volumetric", "morphology", "focal", "masked")
-    content = {name: getattr(settings, name) for name in (*options, "seed")}
+    content = {name: getattr(settings, name) for name in RECORDED}
     work, used = work_folder(settings), {each.scan.label: each.fingerprint for each in scans.all}
     failed = [each.label for each in found.scans if each.label not in used]
     content |= {
