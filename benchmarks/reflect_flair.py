@@ -41,6 +41,7 @@ from bids_app.anomaly.folder import Card
 from bids_app.anomaly.model import AnomalyModel, made_ready
 from bids_app.anomaly.residual import BOTH, BRIGHT, PIXEL_SIGMA, blurred
 from bids_app.anomaly.slices import SHAPE, as_tensor, grey_values
+from bids_app.anomaly.usual import Usual
 from bids_app.anomaly.velocity import Velocity
 from bids_app.derivatives.write import write_json
 from bids_app.measures.froc import FALSE_POSITIVES, detect, froc, joined
@@ -199,7 +200,10 @@ def row_maps(row: str, bench: Bench) -> Map:
         network = bench.fitted("diffusion", Velocity(DENOISER, 1), way.loss)
         return partial(network_map, partial(way.map, network), bench.device)
     model = bench.model(row)
-    return lambda grey: model.explain(grey).anomaly
+    if "by place" not in row:
+        return lambda grey: model.explain(grey).anomaly
+    usual = Usual.of(zip(model.explain(train).anomaly, train > 0, strict=True))
+    return lambda grey: usual.scores(model.explain(grey).anomaly)
 
 
 def _equalized(grey: np.ndarray) -> np.ndarray:
@@ -218,7 +222,9 @@ NETWORKS = (
     "REFLECT-1 morphological, 5 steps",
     "REFLECT-1 focal, 1 step",
     "REFLECT-1 focal, 5 steps",
+    "REFLECT-1 focal by place, 1 step",
     "REFLECT-1 focal bright, 1 step",
+    "REFLECT-1 focal bright by place, 1 step",
     "REFLECT-1 bright, 1 step",
     "REFLECT-2 focal, 1 step",
     "REFLECT-2 focal, 5 steps",

@@ -83,7 +83,7 @@ def test_denoising_removes_what_a_network_knows_for_noise():
     torch.testing.assert_close(found, (lesion - 0.3)[:, 0].abs(), atol=0.02, rtol=0)
 
 
-@pytest.mark.parametrize("row", ["z-score", "AE", "REFLECT-2 focal, 1 step"])
+@pytest.mark.parametrize("row", ["z-score", "AE", "REFLECT-2 focal, 1 step", "REFLECT-1 focal bright by place, 1 step"])
 def test_a_row_is_trained_and_judged(data, tmp_path, monkeypatch, row):
     monkeypatch.setattr(reflect_flair, "BOTTLENECK", AUTOENCODER)
     monkeypatch.setitem(autoencoder.SIZES, "tiny-f4", AUTOENCODER)
@@ -99,5 +99,6 @@ def test_a_row_is_trained_and_judged(data, tmp_path, monkeypatch, row):
     if row.startswith("REFLECT"):
         card = bench.model(row).card
         assert (card.steps, card.masked, card.contrast) == (1, False, "FLAIR")
+        assert card.side == ("bright" if "bright" in row else "both")
         made = {path.name for path in (tmp_path / "out").iterdir()}
-        assert made == {"autoencoder", "reflect_focal", "straight_focal"}
+        assert made == {"autoencoder", "reflect_focal"} | ({"straight_focal"} if "-2" in row else set())
