@@ -95,7 +95,7 @@ class Atlas:
 
 def find(
     anomaly: Image,
-    threshold: float,
+    threshold: float | Image,
     lesion: Image | None = None,
     atlas: Atlas | None = None,
     pose_matrix: np.ndarray | None = None,
@@ -107,8 +107,9 @@ def find(
     ----------
     anomaly : Image
         In [0, 1]; nan counts as no anomaly.
-    threshold : float
-        In (0, 1]; a voxel of exactly this anomaly counts.
+    threshold : float or Image
+        In (0, 1]; a voxel of exactly this anomaly counts. An image on the same grid says it for each place, and where
+        it is 0, nothing is found.
     lesion : Image, optional
         Lesion mask on the same grid; all findings are nonlesional without one.
     atlas : Atlas, optional
@@ -119,7 +120,7 @@ def find(
         Findings of less volume are left out; one of exactly this volume stays.
     """
     values = images.data(anomaly)
-    components, _ = ndimage.label(values >= np.float32(threshold), CONNECTIVITY_26)
+    components, _ = ndimage.label(values >= _limits(threshold), CONNECTIVITY_26)
     least = min_volume_mm3 / images.voxel_volume_mm3(anomaly) * (1 - 1e-6)
     sizes = np.bincount(components.ravel())
     kept = [number for number in np.flatnonzero(sizes >= least).tolist() if number]
@@ -131,6 +132,13 @@ def find(
         labels[tuple(each.T)] = index
     described = tuple(scene.describe(index, each) for index, each in enumerate(voxels, start=1))
     return Findings(images.like(anomaly, labels > 0), images.like(anomaly, labels), described)
+
+
+def _limits(threshold: float | Image) -> np.ndarray:
+    if isinstance(threshold, float):
+        return np.float32(threshold)
+    values = images.data(threshold)
+    return np.where(values > 0, values, np.inf)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from typing import Any
 from bids_app.errors import ConfigError
 
 CARD, AUTOENCODER, VELOCITY = "card.json", "autoencoder.pth", "velocity.pth"
+USUAL = "usual.nii.gz"
+"""What healthy brains have at each place: see `usual.Usual`. A model may do without it."""
 THEIR_SHAPE = (256, 256)
 """Rows and columns of the slices that networks of REFLECT's authors take."""
 
@@ -73,8 +75,14 @@ class AnomalyFolder:
     @property
     def files(self) -> list[Path]:
         """All files the model is made of."""
-        card = self.path / CARD
-        return [self.autoencoder, self.velocity, *([card] if card.is_file() else [])]
+        others = self.path / CARD, self.path / USUAL
+        return [self.autoencoder, self.velocity, *(file for file in others if file.is_file())]
+
+    @property
+    def usual(self) -> Path | None:
+        """What healthy brains have at each place, where that was measured."""
+        path = self.path / USUAL
+        return path if path.is_file() else None
 
 
 def read_folder(path: Path) -> AnomalyFolder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +17,7 @@ from bids_app.anomaly.folder import AnomalyFolder, Card, read_folder
 from bids_app.anomaly.residual import anomaly_map
 from bids_app.anomaly.slices import as_tensor, cropped, padded
 from bids_app.anomaly.transport import transport
+from bids_app.anomaly.usual import Usual
 from bids_app.anomaly.velocity import Velocity, VelocitySize
 from bids_app.errors import ConfigError, VisitError
 from bids_app.networks import registry
@@ -57,6 +58,8 @@ class AnomalyModel:
     autoencoder : Autoencoder
     velocity : Velocity
     device : Device
+    usual : Usual or None
+        What healthy brains have at each place, where that was measured.
     """
 
     card: Card
@@ -64,6 +67,7 @@ class AnomalyModel:
     autoencoder: Autoencoder
     velocity: Velocity
     device: Device
+    usual: Usual | None = None
 
     @torch.inference_mode()
     def explain(self, grey: np.ndarray, steps: int | None = None) -> Twin:
@@ -156,7 +160,9 @@ def load_anomaly_model(path: Path, device: Device = CPU) -> AnomalyModel:
             f"{velocity.latent_channels} channels.",
             "Use the autoencoder that the velocity network was trained with.",
         )
-    return made_ready(folder.card, folder_sha256(folder.files), autoencoder, velocity, device)
+    usual = Usual.load(folder.usual) if folder.usual else None
+    model = made_ready(folder.card, folder_sha256(folder.files), autoencoder, velocity, device)
+    return replace(model, usual=usual)
 
 
 def made_ready(card: Card, sha256: str, autoencoder: Autoencoder, velocity: Velocity, device: Device) -> AnomalyModel:

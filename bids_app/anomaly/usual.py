@@ -8,14 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
+from bids_app import images
+from bids_app.anomaly.slices import box
+from bids_app.errors import ConfigError
+
+DEVIATIONS = 3
+"""Standard deviations above the mean of healthy brains at which thresholds lie."""
 BLUR = 3.0
 """Of what was gathered, in pixels: a place is as exact as affine alignment brings brains to it."""
 LEAST_DEVIATION = 0.02
 """Added to deviations: where healthy brains agree, a trifle is not yet unusual."""
+SPACING = 4
+"""Pixels from one stored value to the next: they are smooth."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +42,14 @@ class Usual:
     deviation: np.ndarray
 
     @classmethod
-    def of(cls, healthy: Iterable[tuple[np.ndarray, np.ndarray]]) -> Usual:
-        """From the maps of healthy brains, and where each has brain (booleans), all of one shape."""
+    def of(cls, healthy: Iterable[tuple[np.ndarray, np.ndarray]]) -> Usual | None:
+        """From the maps of healthy brains, and where each has brain (booleans), all of one shape; None without any."""
         share = total = squares = np.float32(0)
         for anomaly, brain in healthy:
             inside = np.where(brain, anomaly, 0).astype(np.float32)
             share, total, squares = share + brain, total + inside, squares + inside**2
+        if not np.ndim(share):
+            return None
         share, total, squares = (ndimage.gaussian_filter(np.float32(each), BLUR) for each in (share, total, squares))
         mean = total / np.maximum(share, 1e-2)
         return cls(mean, np.sqrt(np.maximum(squares / np.maximum(share, 1e-2) - mean**2, 0)))
@@ -45,3 +57,42 @@ class Usual:
     def scores(self, anomaly: np.ndarray) -> np.ndarray:
         """Deviations by which maps (the last axes are those of a map) lie above what is usual at each place."""
         return (anomaly - self.mean) / (self.deviation + LEAST_DEVIATION)
+
+    @property
+    def limits(self) -> np.ndarray:
+        """Anomaly from which a brain is unusual, at each place."""
+        return self.mean + DEVIATIONS * (self.deviation + LEAST_DEVIATION)
+
+    def save(self, path: Path) -> Path:
+        """Write both as an image in MNI space, ``(x, y, z, 2)``; of whole brains on the grid of `slices.box`."""
+        coarse = np.stack([_shrunk(values) for values in (self.mean, self.deviation)], axis=-1)
+        affine = box().affine @ np.diag([SPACING, SPACING, SPACING, 1.0])
+        affine[:3, 3] = nib.affines.apply_affine(box().affine, np.full(3, (SPACING - 1) / 2))
+        stored = np.ascontiguousarray(coarse[:, ::-1].transpose(2, 1, 0, 3))
+        return images.save(images.on_affine(stored.astype(np.float32), affine), path)
+
+    @classmethod
+    def load(cls, path: Path) -> Usual:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        ConfigError
+            If it is no such image.
+        """
+        try:
+            stored = np.asarray(nib.load(path).dataobj, np.float32)
+            mean, deviation = np.moveaxis(stored.transpose(2, 1, 0, 3)[:, ::-1], -1, 0)
+        except (OSError, ValueError, EOFError, nib.filebasedimages.ImageFileError) as error:
+            raise ConfigError(f"{path} cannot be read: {error}.", "Copy the model folder again.") from error
+        return cls(_enlarged(mean), _enlarged(deviation))
+
+
+def _shrunk(values: np.ndarray) -> np.ndarray:
+    """Means of cubes of `SPACING` pixels a side."""
+    split = [part for size in values.shape for part in (size // SPACING, SPACING)]
+    return values.reshape(split).mean(axis=(1, 3, 5))
+
+
+def _enlarged(values: np.ndarray) -> np.ndarray:
+    return ndimage.zoom(values, SPACING, order=1, mode="nearest", grid_mode=True)

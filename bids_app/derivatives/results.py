@@ -177,14 +177,14 @@ class Normalized:
 
 @dataclass(frozen=True)
 class AnomalyUse:
-    """Which model made an anomaly map, how: what its sidecars say."""
+    """Which model made an anomaly map, how: what its sidecars say. A threshold of None is one for each place."""
 
     name: str
     version: str
     sha256: str
     contrast: str
     steps: int
-    threshold: float
+    threshold: float | None
     device: str
 
 

@@ -30,6 +30,7 @@ INTERPRETATION = (
     "otherwise, and does not say why."
 )
 
+BY_PLACE = "by place: 3 standard deviations above the mean of healthy brains there"
 RESOLUTION = {names.STANDARD_RES: "1 mm isotropic, the grid of the template"}
 
 
@@ -154,7 +155,7 @@ def anomaly_keys(model: AnomalyUse) -> dict[str, Any]:
         "Model": {"Name": model.name, "Version": model.version, "SHA256": model.sha256},
         "Channels": [model.contrast],
         "Steps": model.steps,
-        "Threshold": model.threshold,
+        "Threshold": BY_PLACE if model.threshold is None else model.threshold,
         "MinimumVolume": {"Value": MIN_VOLUME_MM3, "Units": "mm^3"},
         "Connectivity": 26,
         "Device": model.device,

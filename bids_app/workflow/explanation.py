@@ -80,7 +80,8 @@ def explain(
             return _skipped(str(error))
     use = _model_use(model, job)
     places = Atlas(seen.carried(atlas.labels(), order=0), atlas.STRUCTURES)
-    found = find(anomaly, use.threshold, images.load(segmented.mask), places, np.array(aligned.matrix))
+    threshold = seen.carried(from_slices(model.usual.limits)) if use.threshold is None else use.threshold
+    found = find(anomaly, threshold, images.load(segmented.mask), places, np.array(aligned.matrix))
     return Anomalies(_explained(anomaly, twin, found, use, normalized, folder), _doubts(model, job))
 
 
@@ -154,15 +155,16 @@ def _in_standard_space(
 
 
 def _model_use(model: AnomalyModel, job: Job) -> AnomalyUse:
-    """The model's own steps and threshold, unless the user chose others."""
+    """The model's own steps and threshold, by place where it has such ones, unless the user chose others."""
     settings, card = job.settings, model.card
+    own = card.threshold if model.usual is None else None
     return AnomalyUse(
         name=card.name,
         version=card.version,
         sha256=model.sha256,
         contrast=card.contrast,
         steps=settings.anomaly_steps or card.steps,
-        threshold=card.threshold if settings.anomaly_threshold is None else settings.anomaly_threshold,
+        threshold=own if settings.anomaly_threshold is None else settings.anomaly_threshold,
         device=tools.device(settings.device).name,
     )
 

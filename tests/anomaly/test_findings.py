@@ -1,5 +1,6 @@
 """Findings: what counts, on which side, and what they have to do with the lesion."""
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -48,3 +49,14 @@ def test_without_a_lesion_everything_is_nonlesional():
     for lesion in (None, empty):
         (finding,) = find(image((0, 0, 0, 5, 1.0)), 0.5, lesion).findings
         assert (finding.kind, finding.lesion_share, finding.region) == ("nonlesional", 0.0, None)
+
+
+def test_a_threshold_may_be_another_at_each_place_and_nothing_is_found_without():
+    values = np.zeros((20, 20, 20), np.float32)
+    values[2:6, 2:6, 2:6] = values[12:16, 2:6, 2:6] = values[2:6, 12:16, 2:6] = 0.5
+    limits = np.full(values.shape, 0.4, np.float32)
+    limits[10:], limits[:, 10:] = 0.6, 0
+    image = nib.Nifti1Image(values, np.eye(4))
+    found = find(image, nib.Nifti1Image(limits, np.eye(4)))
+    assert len(found.findings) == 1 and images.data(found.mask)[3, 3, 3] == 1
+    assert len(find(image, 0.4).findings) == 3

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import nibabel as nib
 import numpy as np
+import pytest
+from scipy import ndimage
 
+from bids_app import images
+from bids_app.anomaly.slices import SHAPE, from_slices
 from bids_app.anomaly.usual import LEAST_DEVIATION, Usual
+from bids_app.errors import ConfigError
 
 
 def healthy(count: int = 60):
@@ -34,3 +40,26 @@ def test_a_place_that_half_of_the_brains_lack_has_the_moments_of_the_others():
 def test_where_no_brain_was_nothing_is_divided_by_zero():
     usual = Usual.of((anomaly, np.zeros_like(brain)) for anomaly, brain in healthy(3))
     assert np.isfinite(usual.scores(np.ones((2, 40, 40)))).all()
+
+
+def test_it_is_stored_as_an_image_in_mni_space_and_comes_back(tmp_path):
+    smooth = ndimage.gaussian_filter(np.random.default_rng(0).random(SHAPE, np.float32), 12) * 10
+    mean = np.zeros(SHAPE, np.float32)
+    mean[120:140, 10:40, 20:50] = 1  # above, in front, on the left
+    usual = Usual(mean, smooth)
+    stored = nib.load(usual.save(tmp_path / "usual.nii.gz"))
+    assert stored.shape == (40, 48, 40, 2) and (tmp_path / "usual.nii.gz").stat().st_size < 700_000
+    bright = np.argwhere(np.asarray(stored.dataobj)[..., 0] > 0.5)
+    x, y, z = images.world(images.on_affine(np.zeros(stored.shape[:3]), stored.affine), bright).mean(axis=0)
+    expected = images.world(from_slices(mean), np.argwhere(images.data(from_slices(mean)) > 0)).mean(axis=0)
+    np.testing.assert_allclose((x, y, z), expected, atol=2.0)
+    assert x < -20 and y > 20 and z > 20
+    back = Usual.load(tmp_path / "usual.nii.gz")
+    np.testing.assert_allclose(back.deviation, smooth, atol=0.02)
+    assert np.abs(back.mean - mean).mean() < 0.01 and back.mean[130, 25, 35] == 1
+
+
+def test_what_is_no_such_image_is_told(tmp_path):
+    (tmp_path / "usual.nii.gz").write_bytes(b"no image")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Usual.load(tmp_path / "usual.nii.gz")

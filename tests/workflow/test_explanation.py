@@ -11,6 +11,8 @@ import pytest
 
 from bids_app import images
 from bids_app.anomaly.model import Twin
+from bids_app.anomaly.slices import SHAPE, from_slices, to_slices
+from bids_app.anomaly.usual import Usual
 from bids_app.derivatives.names import ScanName
 from bids_app.derivatives.results import Aligned, Prepared
 from bids_app.errors import VisitError
@@ -18,6 +20,7 @@ from bids_app.measures.volumes import volume_ml
 from bids_app.preprocessing.checks import Check
 from bids_app.settings import Settings
 from bids_app.study.models import Scan, Severity, Visit
+from bids_app.workflow import tools
 from bids_app.workflow.explanation import compare, explain, look
 from tests.anomaly.models import write_anomaly_model
 from tests.conftest import stored_as
@@ -113,6 +116,7 @@ def explained(visit, tmp_path, card: dict, **settings):
     """The anomaly step of a visit with a tiny model and a lesion mask that is empty."""
     prepared, aligned = visit
     folder = write_anomaly_model(tmp_path / "model", **card)
+    tools.anomaly_model.cache_clear()  # the same folder with another card
     mask = images.load(prepared.brain_mask)
     empty = images.save(images.like(mask, np.zeros(mask.shape, np.uint8)), tmp_path / "lesion.nii.gz")
     job = SimpleNamespace(anomaly_folder=folder, settings=Settings(tmp_path, tmp_path, device="cpu", **settings))
@@ -153,3 +157,27 @@ def test_other_steps_than_those_of_the_threshold_are_told(visit, tmp_path):
     assert not explained(visit, tmp_path, {"steps": 2}, anomaly_steps=1, anomaly_threshold=0.4).problems
     (problem,) = explained(visit, tmp_path, {"steps": 2}, anomaly_steps=1).problems
     assert problem.code == "anomaly-threshold" and "measured with 2 steps, and 1 were taken" in problem.message
+
+
+def is_mark(finding) -> bool:
+    return np.linalg.norm(finding.peak_mm - (MARK_MM + SHIFT_MM)) < 9
+
+
+def test_a_threshold_by_place_is_carried_to_the_scan(visit, tmp_path, monkeypatch):
+    """What the left front has in healthy brains as well is no finding; the same anomaly elsewhere is one."""
+    prepared, _ = visit
+    reference = images.load(prepared.reference)
+    monkeypatch.setattr("bids_app.anomaly.model.AnomalyModel.explain", lambda _, *seen: Brightness().explain(*seen))
+    usual = np.full(SHAPE, 0.44, np.float32)
+    Usual(usual, 0 * usual).save(tmp_path / "model" / "usual.nii.gz")
+    done = explained(visit, tmp_path, {})
+    assert done.explained.model.threshold is None
+    assert images.load(done.explained.mask).shape == reference.shape
+    assert any(is_mark(finding) for finding in done.explained.findings)
+    left_front = from_slices(usual)
+    everywhere = np.indices(left_front.shape).reshape(3, -1).T
+    near = np.linalg.norm(images.world(left_front, everywhere) - MARK_MM, axis=1) < 20
+    usual = to_slices(images.like(left_front, near.reshape(left_front.shape).astype(np.float32)))
+    Usual(usual, 0 * usual).save(tmp_path / "model" / "usual.nii.gz")
+    assert not any(is_mark(finding) for finding in explained(visit, tmp_path, {}).explained.findings)
+    assert any(map(is_mark, explained(visit, tmp_path, {}, anomaly_threshold=0.5).explained.findings))

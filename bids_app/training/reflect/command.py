@@ -36,7 +36,13 @@ from bids_app.study.folders import check_places, check_writable
 from bids_app.training.own.progress import Reporter, duration, reporter
 from bids_app.training.record import RECORD, check_record, check_result
 from bids_app.training.reflect import presets
-from bids_app.training.reflect.folder import add_to_card, calibrate, read_trained_autoencoder, write_anomaly_model
+from bids_app.training.reflect.folder import (
+    Calibration,
+    for_places,
+    measure,
+    read_trained_autoencoder,
+    write_anomaly_model,
+)
 from bids_app.training.reflect.learn import (
     TEXTURE_COUNT,
     Corruption,
@@ -249,13 +255,16 @@ def _plan(settings: AnomalyTraining, device: Device, start: Start) -> list[str]:
 
 def _calibrate(settings: AnomalyTraining, scans: Scans, device: Device, say: Callable[[str], None]) -> None:
     """Measure all scans, and write the threshold into the model's card."""
-    model = load_anomaly_model(settings.start, device)
-    measured = calibrate(model, healthy_brains(scans.all))
-    add_to_card(read_folder(settings.start).path, measured.to_card())
-    say(
-        f"threshold {measured.threshold:.4f}, from {measured.scans} scans: {measured.above:.1%} of their brains lie "
-        f"above it"
-    )
+    folder = read_folder(settings.start).path
+    measured = measure(folder, device, healthy_brains(for_places(scans.all)), healthy_brains(scans.all))
+    say(told_of(measured, "scans"))
+
+
+def told_of(measured: Calibration, scans: str) -> str:
+    """A calibration in a sentence."""
+    threshold, above, by_place = measured.threshold, measured.above, measured.above_by_place
+    said = f"threshold {threshold:.4f}, from {measured.scans} {scans}: {above:.1%} of their brains lie above it"
+    return said if by_place is None else f"{said}, {by_place:.1%} above that of their place"
 
 
 def _train(
@@ -315,9 +324,8 @@ def _finish(
     if velocity is None:
         told.say(f"{folder}: go on with afterstroke train reflect --autoencoder {folder}")
     else:
-        measured = calibrate(load_anomaly_model(folder, device), healthy_brains(scans.validation))
-        add_to_card(folder, measured.to_card())
-        told.say(f"threshold {measured.threshold:.4f}, from {measured.scans} held-out scans")
+        measured = measure(folder, device, healthy_brains(for_places(scans.train)), healthy_brains(scans.validation))
+        told.say(told_of(measured, "held-out scans"))
         told.say(f"{folder}: use it with --anomaly-model {folder}")
     work = work_folder(settings)
     write_json(work / FINISHED, {"checkpoint": sha256(work / LATEST)})

@@ -7,7 +7,7 @@ and writes the model folder ``OUT/models/reflect-t1w``. The same command again g
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,8 @@ from bids_app.networks.device import choose_device
 from bids_app.training.embed import TEXTURES, TRAINING_DATA
 from bids_app.training.record import check_record
 from bids_app.training.reflect.folder import (
-    add_to_card,
-    calibrate,
+    for_places,
+    measure,
     write_anomaly_model,
 )
 from bids_app.training.reflect.learn import (
@@ -88,6 +88,11 @@ def _drawn(split: str, count: int, data: Path, out: Path, workers: int) -> np.nd
     heads, _ = prepare_split(data, out / "cache", split)
     sources = [make_source(head) for head in heads]
     return make_brains(Material(sources, [], [], [], seed=SEEDS[split]), count, path, workers)
+
+
+def _whole(brains: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Brains, and that all of their slices count."""
+    return ((brain, brain.any(axis=(1, 2))) for brain in brains)
 
 
 def all_slices(brains: np.ndarray) -> Slices:
@@ -284,8 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     card = describe(workshop, brains, heads, options.commit, before)
     held_out = mended(velocity, autoencoder, all_slices(brains.validation), card["steps"])
     write_anomaly_model(folder, autoencoder, velocity, card | {"scores": {"mended": round(held_out, 4)}})
-    healthy = ((brain, brain.any(axis=(1, 2))) for brain in brains.validation)
-    add_to_card(folder, calibrate(load_anomaly_model(folder, device), healthy).to_card())
+    measure(folder, device, _whole(for_places(brains.train)), _whole(brains.validation))
     print(folder)
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,15 +14,19 @@ from torch import nn
 
 from bids_app.anomaly.authors import read_autoencoder
 from bids_app.anomaly.autoencoder import Autoencoder
-from bids_app.anomaly.folder import AUTOENCODER, CARD, THEIR_SHAPE, VELOCITY, read_card
-from bids_app.anomaly.model import AnomalyModel, read_own_autoencoder
+from bids_app.anomaly.folder import AUTOENCODER, CARD, THEIR_SHAPE, USUAL, VELOCITY, read_card
+from bids_app.anomaly.model import AnomalyModel, load_anomaly_model, read_own_autoencoder
+from bids_app.anomaly.usual import DEVIATIONS, Usual
 from bids_app.anomaly.velocity import Velocity
 from bids_app.derivatives.write import atomic, write_json
 from bids_app.errors import ConfigError, VisitError
+from bids_app.networks.device import Device
 from bids_app.wording import counted
 
-DEVIATIONS = 3
-"""Standard deviations above the mean of healthy scans at which the threshold lies."""
+Item = TypeVar("Item")
+Brain = tuple[np.ndarray, np.ndarray]
+BRAINS_BY_PLACE = (10, 40)
+"""Healthy brains from which it is measured what is usual at each place: at least, and at most."""
 BINS = 100_000
 """Of anomalies: a threshold of five digits lies at the border of two."""
 
@@ -102,12 +106,15 @@ class Calibration:
         Of the mean anomaly in the brain, over scans.
     above : float
         Share of their brain voxels at or above the threshold, mean over scans.
+    above_by_place : float or None
+        Share at or above the threshold of each place, where the model has those.
     """
 
     scans: int
     mean: float
     deviation: float
     above: float
+    above_by_place: float | None = None
 
     @property
     def threshold(self) -> float:
@@ -117,11 +124,12 @@ class Calibration:
     def to_card(self) -> dict[str, Any]:
         """For the card."""
         healthy = {"scans": self.scans, "mean": self.mean, "deviation": self.deviation, "above_threshold": self.above}
+        healthy |= {} if self.above_by_place is None else {"above_by_place": self.above_by_place}
         rounded = {name: round(value, 5) for name, value in healthy.items()}
         return {"threshold": self.threshold, "healthy_scans": rounded}
 
 
-def calibrate(model: AnomalyModel, brains: Iterable[tuple[np.ndarray, np.ndarray]]) -> Calibration:
+def calibrate(model: AnomalyModel, brains: Iterable[Brain]) -> Calibration:
     """Threshold of a model from healthy scans, or from healthy slices of scans.
 
     Parameters
@@ -136,12 +144,15 @@ def calibrate(model: AnomalyModel, brains: Iterable[tuple[np.ndarray, np.ndarray
     ConfigError
         If there are fewer than two with anything that counts, or they are too different to say.
     """
-    means, spread = [], np.zeros(BINS + 1)
+    means, spread, places = [], np.zeros(BINS + 1), []
     for grey, counts in brains:
-        values = _anomalies(model, grey)[counts][grey[counts] > 0]
+        anomaly, inside = _anomalies(model, grey)[counts], grey[counts] > 0
+        values = anomaly[inside]
         if values.size:
             means.append(values.mean(dtype=np.float64))
             spread += np.bincount((values * BINS).astype(np.int64), minlength=BINS + 1) / values.size
+            if model.usual is not None:
+                places.append((values >= model.usual.limits[counts][inside]).mean())
     if len(means) < 2:
         raise ConfigError(
             f"{counted(len(means), 'scan')} with healthy slices cannot measure a threshold: two are needed.",
@@ -155,7 +166,39 @@ def calibrate(model: AnomalyModel, brains: Iterable[tuple[np.ndarray, np.ndarray
             "Measure it with more healthy scans (afterstroke train calibrate), or give --anomaly-threshold.",
         )
     above = spread[round(found.threshold * BINS) :].sum() / len(means)
-    return replace(found, above=float(above))
+    return replace(found, above=float(above), above_by_place=float(np.mean(places)) if places else None)
+
+
+def for_places(brains: Sequence[Item]) -> list[Item]:
+    """Those of some brains from which it is measured what is usual at each place; none if they are few."""
+    least, most = BRAINS_BY_PLACE
+    chosen = np.unique(np.linspace(0, len(brains) - 1, most).astype(int)) if len(brains) >= least else ()
+    return [brains[number] for number in chosen]
+
+
+def measure(folder: Path, device: Device, places: Iterable[Brain], held_out: Iterable[Brain]) -> Calibration:
+    """Measure a model on healthy brains, and write beside its networks what is usual at each place, and its threshold.
+
+    Parameters
+    ----------
+    places : iterable of (ndarray, ndarray)
+        See `for_places`; as of `calibrate`. From none of them, the model has one threshold for all places.
+    held_out : iterable of (ndarray, ndarray)
+        See `calibrate`.
+    """
+    model = load_anomaly_model(folder, device)
+    usual = Usual.of(_placed(model, *brain) for brain in places)
+    measured = calibrate(replace(model, usual=usual), held_out)
+    if usual is None:
+        (folder / USUAL).unlink(missing_ok=True)
+    else:
+        usual.save(folder / USUAL)
+    add_to_card(folder, measured.to_card())
+    return measured
+
+
+def _placed(model: AnomalyModel, grey: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return _anomalies(model, grey), (grey > 0) & counts[:, None, None]
 
 
 def _anomalies(model: AnomalyModel, grey: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from bids_app.cli_parser import options_markdown, read_request
 from bids_app.cli_training import WHAT, training_parser
 from bids_app.errors import ConfigError, ExitCode, UsageError, VisitError
 from bids_app.settings import AnomalyTraining
-from bids_app.training.reflect import command, presets, scans
+from bids_app.training.reflect import command, folder, presets, scans
 from bids_app.training.reflect.folder import add_to_card, calibrate, read_trained_autoencoder
 from tests.anomaly.models import write_anomaly_model
 from tests.training.own.study import MASKS, make_study
@@ -99,11 +99,11 @@ def test_variants(study, options, monkeypatch):
 
 
 def test_a_model_is_adapted(study):
-    folder = write_anomaly_model(study / "given")
-    assert train(study, "reflect", "--init", str(folder)) == ExitCode.OK
+    given = write_anomaly_model(study / "given")
+    assert train(study, "reflect", "--init", str(given)) == ExitCode.OK
     card = card_of(study, "reflect")
     assert "from given on" in card["recipe"]
-    before, after = load_anomaly_model(folder), load_anomaly_model(study / "models" / "reflect")
+    before, after = load_anomaly_model(given), load_anomaly_model(study / "models" / "reflect")
     weights = [model.velocity.core.conv_in.weight for model in (before, after)]
     assert 0 < float((weights[0] - weights[1]).abs().max()) < 0.1
     kept = [model.autoencoder.core.decoder.conv_out.weight for model in (before, after)]
@@ -112,8 +112,8 @@ def test_a_model_is_adapted(study):
 
 def test_a_model_of_single_slices_learns_to_see_neighbours(study, capsys, monkeypatch):
     monkeypatch.setattr("bids_app.training.reflect.learn.STACK", 4)
-    folder = write_anomaly_model(study / "given")
-    assert train(study, "reflect", "--init", str(folder), "--context", "1") == ExitCode.OK
+    given = write_anomaly_model(study / "given")
+    assert train(study, "reflect", "--init", str(given), "--context", "1") == ExitCode.OK
     made = study / "models" / "reflect"
     assert load_anomaly_model(made).velocity.size.context == 1
     assert train(study, "reflect", "--init", str(made), "--volumetric", "--name", "other") == ExitCode.USAGE
@@ -121,8 +121,8 @@ def test_a_model_of_single_slices_learns_to_see_neighbours(study, capsys, monkey
 
 
 def test_a_model_keeps_its_brain_mask_and_steps_on(study):
-    folder = write_anomaly_model(study / "given", masked=True)
-    assert train(study, "reflect2", "--model", str(folder)) == ExitCode.OK
+    given = write_anomaly_model(study / "given", masked=True)
+    assert train(study, "reflect2", "--model", str(given)) == ExitCode.OK
     assert card_of(study, "reflect2")["masked"]
 
 
@@ -178,11 +178,11 @@ def test_missing_textures_are_told_before_anything_is_prepared(study, capsys):
 
 
 def test_calibration_sets_the_threshold_of_a_model(study, capsys):
-    folder = write_anomaly_model(study / "given", threshold=None)
-    assert train(study, "calibrate", "--model", str(folder)) == ExitCode.OK
-    threshold = json.loads((folder / "card.json").read_text())["threshold"]
+    given = write_anomaly_model(study / "given", threshold=None)
+    assert train(study, "calibrate", "--model", str(given)) == ExitCode.OK
+    threshold = json.loads((given / "card.json").read_text())["threshold"]
     assert f"threshold {threshold:.4f}, from 7 scans" in capsys.readouterr().out
-    assert load_anomaly_model(folder).card.threshold == threshold
+    assert load_anomaly_model(given).card.threshold == threshold
 
 
 def test_scans_without_healthy_slices_measure_nothing(tmp_path):
@@ -337,18 +337,20 @@ def scans_of(study) -> dict[str, str]:
 
 
 def test_calibration_takes_all_scans_there_are(study, monkeypatch, capsys):
-    folder = write_anomaly_model(study / "given", threshold=None)
+    given = write_anomaly_model(study / "given", threshold=None)
     who = ["--participant-label", "01", "02", "03", "04"]
     failing(monkeypatch, lambda subject: subject in {"02", "03"})
     assert train(study, "autoencoder", *who) == ExitCode.BAD_DATASET
     assert "Too few scans could be prepared" in capsys.readouterr().err
-    assert train(study, "calibrate", "--model", str(folder), *who) == ExitCode.OK
+    assert train(study, "calibrate", "--model", str(given), *who) == ExitCode.OK
     said = capsys.readouterr().out
     assert "5 T1ws of 4 subjects, for the threshold" in said and "from 3 scans" in said
 
 
 class Uneven:
     """In place of a model: every brain is as anomalous as it is dark."""
+
+    usual = None
 
     def explain(self, grey: np.ndarray) -> Twin:
         return Twin(grey, np.where(grey > 0, 1 - grey / 255, 0).astype(np.float32))
@@ -376,3 +378,22 @@ def test_too_little_memory_is_told(study, monkeypatch, capsys):
     monkeypatch.setattr(command, "train_autoencoder", full)
     assert train(study, "autoencoder") == ExitCode.UNAVAILABLE
     assert "does not suffice for steps of 8 slices" in capsys.readouterr().err
+
+
+def test_enough_brains_tell_what_is_usual_at_each_place(study, monkeypatch, capsys):
+    monkeypatch.setattr(folder, "BRAINS_BY_PLACE", (3, 4))
+    given = write_anomaly_model(study / "given", threshold=None)
+    assert train(study, "calibrate", "--model", str(given)) == ExitCode.OK
+    assert "above that of their place" in capsys.readouterr().out
+    model = load_anomaly_model(given)
+    assert model.usual.limits.shape == brain().shape
+    card = json.loads((given / "card.json").read_text())
+    assert 0 <= card["healthy_scans"]["above_by_place"] < 0.5
+    monkeypatch.setattr(folder, "BRAINS_BY_PLACE", (10, 40))
+    assert train(study, "calibrate", "--model", str(given)) == ExitCode.OK
+    assert not (given / "usual.nii.gz").exists() and load_anomaly_model(given).usual is None
+
+
+def test_no_more_brains_than_needed_tell_what_is_usual():
+    assert folder.for_places(range(9)) == [] and folder.for_places(range(12)) == list(range(12))
+    assert len(folder.for_places(range(500))) == 40
