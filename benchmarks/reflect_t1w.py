@@ -40,6 +40,7 @@ from benchmarks.reflect_flair import CANDIDATE_SHARE, LEAST_PIXELS, yardstick
 from benchmarks.unsupervised import moments
 from bids_app.anomaly.model import AnomalyModel, load_anomaly_model
 from bids_app.anomaly.slices import SHAPE, GreyScale
+from bids_app.anomaly.usual import Usual
 from bids_app.derivatives.read import read_object
 from bids_app.derivatives.write import atomic, write_json
 from bids_app.measures.froc import FALSE_POSITIVES, Detections, detect, froc, joined
@@ -310,6 +311,12 @@ def model_map(model: AnomalyModel, grey: np.ndarray, levels: Sequence[int]) -> n
     return model.explain(windows.reshape(-1, *grey.shape[1:])).anomaly[reach :: 2 * reach + 1]
 
 
+def place_map(model: AnomalyModel, grey: np.ndarray, levels: Sequence[int]) -> np.ndarray:
+    """How unusual the anomaly of some slices is where it is."""
+    usual = Usual(model.usual.mean[levels], model.usual.deviation[levels])
+    return np.where(grey[levels] > 0, usual.scores(model_map(model, grey, levels)), 0)
+
+
 @dataclass(frozen=True)
 class Row:
     """What is measured: its name, what tells its version from another, and its map."""
@@ -326,6 +333,8 @@ def rows(models: Sequence[Path], brains: Brains) -> Iterator[Row]:
     for folder in models:
         model = load_anomaly_model(folder)
         yield Row(folder.name, model.sha256, partial(model_map, model))
+        if model.usual is not None:
+            yield Row(f"{folder.name} by place", model.sha256, partial(place_map, model))
 
 
 def candidate_threshold(function: Map, healthy: Iterable[np.ndarray]) -> float:

@@ -39,13 +39,15 @@ PROBLEMS = """\
 
 
 FINDINGS = """**What a finding means.** The model has seen healthy brains only. It draws the brain that it would have
-expected in place of this one, and a finding is a connected region of at least 30 mm3 where the two differ by the
-model's threshold or more. It may be a lesion, a wide ventricle or sulcus, but also an unusual healthy fold, an
-artefact, a remnant of skull, or a scanner that the model does not know.
+expected in place of this one, and a finding is a connected region of at least 30 mm3 where the two differ by more
+than healthy brains and their twins differ at that place: by the mean of healthy brains and three standard deviations.
+(A model of which this was never measured has one threshold for all places.) It may be a lesion, a wide ventricle or
+sulcus, but also an unusual healthy fold, an artefact, a remnant of skull, or a scanner that the model does not know.
 
-**Expect findings in every brain, healthy ones too.** The threshold is low: {share} of a healthy brain lies above that
-of `{name}` ({scans} synthetic brains). Raise it with `--anomaly-threshold`, or
-[measure it](training_anomaly.md#the-threshold) on healthy scans of your own scanner.
+**Expect findings in every brain, healthy ones too.** {share} of a healthy brain lies above the limits of `{name}`
+({scans} synthetic brains), more where a scanner or an age is unlike those that it knows.
+[Measure them](training_anomaly.md#the-threshold) on healthy scans of your own scanner, or choose one limit for all
+places with `--anomaly-threshold`.
 
 **What it does not mean.** A finding is no diagnosis and no lesion mask. `kind` compares it with the lesion mask of the
 visit, which is usually the App's own: `nonlesional` does *not* mean that there is no lesion, since the lesion model may
@@ -85,7 +87,7 @@ def anomaly_rows() -> list[tuple[str, str]]:
     return [
         (names.anomaly_map(T1W), "how far the brain is from its healthy twin, 0 to 1"),
         (names.healthy_twin(T1W, "T1w"), "the twin: synthetic, in the grey values of the T1w; not for measuring"),
-        (names.anomaly_mask(T1W), "where the map reaches the model's threshold, in findings of 30 mm3 and more"),
+        (names.anomaly_mask(T1W), "where the map reaches the threshold of its place, in findings of 30 mm3 and more"),
         (names.findings(T1W), "findings one by one, an integer each, the largest is 1"),
         (names.findings_table(T1W), "table of the findings"),
         (names.anomaly_map(T1W, space), "the map in MNI"),
@@ -142,7 +144,7 @@ def findings() -> str:
     """What a finding is, with the numbers of the embedded model."""
     card = anomaly_cards()[0]
     healthy = card["healthy_scans"]
-    return FINDINGS.format(share=f"{healthy['above_threshold']:.0%}", name=card["name"], scans=healthy["scans"])
+    return FINDINGS.format(share=f"{healthy['above_by_place']:.1%}", name=card["name"], scans=healthy["scans"])
 
 
 def files_table(rows: list[tuple[str, str]]) -> str:
@@ -261,13 +263,15 @@ def anomaly_cards() -> list[dict]:
 def anomaly_table() -> str:
     """How each embedded anomaly model works."""
     lines = [
-        "| model | needs | steps | parameters | threshold | healthy brain above it | measured on scans |",
-        "|---|---|---|---|---|---|---|",
+        "| model | needs | steps | parameters | threshold | healthy brain above it | above that of its place "
+        "| measured on scans |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for card in anomaly_cards():
         healthy = card["healthy_scans"]
         cells = (f"`{card['name']}`", card["contrast"], card["steps"], f"{card['parameters']:,}",
-                 f"{card['threshold']:.3f}", f"{healthy['above_threshold']:.1%}", healthy["scans"])  # fmt: skip
+                 f"{card['threshold']:.3f}", f"{healthy['above_threshold']:.1%}", f"{healthy['above_by_place']:.1%}",
+                 healthy["scans"])  # fmt: skip
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 

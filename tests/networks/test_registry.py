@@ -1,12 +1,16 @@
 """Names become folders, and changed files are noticed."""
 
 import json
+import tomllib
+from pathlib import Path
 
 import pytest
 
 from bids_app.errors import ConfigError
 from bids_app.networks import registry
-from bids_app.networks.registry import embedded_models, find_model, update, verify
+from bids_app.networks.registry import embedded_models, find_anomaly_model, find_model, update, verify
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -69,3 +73,16 @@ def test_the_registry_of_the_app_is_up_to_date(capsys):
 
 def test_command_line_refuses_other_arguments(capsys):
     assert registry.main(["--remove"]) == 2
+
+
+def test_every_file_of_an_embedded_model_is_installed():
+    with (ROOT / "pyproject.toml").open("rb") as stream:
+        patterns = tomllib.load(stream)["tool"]["setuptools"]["package-data"]["bids_app"]
+    installed = {path for pattern in patterns for path in (ROOT / "bids_app").glob(pattern)}
+    files = {model.folder / name for model in embedded_models() for name, _ in model.files}
+    assert files and not files - installed
+
+
+def test_the_anomaly_model_of_the_app_is_the_default():
+    assert find_anomaly_model(None).name == registry.DEFAULT_ANOMALY
+    assert "velocity.pth" in {name for model in embedded_models() if model.kind == "anomaly" for name, _ in model.files}
