@@ -37,9 +37,9 @@ from benchmarks.unsupervised import (
 from bids_app.anomaly import autoencoder as autoencoders
 from bids_app.anomaly import velocity as velocities
 from bids_app.anomaly.autoencoder import Autoencoder
-from bids_app.anomaly.folder import Card
+from bids_app.anomaly.folder import BOTH, BRIGHT, Card
 from bids_app.anomaly.model import AnomalyModel, made_ready
-from bids_app.anomaly.residual import BOTH, BRIGHT, PIXEL_SIGMA, blurred
+from bids_app.anomaly.residual import PIXEL_SIGMA, blurred
 from bids_app.anomaly.slices import SHAPE, as_tensor, grey_values
 from bids_app.anomaly.usual import Usual
 from bids_app.anomaly.velocity import Velocity

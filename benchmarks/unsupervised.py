@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy import ndimage
 from torch import Tensor, nn
 
 from bids_app.anomaly.autoencoder import Autoencoder, AutoencoderSize
+from bids_app.anomaly.usual import moments_by_place
 from bids_app.anomaly.velocity import VelocitySize
 from bids_app.training.reflect.losses import kl_loss
 
@@ -118,10 +118,5 @@ def moments(images: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     images : iterable of ndarray
         Slices or volumes of one shape; 0 outside of the brain.
     """
-    share = total = squares = np.float32(0)
-    for grey in images:
-        values = grey.astype(np.float32)
-        share, total, squares = share + (grey > 0), total + values, squares + values**2
-    share, total, squares = (ndimage.gaussian_filter(np.float32(each), 2.0) for each in (share, total, squares))
-    mean = total / np.maximum(share, 1e-3)
-    return mean, np.sqrt(np.maximum(squares / np.maximum(share, 1e-3) - mean**2, 25.0))
+    mean, variance = moments_by_place(((grey, grey > 0) for grey in images), blur=2.0, least_share=1e-3)
+    return mean, np.sqrt(np.maximum(variance, 25.0))

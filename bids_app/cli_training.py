@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bids_app.anomaly.folder import SIDES
 from bids_app.cli_options import absolute, add, add_flag, add_several, hyphenated, labels_without, make_parser
 from bids_app.errors import UsageError
 from bids_app.networks.registry import ANOMALY, find_model
@@ -207,7 +208,7 @@ def _add_flow(group: argparse._ArgumentGroup, sizes: bool) -> None:
     text = "no blotches of another tone; with --no-morphology as well, corruption is as the authors'"
     add_flag(group, "--no-focal", text, "store_false", dest="focal")
     text = "differences that the map counts: where the brain is brighter than its twin, darker, or both (default: both)"
-    group.add_argument("--side", choices=("both", "bright", "dark"), help=text)
+    group.add_argument("--side", choices=SIDES, help=text)
     add_flag(group, "--masked", "set differences outside of the brain to zero before the map is blurred")
 
 

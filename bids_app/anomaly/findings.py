@@ -135,7 +135,7 @@ def find(
 
 
 def _limits(threshold: float | Image) -> np.ndarray:
-    if isinstance(threshold, float):
+    if not isinstance(threshold, Image):
         return np.float32(threshold)
     values = images.data(threshold)
     return np.where(values > 0, values, np.inf)

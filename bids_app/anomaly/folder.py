@@ -13,6 +13,8 @@ from bids_app.errors import ConfigError
 CARD, AUTOENCODER, VELOCITY = "card.json", "autoencoder.pth", "velocity.pth"
 USUAL = "usual.nii.gz"
 """What healthy brains have at each place: see `usual.Usual`. A model may do without it."""
+BOTH, BRIGHT, DARK = SIDES = ("both", "bright", "dark")
+"""Which differences a map may count; see `residual.anomaly_map`."""
 THEIR_SHAPE = (256, 256)
 """Rows and columns of the slices that networks of REFLECT's authors take."""
 
@@ -48,7 +50,7 @@ class Card:
     steps: int = 5
     threshold: float | None = None
     masked: bool = False
-    side: str = "both"
+    side: str = BOTH
     autoencoder: Mapping[str, Any] | None = None
     velocity: Mapping[str, Any] | None = None
     slice_shape: tuple[int, int] | None = None
@@ -143,7 +145,7 @@ def read_card(folder: Path, of_authors: bool) -> Card:
     except (OSError, ValueError, OverflowError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise ConfigError(f"{path} is no card of an anomaly model: {error!r}.", "Correct the card.") from error
     usable = card.threshold is None or 0 < card.threshold <= 1
-    known = card.contrast in ("T1w", "FLAIR") and card.side in ("both", "bright", "dark")
+    known = card.contrast in ("T1w", "FLAIR") and card.side in SIDES
     if not known or card.steps < 1 or not usable:
         raise ConfigError(
             f"{path} sets contrast {card.contrast}, side {card.side}, steps {card.steps}, threshold {card.threshold}.",

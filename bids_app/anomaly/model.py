@@ -21,7 +21,7 @@ from bids_app.anomaly.usual import Usual
 from bids_app.anomaly.velocity import Velocity, VelocitySize
 from bids_app.errors import ConfigError, VisitError
 from bids_app.networks import registry
-from bids_app.networks.device import CPU, Device, out_of_memory
+from bids_app.networks.device import CPU, MEMORY_HINT, Device, release_memory
 from bids_app.networks.weights import folder_sha256, load_checkpoint
 
 Network = TypeVar("Network", Autoencoder, Velocity)
@@ -106,12 +106,9 @@ class AnomalyModel:
         try:
             return self._explain(slices, steps)
         except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            torch.cuda.empty_cache()
+            release_memory(error)
             raise VisitError(
-                f"{self.device.name} ran out of memory for the anomaly model {self.card.name}.",
-                "Use --device cpu, or free the GPU from other programs.",
+                f"{self.device.name} ran out of memory for the anomaly model {self.card.name}.", MEMORY_HINT
             ) from error
 
     def _explain(self, slices: Tensor, steps: int) -> tuple[np.ndarray, np.ndarray]:

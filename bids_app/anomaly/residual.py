@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
+from bids_app.anomaly.folder import BOTH, BRIGHT
+
 GAIN, CEILING = 2.5, 0.4
 """A difference of `CEILING` or more counts as 1."""
 PIXEL_SIGMA, LATENT_SIGMA = 3.0, 1.0
 """Standard deviations of the blur, in pixels and in latent cells."""
-BOTH, BRIGHT, DARK = SIDES = ("both", "bright", "dark")
 
 
 def anomaly_map(

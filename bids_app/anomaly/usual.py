@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import nibabel as nib
@@ -28,6 +29,30 @@ SPACING = 4
 """Pixels from one stored value to the next: they are smooth."""
 
 
+def moments_by_place(
+    values: Iterable[tuple[np.ndarray, np.ndarray]], blur: float, least_share: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance at every place, over those that have brain there; variances may be less than 0 by rounding.
+
+    Parameters
+    ----------
+    values : iterable of (ndarray, ndarray)
+        Values, and where there is brain (booleans), all of one shape.
+    blur : float
+        Standard deviation of a Gaussian, pixels: where few have brain, their neighbours tell.
+    least_share : float
+        Of brains at a place, to divide by.
+    """
+    share = total = squares = np.float32(0)
+    for each, brain in values:
+        inside = np.where(brain, each, 0).astype(np.float32)
+        share, total, squares = share + brain, total + inside, squares + inside**2
+    share, total, squares = (ndimage.gaussian_filter(np.float32(each), blur) for each in (share, total, squares))
+    share = np.maximum(share, least_share)
+    mean = total / share
+    return mean, squares / share - mean**2
+
+
 @dataclass(frozen=True)
 class Usual:
     """Anomaly of healthy brains by place.
@@ -44,15 +69,12 @@ class Usual:
     @classmethod
     def of(cls, healthy: Iterable[tuple[np.ndarray, np.ndarray]]) -> Usual | None:
         """From the maps of healthy brains, and where each has brain (booleans), all of one shape; None without any."""
-        share = total = squares = np.float32(0)
-        for anomaly, brain in healthy:
-            inside = np.where(brain, anomaly, 0).astype(np.float32)
-            share, total, squares = share + brain, total + inside, squares + inside**2
-        if not np.ndim(share):
+        healthy = iter(healthy)
+        first = next(healthy, None)
+        if first is None:
             return None
-        share, total, squares = (ndimage.gaussian_filter(np.float32(each), BLUR) for each in (share, total, squares))
-        mean = total / np.maximum(share, 1e-2)
-        return cls(mean, np.sqrt(np.maximum(squares / np.maximum(share, 1e-2) - mean**2, 0)))
+        mean, variance = moments_by_place(chain([first], healthy), BLUR, least_share=1e-2)
+        return cls(mean, np.sqrt(np.maximum(variance, 0)))
 
     def scores(self, anomaly: np.ndarray) -> np.ndarray:
         """Deviations by which maps (the last axes are those of a map) lie above what is usual at each place."""

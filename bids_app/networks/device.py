@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from bids_app.errors import UnavailableError, UsageError
 
+MEMORY_HINT = "Use --device cpu, or free the GPU from other programs."
 GPU_HINT = (
     "In Docker add `--gpus all` to `docker run`, in Apptainer use `apptainer run --nv`; "
     "or compute on the processor with `--device cpu`."
@@ -100,12 +101,15 @@ def computes_bf16(name: str) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error of PyTorch, cuDNN or the processor's allocator means that memory ran out."""
+def release_memory(error: RuntimeError) -> None:
+    """After an error of PyTorch, cuDNN or the processor's allocator that means that memory ran out, give back what a
+    GPU holds in reserve; any other error is raised again."""
     import torch
 
     words = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+    if not isinstance(error, torch.OutOfMemoryError) and not any(word in str(error) for word in words):
+        raise error
+    torch.cuda.empty_cache()
 
 
 def _require_gpu(request: str, index: int, count: int) -> None:

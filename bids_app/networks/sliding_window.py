@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from bids_app.errors import VisitError
-from bids_app.networks.device import out_of_memory
+from bids_app.networks.device import MEMORY_HINT, release_memory
 from bids_app.networks.engine import Engine
 
 #: A linear map of logits, shape (n, outputs, *spatial), to fewer channels.
@@ -70,12 +70,10 @@ def predict_logits(
         try:
             return _sum_windows(engine, padded, patch_size, mirror_axes, reduce, step, place)[(slice(None), *inner)]
         except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            torch.cuda.empty_cache()
+            release_memory(error)
     raise VisitError(
         f"{engine.device} ran out of memory: patches of {_size(patch_size)} in a volume of {_size(padded.shape[1:])}.",
-        "Use --device cpu, or free the GPU from other programs.",
+        MEMORY_HINT,
     )
 
 

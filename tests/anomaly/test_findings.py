@@ -60,3 +60,4 @@ def test_a_threshold_may_be_another_at_each_place_and_nothing_is_found_without()
     found = find(image, nib.Nifti1Image(limits, np.eye(4)))
     assert len(found.findings) == 1 and images.data(found.mask)[3, 3, 3] == 1
     assert len(find(image, 0.4).findings) == 3
+    assert not find(image, 1).findings  # as TOML writes it

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from bids_app.anomaly.autoencoder import Autoencoder
-from bids_app.anomaly.folder import read_folder
+from bids_app.anomaly.folder import DARK, SIDES, read_folder
 from bids_app.anomaly.model import load_anomaly_model
-from bids_app.anomaly.residual import DARK, SIDES, anomaly_map
+from bids_app.anomaly.residual import anomaly_map
 from bids_app.anomaly.velocity import Velocity, begun, with_context
 from bids_app.errors import ConfigError, VisitError
 from tests.anomaly.ldm import AutoencoderKL, UNetModel

@@ -18,10 +18,9 @@ import torch.nn.functional as F
 from bids_app import app_version
 from bids_app.anomaly.autoencoder import Autoencoder
 from bids_app.anomaly.focal import Focal
-from bids_app.anomaly.folder import CARD, read_folder
+from bids_app.anomaly.folder import BOTH, CARD, read_folder
 from bids_app.anomaly.model import load_anomaly_model
 from bids_app.anomaly.morphology import Morphology
-from bids_app.anomaly.residual import BOTH
 from bids_app.anomaly.slices import as_tensor, margins
 from bids_app.anomaly.textures import find_pictures, read_textures, texture_shape
 from bids_app.anomaly.velocity import Velocity, VelocitySize

@@ -189,9 +189,8 @@ class Workshop:
     def _course(self, step: str, length: float) -> Course:
         """That of the preset, for so many steps or minutes."""
         limit = {"minutes": length} if self.recipe.timed else {"steps": int(length)}
-        stage, schedule = SMALL.stages[step], Schedule(
-            **limit, cosine=SMALL.cosine, ema=SMALL.ema, clip=SMALL.clip, save_minutes=3
-        )
+        stage = SMALL.stages[step]
+        schedule = Schedule(**limit, cosine=SMALL.cosine, ema=SMALL.ema, clip=SMALL.clip, save_minutes=3)
         batch = self.recipe.batch or stage.batch
         rate = self.recipe.rate * stage.rate
         return Course(schedule, batch, rate, stage.optimizer, workers=self.workers, at_start=stage.at_start)

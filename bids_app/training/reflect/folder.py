@@ -145,14 +145,15 @@ def calibrate(model: AnomalyModel, brains: Iterable[Brain]) -> Calibration:
         If there are fewer than two with anything that counts, or they are too different to say.
     """
     means, spread, places = [], np.zeros(BINS + 1), []
+    limits = model.usual.limits if model.usual else None
     for grey, counts in brains:
         anomaly, inside = _anomalies(model, grey)[counts], grey[counts] > 0
         values = anomaly[inside]
         if values.size:
             means.append(values.mean(dtype=np.float64))
             spread += np.bincount((values * BINS).astype(np.int64), minlength=BINS + 1) / values.size
-            if model.usual is not None:
-                places.append((values >= model.usual.limits[counts][inside]).mean())
+            if limits is not None:
+                places.append((values >= limits[counts][inside]).mean())
     if len(means) < 2:
         raise ConfigError(
             f"{counted(len(means), 'scan')} with healthy slices cannot measure a threshold: two are needed.",
