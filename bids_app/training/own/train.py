@@ -15,6 +15,7 @@ import torch
 from bids_app.errors import NO_SPACE as NO_SPACE_CODES
 from bids_app.errors import AppError, UnavailableError, no_space_left
 from bids_app.lesion.folder import read_json
+from bids_app.networks.device import release_memory
 from bids_app.training.own.dataset import Dataset, nnunet_folders
 from bids_app.training.own.progress import Reporter
 from bids_app.training.own.start import starting_weights
@@ -110,7 +111,8 @@ def train_fold(run: Run, reporter: Reporter) -> Path:
         trainer = _trainer(run, reporter)
         try:
             trainer.run_training()
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            release_memory(error)
             raise UnavailableError(
                 f"The memory of {run.device} does not suffice to train {run.what}.",
                 "Use another device, or --preset small.",

@@ -27,7 +27,7 @@ from bids_app.anomaly.velocity import Velocity, VelocitySize
 from bids_app.derivatives.read import read_object
 from bids_app.derivatives.write import write_json, write_table
 from bids_app.errors import ConfigError, DatasetError, ExitCode, NoInputError, UnavailableError, UsageError
-from bids_app.networks.device import Device, choose_device
+from bids_app.networks.device import Device, choose_device, release_memory
 from bids_app.networks.registry import embedded_models
 from bids_app.networks.weights import folder_sha256, sha256
 from bids_app.settings import AnomalyTraining, Settings
@@ -295,7 +295,8 @@ def _train(
     place = Place(work_folder(settings), group, _progress(told))
     try:
         networks = _trained(settings, slices, start, course, place)
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        release_memory(error)
         raise UnavailableError(
             f"The memory of {device.name} does not suffice for steps of {counted(course.batch, 'slice')}.",
             "Give a smaller --batch, and an --accumulation of several.",

@@ -114,9 +114,10 @@ def test_the_environment_is_left_as_it_was(tmp_path: Path, monkeypatch):
     assert "nnUNet_results" not in os.environ
 
 
-def test_a_gpu_without_enough_memory_is_told(first_run: train.Run, monkeypatch):
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")])
+def test_a_device_without_enough_memory_is_told(first_run: train.Run, monkeypatch, error):
     def fail(self):
-        raise torch.OutOfMemoryError
+        raise error
 
     monkeypatch.setattr(OwnTrainer, "run_training", fail)
     with pytest.raises(train.UnavailableError, match="memory of cpu does not suffice"):

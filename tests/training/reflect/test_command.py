@@ -371,9 +371,16 @@ def test_the_share_of_healthy_brains_above_the_threshold_is_a_mean_over_them():
     assert found.above == pytest.approx(np.mean(shares), abs=1e-3) and 0 < found.above < 1
 
 
-def test_too_little_memory_is_told(study, monkeypatch, capsys):
+OUT_OF_MEMORY = (
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+)
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+def test_too_little_memory_is_told(study, monkeypatch, capsys, error):
     def full(*arguments):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(command, "train_autoencoder", full)
     assert train(study, "autoencoder") == ExitCode.UNAVAILABLE
