@@ -162,21 +162,32 @@ def is_mark(finding) -> bool:
     return np.linalg.norm(finding.peak_mm - (MARK_MM + SHIFT_MM)) < 9
 
 
-def test_a_threshold_by_place_is_carried_to_the_scan(visit, tmp_path, monkeypatch):
-    """What the left front has in healthy brains as well is no finding; the same anomaly elsewhere is one."""
-    prepared, _ = visit
-    reference = images.load(prepared.reference)
+def usual_near(place_mm: np.ndarray) -> Usual:
+    """Anomalies up to 1 are usual around a place in MNI, and none elsewhere."""
+    near = from_slices(np.zeros(SHAPE, np.float32))
+    places = images.world(near, np.indices(near.shape).reshape(3, -1).T)
+    inside = np.linalg.norm(places - place_mm, axis=1) < 20
+    limits = to_slices(images.like(near, inside.reshape(near.shape).astype(np.float32)))
+    return Usual(limits, 0 * limits)
+
+
+@pytest.fixture
+def bright_is_unusual(monkeypatch):
     monkeypatch.setattr("bids_app.anomaly.model.AnomalyModel.explain", lambda _, *seen: Brightness().explain(*seen))
-    usual = np.full(SHAPE, 0.44, np.float32)
-    Usual(usual, 0 * usual).save(tmp_path / "model" / "usual.nii.gz")
+
+
+def test_a_threshold_by_place_is_carried_to_the_scan(visit, tmp_path, bright_is_unusual):
+    """What the left front has in healthy brains as well is no finding; what the right front has, is one on the left."""
+    usual_near(MARK_MM * [-1, 1, 1]).save(tmp_path / "model" / "usual.nii.gz")
     done = explained(visit, tmp_path, {})
     assert done.explained.model.threshold is None
-    assert images.load(done.explained.mask).shape == reference.shape
+    assert images.load(done.explained.mask).shape == images.load(visit[0].reference).shape
     assert any(is_mark(finding) for finding in done.explained.findings)
-    left_front = from_slices(usual)
-    everywhere = np.indices(left_front.shape).reshape(3, -1).T
-    near = np.linalg.norm(images.world(left_front, everywhere) - MARK_MM, axis=1) < 20
-    usual = to_slices(images.like(left_front, near.reshape(left_front.shape).astype(np.float32)))
-    Usual(usual, 0 * usual).save(tmp_path / "model" / "usual.nii.gz")
+    usual_near(MARK_MM).save(tmp_path / "model" / "usual.nii.gz")
     assert not any(is_mark(finding) for finding in explained(visit, tmp_path, {}).explained.findings)
+
+
+@pytest.mark.parametrize("orientation", ["RAS"])
+def test_the_users_threshold_goes_before_that_of_each_place(visit, tmp_path, bright_is_unusual):
+    usual_near(MARK_MM).save(tmp_path / "model" / "usual.nii.gz")
     assert any(map(is_mark, explained(visit, tmp_path, {}, anomaly_threshold=0.5).explained.findings))
