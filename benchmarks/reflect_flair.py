@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -123,6 +123,7 @@ class Bench:
     minutes: float = 20.0
     device: str = "cpu"
     workers: int = 0
+    latents: str = "f8"
 
     def course(self, share: float, rate: float, at_start: float = 0.0) -> Course:
         """A share of the time."""
@@ -142,10 +143,15 @@ class Bench:
         return fit([learner], batches, course.schedule, place.folder, place.group, self.workers, place.say)[name]
 
     @cached_property
+    def with_finer_latents(self) -> Bench:
+        """The same, for networks whose latents have four times as many cells."""
+        return replace(self, out=self.out / "f4", latents="f4")
+
+    @cached_property
     def autoencoder(self) -> Autoencoder:
-        """That of all REFLECT rows of a seed."""
-        course = self.course(SHARES["autoencoder"], 0.01)
-        return train_autoencoder(self.split.train, autoencoders.SIZES["tiny-f4"], course, self.place("autoencoder"))
+        """That of all REFLECT rows of a seed with these latents."""
+        size, course = autoencoders.SIZES[f"tiny-{self.latents}"], self.course(SHARES["autoencoder"], 0.01)
+        return train_autoencoder(self.split.train, size, course, self.place("autoencoder"))
 
     def reflect(self, corruption: str = "plain") -> Velocity:
         """REFLECT-1."""
@@ -199,7 +205,7 @@ def row_maps(row: str, bench: Bench) -> Map:
         way = Denoising()
         network = bench.fitted("diffusion", Velocity(DENOISER, 1), way.loss)
         return partial(network_map, partial(way.map, network), bench.device)
-    model = bench.model(row)
+    model = (bench.with_finer_latents if "f4" in row else bench).model(row)
     if "by place" not in row:
         return lambda grey: model.explain(grey).anomaly
     usual = Usual.of(zip(model.explain(train).anomaly, train > 0, strict=True))
@@ -216,6 +222,8 @@ NETWORKS = (
     "AnoDDPM-like",
     "REFLECT-1, 1 step",
     "REFLECT-1, 5 steps",
+    "REFLECT-1 f4, 1 step",
+    "REFLECT-1 f4, 5 steps",
     "REFLECT-1 masked, 1 step",
     "REFLECT-1 bright, 1 step",
     "REFLECT-1 by place, 1 step",
