@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -83,10 +85,14 @@ def test_denoising_removes_what_a_network_knows_for_noise():
     torch.testing.assert_close(found, (lesion - 0.3)[:, 0].abs(), atol=0.02, rtol=0)
 
 
-@pytest.mark.parametrize("row", ["z-score", "AE", "REFLECT-2 focal, 1 step", "REFLECT-1 focal bright by place, 1 step"])
+ROWS = ("z-score", "AE", "REFLECT-2 focal, 1 step", "REFLECT-1 focal bright by place, 1 step", "REFLECT-1 f4, 1 step")
+
+
+@pytest.mark.parametrize("row", ROWS)
 def test_a_row_is_trained_and_judged(data, tmp_path, monkeypatch, row):
     monkeypatch.setattr(reflect_flair, "BOTTLENECK", AUTOENCODER)
-    monkeypatch.setitem(autoencoder.SIZES, "tiny-f4", AUTOENCODER)
+    for latents in ("f4", "f8"):
+        monkeypatch.setitem(autoencoder.SIZES, f"tiny-{latents}", AUTOENCODER)
     monkeypatch.setitem(velocity.SIZES, "tiny", VELOCITY)
     monkeypatch.setitem(reflect_flair.BATCHES, "cpu", 2)
     monkeypatch.setattr("bids_app.training.reflect.learn.TEXTURE_COUNT", 2)
@@ -100,5 +106,8 @@ def test_a_row_is_trained_and_judged(data, tmp_path, monkeypatch, row):
         card = bench.model(row).card
         assert (card.steps, card.masked, card.contrast) == (1, False, "FLAIR")
         assert card.side == ("bright" if "bright" in row else "both")
-        made = {path.name for path in (tmp_path / "out").iterdir()}
-        assert made == {"autoencoder", "reflect_focal"} | ({"straight_focal"} if "-2" in row else set())
+        kind, finer = "focal" if "focal" in row else "plain", Path("f4") if "f4" in row else Path()
+        made = {path.parent.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*.pth")}
+        assert made == {finer / name for name in ("autoencoder", f"reflect_{kind}")} | (
+            {Path("straight_focal")} if "-2" in row else set()
+        )
