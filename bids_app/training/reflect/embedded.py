@@ -118,6 +118,8 @@ class Recipe:
     context : int
     volumetric : bool
         See `velocity.VelocitySize`.
+    latent : str
+        ``f4`` or ``f8``, of an autoencoder that is trained here.
     """
 
     autoencoder: float
@@ -129,17 +131,19 @@ class Recipe:
     corruption: str = USUAL
     context: int = 0
     volumetric: bool = False
+    latent: str = SMALL.latent
 
     @property
     def name(self) -> str:
         """Name of the folder of the flow's checkpoints."""
         slices = "-volumetric" if self.volumetric else f"-{2 * self.context + 1}-slices" if self.context else ""
-        return self.corruption + slices
+        latent = "" if self.latent == SMALL.latent else f"-{self.latent}"
+        return self.corruption + slices + latent
 
     @property
     def of_autoencoder(self) -> dict[str, Any]:
         """What the autoencoder depends on."""
-        return {name: getattr(self, name) for name in ("autoencoder", "timed", "batch", "rate")}
+        return {name: getattr(self, name) for name in ("autoencoder", "timed", "batch", "rate", "latent")}
 
     @property
     def straight(self) -> str:
@@ -169,7 +173,7 @@ class Workshop:
         if self.init is not None:
             return self.init.autoencoder
         course = self._course("autoencoder", self.recipe.autoencoder)
-        size = autoencoders.SIZES[SMALL.latents[SMALL.latent]]
+        size = autoencoders.SIZES[SMALL.latents[self.recipe.latent]]
         return train_autoencoder(self.slices, size, course, self._place("autoencoder"))
 
     def velocity(self, autoencoder: Autoencoder) -> Velocity:
@@ -256,6 +260,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--corruption", choices=list(CORRUPTIONS), default=USUAL, help=text)
     parser.add_argument("--context", type=int, default=0, help="slices on either side (default: %(default)s)")
     parser.add_argument("--volumetric", action="store_true", help="convolutions across slices")
+    text = "cells of the latents: 4 or 8 pixels on a side (default: %(default)s; with --init those of the model)"
+    parser.add_argument("--latent", choices=list(SMALL.latents), default=SMALL.latent, help=text)
     text = "model folder to begin with: its autoencoder is kept, its velocity network trained on"
     parser.add_argument("--init", type=Path, help=text)
     parser.add_argument("--commit", default="n/a", help="commit of the code, for the card")
@@ -267,7 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     brains = load_brains(options.data, options.out, options.brains, VALIDATION_BRAINS, options.workers)
     lengths = options.minutes or (options.autoencoder_steps, options.flow_steps, options.reflow_steps)
-    shape = options.corruption, options.context, options.volumetric
+    shape = options.corruption, options.context, options.volumetric, options.latent
     recipe = Recipe(*lengths, options.minutes is not None, options.batch, options.rate, *shape)
     if not recipe.flow or not (recipe.autoencoder or options.init):
         parser.error("nothing is trained in 0 steps or minutes: only the reflow may have none")

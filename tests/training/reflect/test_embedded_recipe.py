@@ -50,6 +50,6 @@ def test_from_heads_to_a_model_and_on(small):
 
 def test_nothing_is_built_on_what_another_recipe_left(small):
     run(small)
-    for changed in (("--flow-steps", "3"), ("--autoencoder-steps", "3"), ("--rate", "0.5")):
+    for changed in (("--flow-steps", "3"), ("--autoencoder-steps", "3"), ("--rate", "0.5"), ("--latent", "f8")):
         with pytest.raises(ConfigError, match="was begun with other"):
             run(small, *changed)
