@@ -169,10 +169,11 @@ class Bench:
     def model(self, row: str) -> AnomalyModel:
         """The networks of a row, as the App runs them."""
         corruption = next((kind for kind in CORRUPTIONS if kind in row), "plain")
-        velocity = (self.straight if "-2" in row else self.reflect)(corruption)
+        of_latents = self.with_finer_latents if "f4" in row else self
+        velocity = (of_latents.straight if "-2" in row else of_latents.reflect)(corruption)
         steps, side = 1 if "1 step" in row else 5, BRIGHT if BRIGHT in row else BOTH
         card = Card(row, contrast="FLAIR", steps=steps, masked="masked" in row, side=side)
-        return made_ready(card, "", self.autoencoder, velocity, choose_device(self.device))
+        return made_ready(card, "", of_latents.autoencoder, velocity, choose_device(self.device))
 
 
 def network_map(function: Callable[[Tensor], Tensor], device: str, grey: np.ndarray) -> np.ndarray:
@@ -205,7 +206,7 @@ def row_maps(row: str, bench: Bench) -> Map:
         way = Denoising()
         network = bench.fitted("diffusion", Velocity(DENOISER, 1), way.loss)
         return partial(network_map, partial(way.map, network), bench.device)
-    model = (bench.with_finer_latents if "f4" in row else bench).model(row)
+    model = bench.model(row)
     if "by place" not in row:
         return lambda grey: model.explain(grey).anomaly
     usual = Usual.of(zip(model.explain(train).anomaly, train > 0, strict=True))

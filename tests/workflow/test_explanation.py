@@ -153,6 +153,7 @@ def test_a_model_that_computes_no_numbers_leaves_the_lesions(visit, tmp_path, mo
 
 @pytest.mark.parametrize("orientation", ["RAS"])
 def test_other_steps_than_those_of_the_threshold_are_told(visit, tmp_path):
+    assert not explained(visit, tmp_path, {"steps": 2}, anomaly_steps=2).problems
     assert not explained(visit, tmp_path, {"steps": 2}, anomaly_steps=1, anomaly_threshold=0.4).problems
     (problem,) = explained(visit, tmp_path, {"steps": 2}, anomaly_steps=1).problems
     assert problem.code == "anomaly-threshold" and "measured with 2 steps, and 1 were taken" in problem.message

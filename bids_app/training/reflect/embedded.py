@@ -119,7 +119,7 @@ class Recipe:
     volumetric : bool
         See `velocity.VelocitySize`.
     latent : str
-        ``f4`` or ``f8``, of an autoencoder that is trained here.
+        ``f4`` or ``f8``.
     """
 
     autoencoder: float
@@ -273,12 +273,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     brains = load_brains(options.data, options.out, options.brains, VALIDATION_BRAINS, options.workers)
     lengths = options.minutes or (options.autoencoder_steps, options.flow_steps, options.reflow_steps)
-    shape = options.corruption, options.context, options.volumetric, options.latent
+    init = load_anomaly_model(options.init) if options.init else None
+    latent = f"f{init.autoencoder.size.factor}" if init else options.latent
+    shape = options.corruption, options.context, options.volumetric, latent
     recipe = Recipe(*lengths, options.minutes is not None, options.batch, options.rate, *shape)
     if not recipe.flow or not (recipe.autoencoder or options.init):
         parser.error("nothing is trained in 0 steps or minutes: only the reflow may have none")
     device = choose_device(options.device)
-    init = load_anomaly_model(options.init) if options.init else None
     loaders = options.workers if options.workers > 1 else 0
     if init is None:
         record = recipe.of_autoencoder | {"brains": options.brains}

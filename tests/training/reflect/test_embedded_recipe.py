@@ -39,7 +39,7 @@ def test_from_heads_to_a_model_and_on(small):
     before = load_anomaly_model(folder)
     run(small)  # nothing is trained again
     assert load_anomaly_model(folder).sha256 == before.sha256
-    run(small, "--volumetric", "--init", str(folder))
+    run(small, "--volumetric", "--init", str(folder), "--latent", "f8")  # its latents stay those of the model
     further = small / "out" / "models" / "reflect-t1w-varied-volumetric"
     said = json.loads((further / "card.json").read_text())
     assert said["optimizer_steps"] == {"autoencoder": 2, "reflect1": 4, "reflect2": 1}
