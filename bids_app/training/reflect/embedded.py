@@ -43,7 +43,7 @@ from bids_app.training.reflect.learn import (
     train_autoencoder,
     train_reflect,
 )
-from bids_app.training.reflect.loop import Processes, Schedule
+from bids_app.training.reflect.loop import Processes
 from bids_app.training.reflect.presets import PRESETS
 from bids_app.training.reflect.slices import Slices
 from bids_app.training.reflect.synthetic import make_brains, slices_of
@@ -193,11 +193,8 @@ class Workshop:
     def _course(self, step: str, length: float) -> Course:
         """That of the preset, for so many steps or minutes."""
         limit = {"minutes": length} if self.recipe.timed else {"steps": int(length)}
-        stage = SMALL.stages[step]
-        schedule = Schedule(**limit, cosine=SMALL.cosine, ema=SMALL.ema, clip=SMALL.clip, save_minutes=3)
-        batch = self.recipe.batch or stage.batch
-        rate = self.recipe.rate * stage.rate
-        return Course(schedule, batch, rate, stage.optimizer, workers=self.workers, at_start=stage.at_start)
+        course = SMALL.course(step, self.recipe.rate, self.recipe.batch, **limit, save_minutes=3)
+        return replace(course, workers=self.workers)
 
     def _place(self, name: str) -> Place:
         def say(step: int, progress: float, losses: dict[str, float]) -> None:

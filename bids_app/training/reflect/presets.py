@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -76,6 +77,13 @@ class Preset:
     ema: float
     clip: float | None
     slice_shape: tuple[int, int] | None = None
+
+    def course(self, step: str, rate: float = 1.0, batch: int | None = None, **schedule: Any) -> Course:
+        """One training: a share of its rate, its batch unless another is given, and what `Schedule` is to have beside
+        what is the preset's."""
+        stage = self.stages[step]
+        whole = Schedule(cosine=self.cosine, ema=self.ema, clip=self.clip, **schedule)
+        return Course(whole, batch or stage.batch, rate * stage.rate, stage.optimizer, at_start=stage.at_start)
 
 
 PRESETS: Mapping[str, Preset] = {
@@ -151,17 +159,11 @@ def course_of(settings: AnomalyTraining, slices: int, processes: int, stack: int
             f"There are {slices} slices, fewer than the {each} of one step.", "Give a smaller --batch, or more scans."
         )
     epoch = slices // each
-    share, rate = (1.0, stage.rate) if settings.init is None else (ADAPTING_LENGTH, ADAPTING_RATE * stage.rate)
+    share, rate = (1.0, 1.0) if settings.init is None else (ADAPTING_LENGTH, ADAPTING_RATE)
     usual = stage.epochs * epoch if stage.epochs else stage.steps
     steps = settings.epochs * epoch if settings.epochs else max(1, round(share * usual))
-    schedule = Schedule(
-        steps=steps,
-        warmup=min(stage.warmup_epochs * epoch or Schedule.warmup, max(1, steps // 10)),
-        cosine=preset.cosine,
-        ema=preset.ema,
-        accumulation=accumulation,
-        clip=preset.clip,
-    )
+    warmup = min(stage.warmup_epochs * epoch or Schedule.warmup, max(1, steps // 10))
+    course = preset.course(settings.step, rate, batch, steps=steps, warmup=warmup, accumulation=accumulation)
     on_gpu = torch.cuda.is_available() and settings.device != "cpu"
     workers = max(0, min(8, settings.nprocs // processes - 1)) if on_gpu else 0
-    return Course(schedule, batch, rate, stage.optimizer, settings.seed, workers, stage.at_start)
+    return replace(course, seed=settings.seed, workers=workers)
