@@ -51,7 +51,9 @@ class _InertUnpickler(pickle.Unpickler):
     """Imports nothing but the few functions that make tensors."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _ALLOWED or (module == "torch" and name.endswith("Storage")):
+        # a name with a dot would be looked up in what the module itself imports
+        is_storage = module == "torch" and name.endswith("Storage") and name.isidentifier()
+        if (module, name) in _ALLOWED or is_storage:
             return super().find_class(module, name)
         return type("StandIn", (_StandIn,), {})
 
@@ -77,6 +79,10 @@ def load_pickled_module(path: Path) -> dict[str, Any]:
 
     if not path.is_file():
         raise ConfigError(f"There is no checkpoint {path}.", "Check the path.")
+    if _is_program(path):
+        raise ConfigError(
+            f"{path} is a TorchScript program, which runs as it is opened.", "Use a file saved with torch.save(module)."
+        )
     inert = SimpleNamespace(Unpickler=_InertUnpickler, load=_load, __name__="inert")
     try:
         with warnings.catch_warnings():
@@ -88,6 +94,16 @@ def load_pickled_module(path: Path) -> dict[str, Any]:
     if not weights:
         raise ConfigError(f"{path} holds no weights.", "Use a file saved with torch.save(module).")
     return weights
+
+
+def _is_program(path: Path) -> bool:
+    """Whether PyTorch would hand the file to TorchScript, past the unpickler; by PyTorch's own reader and mark."""
+    import torch
+
+    try:
+        return "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records()
+    except RuntimeError:  # no zip file: the old format
+        return False
 
 
 def _load(stream: Any, **keywords: Any) -> Any:

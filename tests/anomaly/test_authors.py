@@ -112,6 +112,21 @@ def test_every_name_of_every_size_is_known():
         }
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["S", "M", "L", "XL"])
+def test_larger_velocity_networks_compute_the_same(name):
+    size = velocity.SIZES[name]
+    network = randomized(ldm.UNetModel(4, size.channels[0], size.heads))
+    with torch.device("meta"):
+        ours = Velocity(size, 4).eval()
+    ours.load_state_dict(split_qkv(renamed(network.state_dict(), velocity_names(size)), size.heads), assign=True)
+    latent, time = torch.randn(2, 4, 8, 8), torch.tensor([0.2, 0.7])
+    with torch.no_grad():
+        expected = network(latent, time)
+        assert torch.allclose(ours(latent, time), expected, atol=1e-4 * expected.abs().max())
+    assert expected.std() > 0.01
+
+
 def test_bare_and_distributed_state_dicts_load(tmp_path):
     network = randomized(ldm.UNetModel(4, 64, 4))
     torch.save({f"module.{key}": value for key, value in network.state_dict().items()}, tmp_path / "v.pt")
@@ -163,6 +178,38 @@ def test_a_pickled_module_runs_no_code(zip_format, tmp_path):
     with pytest.raises(ConfigError, match="holds no autoencoder of REFLECT"):
         read_autoencoder(tmp_path / "vae.pt")
     assert not (tmp_path / "ran").exists()
+
+
+class Program(torch.nn.Module):
+    """Code that TorchScript runs when a file of it is opened."""
+
+    def __init__(self, marker: str):
+        super().__init__()
+        self.marker: str = marker
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[str, bool]:
+        return self.marker, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[str, bool]) -> None:
+        self.marker, self.training = state
+        torch.save(torch.zeros(1), self.marker)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+@pytest.mark.filterwarnings("ignore")  # TorchScript is on its way out; its files are not
+def test_a_torchscript_program_is_not_opened(tmp_path):
+    marker = tmp_path / "ran"
+    torch.jit.script(Program(str(marker))).save(tmp_path / "vae.pt")
+    torch.jit.load(tmp_path / "vae.pt")
+    assert marker.exists()  # it is such a program
+    marker.unlink()
+    with pytest.raises(ConfigError, match="TorchScript program"):
+        read_autoencoder(tmp_path / "vae.pt")
+    assert not marker.exists()
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path):
