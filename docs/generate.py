@@ -40,7 +40,8 @@ PROBLEMS = """\
 
 FINDINGS = """**What a finding means.** The model has seen healthy brains only. It draws the brain that it would have
 expected in place of this one, and a finding is a connected region of at least 30 mm3 where the two differ by more
-than healthy brains and their twins differ at that place: by the mean of healthy brains and three standard deviations.
+than healthy brains and their twins differ at that place: by over three standard deviations above their mean
+([how exactly](methods.md#anomalies)).
 (A model of which this was never measured has one threshold for all places.) It may be a lesion, a wide ventricle or
 sulcus, but also an unusual healthy fold, an artefact, a remnant of skull, or a scanner that the model does not know.
 

@@ -16,7 +16,7 @@ import numpy as np
 from scipy import ndimage
 
 from bids_app import images
-from bids_app.anomaly.slices import box
+from bids_app.anomaly.slices import SHAPE, box
 from bids_app.errors import ConfigError
 
 DEVIATIONS = 3
@@ -88,26 +88,37 @@ class Usual:
     def save(self, path: Path) -> Path:
         """Write both as an image in MNI space, ``(x, y, z, 2)``; of whole brains on the grid of `slices.box`."""
         coarse = np.stack([_shrunk(values) for values in (self.mean, self.deviation)], axis=-1)
-        affine = box().affine @ np.diag([SPACING, SPACING, SPACING, 1.0])
-        affine[:3, 3] = nib.affines.apply_affine(box().affine, np.full(3, (SPACING - 1) / 2))
         stored = np.ascontiguousarray(coarse[:, ::-1].transpose(2, 1, 0, 3))
-        return images.save(images.on_affine(stored.astype(np.float32), affine), path)
+        return images.save(images.on_affine(stored.astype(np.float32), _coarse_affine()), path)
 
     @classmethod
     def load(cls, path: Path) -> Usual:
-        """Read what `save` wrote.
+        """Read what `save` wrote, in whichever order its voxels are stored.
 
         Raises
         ------
         ConfigError
-            If it is no such image.
+            If it is no such image, or one of another grid.
         """
         try:
-            stored = np.asarray(nib.load(path).dataobj, np.float32)
-            mean, deviation = np.moveaxis(stored.transpose(2, 1, 0, 3)[:, ::-1], -1, 0)
+            image = nib.as_closest_canonical(nib.load(path))
+            stored = np.asarray(image.dataobj, np.float32)
         except (OSError, ValueError, EOFError, nib.filebasedimages.ImageFileError) as error:
             raise ConfigError(f"{path} cannot be read: {error}.", "Copy the model folder again.") from error
+        expected = (*(size // SPACING for size in reversed(SHAPE)), 2)
+        if stored.shape != expected or not np.allclose(image.affine, _coarse_affine(), atol=1e-2):
+            raise ConfigError(
+                f"{path} has another grid than what is usual is stored on.", "Copy the model folder again."
+            )
+        mean, deviation = np.moveaxis(stored.transpose(2, 1, 0, 3)[:, ::-1], -1, 0)
         return cls(_enlarged(mean), _enlarged(deviation))
+
+
+def _coarse_affine() -> np.ndarray:
+    """Of the grid of `slices.box` with larger voxels."""
+    affine = box().affine @ np.diag([SPACING, SPACING, SPACING, 1.0])
+    affine[:3, 3] = nib.affines.apply_affine(box().affine, np.full(3, (SPACING - 1) / 2))
+    return affine
 
 
 def _shrunk(values: np.ndarray) -> np.ndarray:

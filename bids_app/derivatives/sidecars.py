@@ -7,6 +7,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bids_app.anomaly.findings import MIN_VOLUME_MM3
+from bids_app.anomaly.folder import USUAL
+from bids_app.anomaly.usual import DEVIATIONS, LEAST_DEVIATION
 from bids_app.derivatives import names
 from bids_app.derivatives.description import DISCLAIMER
 from bids_app.derivatives.results import (
@@ -30,7 +32,10 @@ INTERPRETATION = (
     "otherwise, and does not say why."
 )
 
-BY_PLACE = "by place: 3 standard deviations above the mean of healthy brains there"
+BY_PLACE = (
+    f"by place: mean + {DEVIATIONS} x (standard deviation + {LEAST_DEVIATION}) of healthy brains there, "
+    f"which are in the model's {USUAL}"
+)
 RESOLUTION = {names.STANDARD_RES: "1 mm isotropic, the grid of the template"}
 
 

@@ -11,6 +11,7 @@ from bids_app import images
 from bids_app.anomaly.slices import SHAPE, from_slices
 from bids_app.anomaly.usual import LEAST_DEVIATION, Usual
 from bids_app.errors import ConfigError
+from tests.conftest import stored_as
 
 
 def healthy(count: int = 60):
@@ -42,7 +43,7 @@ def test_where_no_brain_was_nothing_is_divided_by_zero():
     assert np.isfinite(usual.scores(np.ones((2, 40, 40)))).all()
 
 
-def test_it_is_stored_as_an_image_in_mni_space_and_comes_back(tmp_path):
+def test_it_is_stored_as_an_image_in_mni_space_and_comes_back(orientation, tmp_path):
     smooth = ndimage.gaussian_filter(np.random.default_rng(0).random(SHAPE, np.float32), 12) * 10
     mean = np.zeros(SHAPE, np.float32)
     mean[120:140, 10:40, 20:50] = 1  # above, in front, on the left
@@ -54,12 +55,19 @@ def test_it_is_stored_as_an_image_in_mni_space_and_comes_back(tmp_path):
     expected = images.world(from_slices(mean), np.argwhere(images.data(from_slices(mean)) > 0)).mean(axis=0)
     np.testing.assert_allclose((x, y, z), expected, atol=2.0)
     assert x < -20 and y > 20 and z > 20
-    back = Usual.load(tmp_path / "usual.nii.gz")
+    nib.save(stored_as(stored, orientation), tmp_path / "reordered.nii.gz")
+    back = Usual.load(tmp_path / "reordered.nii.gz")
     np.testing.assert_allclose(back.deviation, smooth, atol=0.02)
     assert np.abs(back.mean - mean).mean() < 0.01 and back.mean[130, 25, 35] == 1
 
 
 def test_what_is_no_such_image_is_told(tmp_path):
-    (tmp_path / "usual.nii.gz").write_bytes(b"no image")
+    path = tmp_path / "usual.nii.gz"
+    path.write_bytes(b"no image")
     with pytest.raises(ConfigError, match="cannot be read"):
-        Usual.load(tmp_path / "usual.nii.gz")
+        Usual.load(path)
+    affine = nib.load(Usual(*np.zeros((2, *SHAPE), np.float32)).save(path)).affine
+    for shape, other in (((40, 48, 20, 2), affine), ((40, 48, 40, 2), np.eye(4))):
+        nib.save(nib.Nifti1Image(np.zeros(shape, np.float32), other), path)
+        with pytest.raises(ConfigError, match="another grid"):
+            Usual.load(path)

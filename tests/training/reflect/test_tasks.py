@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from bids_app.anomaly.autoencoder import Autoencoder
 from bids_app.anomaly.corruption import shrunk
@@ -61,6 +62,25 @@ def test_a_stack_is_varied_alike():
     for seed in range(6):
         varied = augmented(stack, np.random.default_rng(seed))
         assert (varied == varied[0]).all()
+
+
+def test_slices_are_mirrored_and_shifted_and_keep_front_and_back_and_background():
+    """A brain with a bright mark in front on the left."""
+    slice_ = np.zeros((64, 96), np.uint8)
+    slice_[16:48, 24:72] = 100
+    slice_[20:24, 28:36] = 200
+    drawn = [augmented(slice_[None], np.random.default_rng(seed))[0] for seed in range(200)]
+    assert all(drawn_slice.dtype == np.uint8 for drawn_slice in drawn)
+    rows, columns = np.transpose([ndimage.center_of_mass(image > image.max() - 20) for image in drawn])
+    sides = columns - np.array([ndimage.center_of_mass(image > 0)[1] for image in drawn])
+    fronts = rows - np.array([ndimage.center_of_mass(image > 0)[0] for image in drawn])
+    np.testing.assert_allclose(fronts, -10, atol=0.01)  # never turned over
+    np.testing.assert_allclose(np.abs(sides), 16, atol=0.01)
+    assert 0.4 < (sides > 0).mean() < 0.6
+    assert all((image > 0).sum() == 32 * 48 for image in drawn)
+    moved = rows - 21.5
+    assert set(np.round(moved)) == {-2, -1, 0, 1, 2}  # 1/32 of 64 rows
+    assert 0.3 < np.mean([image.max() == 200 for image in drawn]) < 0.7  # and some are brighter or darker
 
 
 def test_a_stack_is_corrupted_alike_on_a_run_of_slices():
