@@ -58,7 +58,13 @@ def add_several(group: argparse._ArgumentGroup, option: str, text: str, metavar:
     add(group, option, text, metavar, nargs="+", action="extend", **more)
 
 
-def add_flag(group: argparse._ArgumentGroup, option: str, text: str, action: str = "store_true", **more: Any) -> None:
+def add_flag(
+    group: argparse._ArgumentGroup,
+    option: str,
+    text: str,
+    action: str | type[argparse.Action] = "store_true",
+    **more: Any,
+) -> None:
     """Add an option without a value."""
     group.add_argument(*option.split(), help=text, action=action, **more)
 

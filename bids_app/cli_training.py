@@ -153,7 +153,8 @@ def _network_parser(what: str) -> argparse.ArgumentParser:
         group.add_argument("--contrast", choices=("T1w", "FLAIR"), help=text)
     add(group, "--out", "where the model folder goes", "DIR", Path, dest="out_dir", required=True)
     add(group, "--name", f"name of the model and its folder (default: {what})", "NAME")
-    text = "small: for a laptop; paper: networks and schedule of REFLECT's authors, for a GPU (default: small)"
+    text = "small: for a laptop; paper: networks, schedule and corruption of REFLECT's authors, for a GPU (default: "
+    text += "small)" if what == "autoencoder" else "that of what is begun with, else small)"
     group.add_argument("--preset", choices=("small", "paper"), help=text)
     if what == "autoencoder":
         text = "pixels on a side of a latent cell, 4 or 8 (default: that of the preset)"
@@ -203,10 +204,10 @@ def _add_flow(group: argparse._ArgumentGroup, sizes: bool) -> None:
         add_flag(group, "--volumetric", "convolutions across slices, 3-D")
     text = "folder of pictures, as of DTD, to corrupt with (default: patterns that are drawn)"
     add(group, "--textures", text, "DIR", Path)
-    text = "no morphological corruptions: nothing is made wider or narrower"
-    add_flag(group, "--no-morphology", text, "store_false", dest="morphology")
-    text = "no blotches of another tone; with --no-morphology as well, corruption is as the authors'"
-    add_flag(group, "--no-focal", text, "store_false", dest="focal")
+    text = "corrupt slices by making fluid spaces wider or narrower (default: with --preset small)"
+    add_flag(group, "--morphology", text, argparse.BooleanOptionalAction)
+    text = "corrupt them by blotches of another tone; without both, corruption is the authors' (default: likewise)"
+    add_flag(group, "--focal", text, argparse.BooleanOptionalAction)
     text = "differences that the map counts: where the brain is brighter than its twin, darker, or both (default: both)"
     group.add_argument("--side", choices=SIDES, help=text)
     add_flag(group, "--masked", "set differences outside of the brain to zero before the map is blurred")

@@ -188,18 +188,18 @@ class AnomalyTraining:
         ``T1w`` or ``FLAIR``; of ``reflect2`` and ``calibrate`` that of the model.
     masks : str or None
         Pattern of lesion masks: slices with lesion are left out. None: all scans are healthy.
-    preset : str
-        ``small`` or ``paper``.
+    preset : str or None
+        ``small`` or ``paper``; None is that of what the training begins with, else ``small``.
     latent, size : str or None
         Of the autoencoder (``f4`` or ``f8``) and of the velocity network; None is that of the preset.
     context : int
         Slices on either side that the velocity network sees as channels.
     volumetric : bool
         Whether it has convolutions across slices.
-    morphology : bool
-        Whether slices are corrupted by deformation too.
-    focal : bool
-        Whether they are corrupted by blotches of another tone.
+    morphology : bool or None
+        Whether slices are corrupted by deformation too; None is as in the preset.
+    focal : bool or None
+        Whether they are corrupted by blotches of another tone; None likewise.
     masked : bool
         Whether the model leaves out what lies outside of the brain before it blurs differences.
     side : str or None
@@ -223,13 +223,13 @@ class AnomalyTraining:
     init: Path | None = None
     contrast: str = "T1w"
     masks: str | None = None
-    preset: str = "small"
+    preset: str | None = None
     latent: str | None = None
     size: str | None = None
     context: int = 0
     volumetric: bool = False
-    morphology: bool = True
-    focal: bool = True
+    morphology: bool | None = None
+    focal: bool | None = None
     masked: bool = False
     side: str | None = None
     textures: Path | None = None

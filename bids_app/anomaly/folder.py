@@ -42,6 +42,8 @@ class Card:
         that is not there yet.
     slice_shape : tuple of int or None
         Rows and columns that the networks take; None takes those of the box.
+    preset : str or None
+        Of the training, see `training.reflect.presets`; None if the card does not say.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Card:
     autoencoder: Mapping[str, Any] | None = None
     velocity: Mapping[str, Any] | None = None
     slice_shape: tuple[int, int] | None = None
+    preset: str | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,7 @@ def read_card(folder: Path, of_authors: bool) -> Card:
             autoencoder=None if of_authors else dict(content["autoencoder"]),
             velocity=None if of_authors else dict(content.get("velocity", {})),
             slice_shape=None if shape is None else (int(shape[0]), int(shape[1])),
+            preset=content.get("preset"),
         )
     except (OSError, ValueError, OverflowError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise ConfigError(f"{path} is no card of an anomaly model: {error!r}.", "Correct the card.") from error

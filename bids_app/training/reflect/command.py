@@ -43,6 +43,7 @@ from bids_app.training.reflect.folder import (
     write_anomaly_model,
 )
 from bids_app.training.reflect.learn import (
+    CRITIC_RATE,
     TEXTURE_COUNT,
     Corruption,
     Course,
@@ -143,6 +144,7 @@ def train_anomaly(settings: AnomalyTraining, dry_run: bool = False) -> ExitCode:
     places = Settings(settings.out_dir, settings.bids_dir, settings.work_dir)
     check_places(places)
     if not settings.calibrates:
+        presets.batch_of(settings, _stack(settings, start))
         check_result(work_folder(settings), settings.out_dir / settings.name)
     found = find_scans(settings)
     if dry_run:
@@ -207,14 +209,15 @@ def _with_start(settings: AnomalyTraining) -> tuple[AnomalyTraining, Start]:
     if settings.textures is not None:
         find_pictures(settings.textures)
     if settings.step == "autoencoder":
+        settings = presets.resolved(settings)
         return settings, Start(slice_shape=presets.preset_of(settings).slice_shape)
     if settings.step == "reflect" and settings.init is None:
-        return settings, _autoencoder_start(settings)
+        return _from_autoencoder(settings)
     _refuse_embedded(settings)
     model = load_anomaly_model(settings.init or settings.start)
     card = model.card
     settings = replace(
-        settings,
+        presets.resolved(settings, card.preset),
         contrast=card.contrast,
         masked=settings.masked or card.masked,
         side=settings.side or card.side,
@@ -222,7 +225,7 @@ def _with_start(settings: AnomalyTraining) -> tuple[AnomalyTraining, Start]:
     return settings, Start(model.autoencoder, model.velocity, card.slice_shape)
 
 
-def _autoencoder_start(settings: AnomalyTraining) -> Start:
+def _from_autoencoder(settings: AnomalyTraining) -> tuple[AnomalyTraining, Start]:
     trained = read_trained_autoencoder(settings.start)
     if trained.contrast not in (None, settings.contrast):
         raise ConfigError(
@@ -230,7 +233,7 @@ def _autoencoder_start(settings: AnomalyTraining) -> Start:
             f"{settings.contrast}.",
             f"Use --contrast {trained.contrast}, or train an autoencoder of {settings.contrast}.",
         )
-    return Start(trained.network, slice_shape=trained.slice_shape)
+    return presets.resolved(settings, trained.preset), Start(trained.network, slice_shape=trained.slice_shape)
 
 
 def _refuse_embedded(settings: AnomalyTraining) -> None:
@@ -255,7 +258,8 @@ def _plan(settings: AnomalyTraining, device: Device, start: Start) -> list[str]:
 def _calibrate(settings: AnomalyTraining, scans: Scans, device: Device, say: Callable[[str], None]) -> None:
     """Measure all scans, and write the threshold into the model's card."""
     folder = read_folder(settings.start).path
-    measured = measure(folder, device, healthy_brains(for_places(scans.all)), healthy_brains(scans.all))
+    places, held_out = healthy_brains(for_places(scans.all)), healthy_brains(scans.all)
+    measured = measure(folder, device, places, held_out, apart=False)
     say(told_of(measured, "scans"))
 
 
@@ -285,6 +289,11 @@ def _train(
                 f"No scan for {use} has {counted(stack, 'slice')} without lesion that follow each other.",
                 "Give more scans." if stack == 1 else "Give more scans, or leave out --context and --volumetric.",
             )
+    if settings.step != "autoencoder" and len(set(held_out.subjects)) < 2:
+        raise NoInputError(
+            "Fewer than two scans for validation have slices without lesion: no threshold could be measured.",
+            "Give more scans.",
+        )
     course = presets.course_of(settings, len(slices), group.count, stack)
     if group.first:
         _check_record(settings, found, scans, course, group.count)
@@ -295,6 +304,7 @@ def _train(
     place = Place(work_folder(settings), group, _progress(told))
     try:
         networks = _trained(settings, slices, start, course, place)
+        scores = _scores(settings, *networks, held_out) if group.first else {}
     except RuntimeError as error:
         release_memory(error)
         raise UnavailableError(
@@ -302,22 +312,20 @@ def _train(
             "Give a smaller --batch, and an --accumulation of several.",
         ) from error
     if group.first:
-        card = _card(settings, scans, course, group.count) | {"slice_shape": start.slice_shape}
-        _finish(settings, scans, held_out, networks, card, device, told)
+        card = _card(settings, scans, course, group.count) | {"slice_shape": start.slice_shape, "scores": scores}
+        _finish(settings, scans, networks, card, device, told)
 
 
 def _finish(
     settings: AnomalyTraining,
     scans: Scans,
-    held_out: Slices,
     networks: tuple[Autoencoder, Velocity | None],
     card: dict[str, Any],
     device: Device,
     told: Reporter,
 ) -> None:
-    """Validate the networks, write the folder, calibrate."""
+    """Write the folder, calibrate."""
     autoencoder, velocity = networks
-    card |= {"scores": _scores(settings, autoencoder, velocity, held_out)}
     folder = settings.out_dir / settings.name
     write_anomaly_model(folder, autoencoder, velocity, card)
     told.say("  ".join(f"{name} {value:g}" for name, value in card["scores"].items()))
@@ -374,8 +382,8 @@ def _trained(
 ) -> tuple[Autoencoder, Velocity | None]:
     """The networks after the training that was asked for."""
     if settings.step == "autoencoder":
-        losses = _reconstruction(settings, course, place)
-        return train_autoencoder(slices, presets.autoencoder_size(settings), course, place, losses), None
+        losses, rate = _reconstruction(settings, course, place)
+        return train_autoencoder(slices, presets.autoencoder_size(settings), course, place, losses, rate), None
     corruption = _corruption(settings, slices)
     if settings.step == "reflect":
         size = _velocity_size(settings, start)
@@ -385,13 +393,17 @@ def _trained(
     return start.autoencoder, straighten(slices, start.autoencoder, start.velocity, course, place, corruption)
 
 
-def _reconstruction(settings: AnomalyTraining, course: Course, place: Place) -> Reconstruction:
-    """Ours, or with the weights of LPIPS the authors' losses; their critic begins at half of a shorter training."""
+def _reconstruction(settings: AnomalyTraining, course: Course, place: Place) -> tuple[Reconstruction, float]:
+    """Losses of an autoencoder, and the rate of its critic.
+
+    Ours, or with the weights of LPIPS the authors', whose critic begins at half of a shorter training.
+    """
     if settings.lpips is None:
-        return Reconstruction(Critic())
+        return Reconstruction(Critic()), CRITIC_RATE
     perceptual = read_lpips(settings.lpips).to(place.group.device)
     begin = min(THEIR_CRITIC_FROM, course.schedule.steps // 2)
-    return Reconstruction(Critic(64, 3), perceptual, adversarial=0.5, adaptive=True, critic_from=begin)
+    losses = Reconstruction(Critic(64, 3), perceptual, adversarial=0.5, adaptive=True, critic_from=begin)
+    return losses, presets.PRESETS["paper"].stages["autoencoder"].rate
 
 
 def _corruption(settings: AnomalyTraining, slices: Slices) -> Corruption:
@@ -458,6 +470,7 @@ def _card(settings: AnomalyTraining, scans: Scans, course: Course, processes: in
         **({"steps": STEPS_OF[settings.step]} if settings.step in STEPS_OF else {}),
         "masked": settings.masked,
         "side": settings.side or BOTH,
+        "preset": settings.preset,
         "training_data": f"{len(scans.train)} scans{with_masks}",
         "recipe": recipe,
         "use": USE,

@@ -44,7 +44,7 @@ from bids_app.training.reflect.learn import (
     train_reflect,
 )
 from bids_app.training.reflect.loop import Processes
-from bids_app.training.reflect.presets import PRESETS
+from bids_app.training.reflect.presets import DEFAULT, PRESETS
 from bids_app.training.reflect.slices import Slices
 from bids_app.training.reflect.synthetic import make_brains, slices_of
 from bids_app.training.reflect.tasks import Change
@@ -54,7 +54,7 @@ from bids_app.training.synthesis.tissue import make_source
 
 NAME = "reflect-t1w"
 VALIDATION_BRAINS = 16
-SMALL = PRESETS["small"]
+SMALL = PRESETS[DEFAULT]
 CORRUPTIONS: Mapping[str, tuple[Change, ...]] = {
     "plain": (),
     "morphological": (Morphology(),),
@@ -62,7 +62,7 @@ CORRUPTIONS: Mapping[str, tuple[Change, ...]] = {
     "varied": (Morphology(), Focal()),
 }
 """What is done to slices beside the authors' patches in the latent, by name."""
-USUAL = "varied"
+EMBEDDED = "varied"
 SEEDS = {"train": 1, "validation": 7}
 """Of the series of synthetic brains."""
 
@@ -128,7 +128,7 @@ class Recipe:
     timed: bool = False
     batch: int | None = None
     rate: float = 1.0
-    corruption: str = USUAL
+    corruption: str = EMBEDDED
     context: int = 0
     volumetric: bool = False
     latent: str = SMALL.latent
@@ -153,7 +153,7 @@ class Recipe:
     @property
     def model(self) -> str:
         """Name of the model that comes of it."""
-        return NAME if self.name == USUAL else f"{NAME}-{self.name}"
+        return NAME if self.name == EMBEDDED else f"{NAME}-{self.name}"
 
 
 @dataclass(frozen=True)
@@ -208,6 +208,7 @@ def describe(workshop: Workshop, brains: Brains, heads: Sequence[str], commit: s
     """What the card says beside the threshold, after the training; `before` are the steps of the model that it began
     with."""
     recipe, taken = workshop.recipe, workshop.steps
+    textures = [texture for head, texture in TEXTURES.items() if head in heads]
     return {
         "name": recipe.model,
         "version": app_version(),
@@ -215,7 +216,8 @@ def describe(workshop: Workshop, brains: Brains, heads: Sequence[str], commit: s
         "contrast": "T1w",
         "steps": 1 if recipe.reflow else 5,
         "masked": False,
-        "training_data": [TRAINING_DATA[0], *(texture for head, texture in TEXTURES.items() if head in heads)],
+        "preset": DEFAULT,
+        "training_data": [TRAINING_DATA[0], *textures],
         "recipe": "bids_app.training.reflect.embedded: REFLECT-1"
         + (", then REFLECT-2" if recipe.reflow else "")
         + ", procedural textures"
@@ -229,7 +231,8 @@ def describe(workshop: Workshop, brains: Brains, heads: Sequence[str], commit: s
             "reflect2": taken.get(recipe.straight, 0),
         },
         "known_failures": [
-            "Trained on synthetic scans of 12 heads and 3 real ones: its idea of a healthy brain is narrow.",
+            f"Trained on synthetic scans of {len(heads)} heads, {len(textures)} of them with their real texture: its "
+            "idea of a healthy brain is narrow.",
             "What looks unlike the training scans (motion, bias field, a scanner of another kind) is marked too.",
             "The healthy twin is a picture of what is usual, not of what this brain was before.",
         ],
@@ -244,17 +247,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help=text)
     parser.add_argument("--out", type=Path, required=True, help="folder for brains, checkpoints and models")
     parser.add_argument("--brains", type=int, default=160, help="synthetic brains to train with (default: %(default)s)")
-    usual = {step: stage.steps for step, stage in SMALL.stages.items()}
-    parser.add_argument("--autoencoder-steps", type=int, default=usual["autoencoder"], help="default: %(default)s")
-    parser.add_argument("--flow-steps", type=int, default=usual["reflect"], help="default: %(default)s")
+    steps = {step: stage.steps for step, stage in SMALL.stages.items()}
+    parser.add_argument("--autoencoder-steps", type=int, default=steps["autoencoder"], help="default: %(default)s")
+    parser.add_argument("--flow-steps", type=int, default=steps["reflect"], help="default: %(default)s")
     text = "0: stop at REFLECT-1 (default: %(default)s)"
-    parser.add_argument("--reflow-steps", type=int, default=usual["reflect2"], help=text)
+    parser.add_argument("--reflow-steps", type=int, default=steps["reflect2"], help=text)
     text = "wall-clock limits of the three trainings, in place of steps"
     parser.add_argument("--minutes", type=float, nargs=3, metavar=("AUTOENCODER", "FLOW", "REFLOW"), help=text)
     parser.add_argument("--batch", type=int, help="slices that go through a network together (default: the preset's)")
     parser.add_argument("--rate", type=float, default=1.0, help="share of the preset's learning rates (default: 1)")
     text = "beside the authors' patches (default: %(default)s)"
-    parser.add_argument("--corruption", choices=list(CORRUPTIONS), default=USUAL, help=text)
+    parser.add_argument("--corruption", choices=list(CORRUPTIONS), default=EMBEDDED, help=text)
     parser.add_argument("--context", type=int, default=0, help="slices on either side (default: %(default)s)")
     parser.add_argument("--volumetric", action="store_true", help="convolutions across slices")
     text = "cells of the latents: 4 or 8 pixels on a side (default: %(default)s; with --init those of the model)"

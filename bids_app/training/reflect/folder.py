@@ -59,11 +59,14 @@ class TrainedAutoencoder:
         ``T1w`` or ``FLAIR``, where its card says it.
     slice_shape : tuple of int or None
         Rows and columns that it takes; None is the box.
+    preset : str or None
+        Of its training, where its card says it.
     """
 
     network: Autoencoder
     contrast: str | None = None
     slice_shape: tuple[int, int] | None = None
+    preset: str | None = None
 
 
 def read_trained_autoencoder(path: Path) -> TrainedAutoencoder:
@@ -81,7 +84,8 @@ def read_trained_autoencoder(path: Path) -> TrainedAutoencoder:
     """
     if (path / AUTOENCODER).is_file():
         card = read_card(path, of_authors=False)
-        return TrainedAutoencoder(read_own_autoencoder(path / AUTOENCODER, card), card.contrast, card.slice_shape)
+        network = read_own_autoencoder(path / AUTOENCODER, card)
+        return TrainedAutoencoder(network, card.contrast, card.slice_shape, card.preset)
     files = [path] if path.is_file() else [file for file in sorted(path.glob("*.pt")) if "vae" in file.name.lower()]
     if len(files) != 1:
         raise ConfigError(
@@ -177,7 +181,9 @@ def for_places(brains: Sequence[Item]) -> list[Item]:
     return [brains[number] for number in chosen]
 
 
-def measure(folder: Path, device: Device, places: Iterable[Brain], held_out: Iterable[Brain]) -> Calibration:
+def measure(
+    folder: Path, device: Device, places: Iterable[Brain], held_out: Iterable[Brain], apart: bool = True
+) -> Calibration:
     """Measure a model on healthy brains, and write beside its networks what is usual at each place, and its threshold.
 
     Parameters
@@ -186,10 +192,13 @@ def measure(folder: Path, device: Device, places: Iterable[Brain], held_out: Ite
         See `for_places`; as of `calibrate`. From none of them, the model has one threshold for all places.
     held_out : iterable of (ndarray, ndarray)
         See `calibrate`.
+    apart : bool
+        Whether these are other brains than those of `places`: only then they tell how much of a brain lies above the
+        threshold of its place.
     """
     model = load_anomaly_model(folder, device)
     usual = Usual.of(_placed(model, *brain) for brain in places)
-    measured = calibrate(replace(model, usual=usual), held_out)
+    measured = calibrate(replace(model, usual=usual if apart else None), held_out)
     if usual is None:
         (folder / USUAL).unlink(missing_ok=True)
     else:

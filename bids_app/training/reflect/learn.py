@@ -36,7 +36,9 @@ STACK = 8
 """Slices of one brain that follow each other in the batches of a network that sees neighbours."""
 NARROW = -6.0
 """Log variance of the latents of a new autoencoder, before they are scaled."""
-_BATCH = 32
+CRITIC_RATE = 2e-4
+_BATCH = 8
+"""Slices that are encoded together; textures of the authors' networks are large."""
 
 Optimizers = Callable[[Iterable[nn.Parameter], float], torch.optim.Optimizer]
 Report = Callable[[int, float, dict[str, float]], None]
@@ -53,7 +55,7 @@ def adamw(parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Optimi
 
 
 def adam_of_diffusion(parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Optimizer:
-    """That of latent diffusion's autoencoders."""
+    """That of latent diffusion's autoencoders and their critics."""
     return torch.optim.Adam(parameters, rate, betas=(0.5, 0.9))
 
 
@@ -130,7 +132,7 @@ def train_autoencoder(
     course: Course,
     place: Place,
     reconstruction: Reconstruction | None = None,
-    critic_rate: float = 2e-4,
+    critic_rate: float = CRITIC_RATE,
 ) -> Autoencoder:
     """An autoencoder of slices, its latents as `whitening` has them.
 
@@ -138,6 +140,8 @@ def train_autoencoder(
     ----------
     reconstruction : Reconstruction, optional
         Its losses; ours with a critic if not given.
+    critic_rate : float
+        Learning rate of the critic.
     """
     _seed(course, place)
     losses = Reconstruction(Critic()) if reconstruction is None else reconstruction
@@ -145,7 +149,7 @@ def train_autoencoder(
     optimizer = course.optimizer(network.parameters(), course.rate)
     learners = [Learner("autoencoder", network, optimizer, losses.autoencoder_loss)]
     if losses.critic is not None:
-        judge = torch.optim.AdamW(losses.critic.parameters(), critic_rate, betas=(0.5, 0.9))
+        judge = adam_of_diffusion(losses.critic.parameters(), critic_rate)
         learners.append(Learner("critic", losses.critic, judge, losses.critic_loss, averaged=False))
     trained = _fit(learners, SliceBatches(slices, course.batch, course.seed), course, place)["autoencoder"]
     return with_white_latents(trained, slices)
@@ -213,7 +217,7 @@ def straighten(
 
 @torch.no_grad()
 def mended(
-    velocity: Velocity, autoencoder: Autoencoder, slices: Slices, steps: int, seed: int = 0, batches: int = 4
+    velocity: Velocity, autoencoder: Autoencoder, slices: Slices, steps: int, seed: int = 0, batches: int = 16
 ) -> float:
     """Share of the corruption of some slices that a model undoes, always the same ones: at most 1, less than 0 if it
     makes them worse. By the squared distance of latents from the healthy ones."""

@@ -17,6 +17,8 @@ from bids_app.settings import AnomalyTraining
 from bids_app.training.reflect.learn import Course, Optimizers, adam_of_diffusion, adamw, muon
 from bids_app.training.reflect.loop import Schedule
 
+DEFAULT = "small"
+"""Preset where nobody names one."""
 ADAPTING_RATE, ADAPTING_LENGTH = 0.1, 0.1
 """Rate and length of adapting a model, as shares of those of a training from the beginning."""
 
@@ -67,6 +69,9 @@ class Preset:
         See `Schedule`.
     slice_shape : tuple of int or None
         Rows and columns of the networks; None is the box.
+    changes : bool
+        Whether slices are changed before they are encoded, beside the authors' corruption of latents, where the user
+        says nothing.
     """
 
     latents: Mapping[str, str]
@@ -77,6 +82,7 @@ class Preset:
     ema: float
     clip: float | None
     slice_shape: tuple[int, int] | None = None
+    changes: bool = True
 
     def course(self, step: str, rate: float = 1.0, batch: int | None = None, **schedule: Any) -> Course:
         """One training: a share of its rate, its batch unless another is given, and what `Schedule` is to have beside
@@ -113,13 +119,28 @@ PRESETS: Mapping[str, Preset] = {
         ema=0.0,
         clip=None,
         slice_shape=(256, 256),
+        changes=False,
     ),
 }
 """The authors publish no schedule of their autoencoder: 100 epochs are ours, its rate is that of latent diffusion."""
 
 
+def resolved(settings: AnomalyTraining, of_start: str | None = None) -> AnomalyTraining:
+    """Settings with a preset, and what it says where the user says nothing.
+
+    Parameters
+    ----------
+    of_start : str or None
+        The preset of what the training begins with.
+    """
+    name = settings.preset or (of_start if of_start in PRESETS else DEFAULT)
+    asked = {kind: getattr(settings, kind) for kind in ("morphology", "focal")}
+    usual = {kind: PRESETS[name].changes for kind, value in asked.items() if value is None}
+    return replace(settings, preset=name, **usual)
+
+
 def preset_of(settings: AnomalyTraining) -> Preset:
-    """The preset that was asked for."""
+    """The preset of resolved settings."""
     return PRESETS[settings.preset]
 
 
@@ -135,6 +156,24 @@ def velocity_size(settings: AnomalyTraining) -> VelocitySize:
     return replace(velocities.SIZES[named], context=settings.context, volumetric=settings.volumetric)
 
 
+def batch_of(settings: AnomalyTraining, stack: int = 1) -> int:
+    """Slices that go through the network together, of which so many follow each other.
+
+    Raises
+    ------
+    UsageError
+        If they are no whole number of stacks.
+    """
+    batch = settings.batch or preset_of(settings).stages[settings.step].batch
+    if batch % stack:
+        raise UsageError(
+            f"A batch of {batch} slices holds no whole number of stacks of {stack}, from which a network of several "
+            "slices learns.",
+            f"Give a multiple of {stack} as --batch.",
+        )
+    return batch
+
+
 def course_of(settings: AnomalyTraining, slices: int, processes: int, stack: int = 1) -> Course:
     """How the training that was asked for goes over so many slices, of which so many in a batch follow each other.
 
@@ -144,14 +183,7 @@ def course_of(settings: AnomalyTraining, slices: int, processes: int, stack: int
         If there are fewer slices than a step takes, or a batch holds no whole number of stacks.
     """
     preset = preset_of(settings)
-    stage = preset.stages[settings.step]
-    batch = settings.batch or stage.batch
-    if batch % stack:
-        raise UsageError(
-            f"A batch of {batch} slices holds no whole number of stacks of {stack}, from which a network of several "
-            "slices learns.",
-            f"Give a multiple of {stack} as --batch.",
-        )
+    stage, batch = preset.stages[settings.step], batch_of(settings, stack)
     accumulation = settings.accumulation or stage.accumulation
     each = batch * accumulation * processes
     if slices < each:

@@ -15,7 +15,7 @@ from bids_app.training.reflect.slices import Slices
 
 MEASURED = 256
 """Slices from which the distribution of latents is measured."""
-_BATCH = 32
+_BATCH = 8
 
 
 @torch.no_grad()

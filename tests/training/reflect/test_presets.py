@@ -10,12 +10,21 @@ import torch
 
 from bids_app.errors import UsageError
 from bids_app.settings import AnomalyTraining
-from bids_app.training.reflect.presets import autoencoder_size, course_of, velocity_size
+from bids_app.training.reflect.presets import autoencoder_size, course_of, resolved, velocity_size
 
 
 def asked(step: str, **options) -> AnomalyTraining:
     place = Path("nowhere")
     return AnomalyTraining(step, place, place, "m", device="cpu", **({"preset": "paper"} | options))
+
+
+def test_where_the_user_says_nothing_the_preset_does():
+    nothing = asked("reflect", preset=None)
+    assert resolved(nothing) == replace(nothing, preset="small", morphology=True, focal=True)
+    assert resolved(nothing, "paper") == replace(nothing, preset="paper", morphology=False, focal=False)
+    assert resolved(nothing, "of another App").preset == "small"
+    said = asked("reflect", preset="small", morphology=False)
+    assert resolved(said, "paper") == replace(said, focal=True)
 
 
 def test_the_schedule_of_the_authors():
