@@ -132,7 +132,7 @@ class Bench:
 
     def place(self, name: str) -> Place:
         group = Processes(0, 1, torch.device(self.device))
-        return Place(self.out / name, group, lambda step, progress, losses: print(name, step, losses, flush=True))
+        return Place(self.out / name, group, lambda step, progress, values: print(name, step, values, flush=True))
 
     def fitted(self, name: str, network: nn.Module, loss: Callable) -> nn.Module:
         """A rival, trained."""

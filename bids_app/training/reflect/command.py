@@ -6,14 +6,17 @@ A second call goes on where the first was left. Started by ``torchrun``, every p
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from bids_app import app_version
 from bids_app.anomaly.autoencoder import Autoencoder
@@ -55,7 +58,7 @@ from bids_app.training.reflect.learn import (
     train_autoencoder,
     train_reflect,
 )
-from bids_app.training.reflect.loop import LATEST, Processes, processes
+from bids_app.training.reflect.loop import LATEST, Processes, Report, processes
 from bids_app.training.reflect.losses import Critic
 from bids_app.training.reflect.lpips import read_lpips
 from bids_app.training.reflect.scans import (
@@ -73,7 +76,7 @@ from bids_app.training.reflect.tasks import Change, Reconstruction
 from bids_app.wording import counted
 from bids_app.workflow.tools import limit_threads
 
-SCANS, FINISHED = "scans.tsv", "finished.json"
+SCANS, HISTORY, FINISHED = "scans.tsv", "history.tsv", "finished.json"
 FAILED = "failed"
 """In the record of a training: scans that could not be prepared when it was begun."""
 RECORDED = (
@@ -83,6 +86,8 @@ RECORDED = (
 """Options that may not change when a training goes on."""
 USE = "Research use only."
 THEIR_CRITIC_FROM = 50001
+SCORED = 128
+"""Held-out slices that a finished network is validated on."""
 STEPS_OF = {"reflect": 5, "reflect2": 1}
 NOUNS = {
     "autoencoder": "an autoencoder",
@@ -301,7 +306,8 @@ def _train(
         if group.first:
             told.say(f"{settings.out_dir / settings.name} was finished before")
         return
-    place = Place(work_folder(settings), group, _progress(told))
+    work = work_folder(settings)
+    place = Place(work, group, _progress(told, work / HISTORY), partial(_looked_at, settings, start, held_out))
     try:
         networks = _trained(settings, slices, start, course, place)
         scores = _scores(settings, *networks, held_out) if group.first else {}
@@ -427,27 +433,48 @@ def _in_frame(slices: Slices, shape: tuple[int, int] | None) -> Slices:
     return replace(slices, images=np.pad(slices.images, [(0, 0), *margins(slices.images.shape[1:], shape)]))
 
 
-def _progress(told: Reporter) -> Callable[[int, float, dict[str, float]], None]:
+def _progress(told: Reporter, history: Path) -> Report:
+    """Tells how far a training is, and adds a row to a table."""
     first: list[tuple[float, float]] = []
 
-    def say(step: int, progress: float, losses: dict[str, float]) -> None:
+    def say(step: int, progress: float, values: dict[str, float]) -> None:
         now = time.monotonic()
         first.append((now, progress))
         elapsed, done = now - first[0][0], progress - first[0][1]
         left = f", {duration(elapsed * (1 - progress) / done)} left" if done > 0 else ""
-        shown = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
-        told.say(f"step {step} ({progress:.0%}): loss {shown}{left}")
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+        told.say(f"step {step} ({progress:.0%}): {shown}{left}")
+        _add_row(history, {"step": step} | {name: round(value, 6) for name, value in values.items()})
 
     return say
 
 
+def _add_row(path: Path, row: dict[str, float]) -> None:
+    """Add a step to a table of steps, which ends with it."""
+    before = pd.read_csv(path, sep="\t").to_dict("records") if path.exists() else []
+    write_table(path, pd.DataFrame([each for each in before if each["step"] < row["step"]] + [row]))
+
+
+def _looked_at(
+    settings: AnomalyTraining, start: Start, held_out: Slices, networks: Mapping[str, nn.Module]
+) -> dict[str, float]:
+    """Scores on the way, on a quarter of the slices of those at the end: not to take long."""
+    autoencoder = networks.get("autoencoder", start.autoencoder)
+    return _scores(settings, autoencoder, networks.get("velocity"), held_out, slices=SCORED // 4)
+
+
 def _scores(
-    settings: AnomalyTraining, autoencoder: Autoencoder, velocity: Velocity | None, held_out: Slices
+    settings: AnomalyTraining,
+    autoencoder: Autoencoder,
+    velocity: Velocity | None,
+    held_out: Slices,
+    slices: int = SCORED,
 ) -> dict[str, float]:
     """On held-out slices: the mean absolute error of an autoencoder, or the share of corruption that is undone."""
     if velocity is not None:
-        return {"mended": round(mended(velocity, autoencoder, held_out, STEPS_OF[settings.step], settings.seed), 4)}
-    chosen = np.unique(np.linspace(0, len(held_out) - 1, 64).astype(int))
+        steps = STEPS_OF[settings.step]
+        return {"mended": round(mended(velocity, autoencoder, held_out, steps, settings.seed, slices), 4)}
+    chosen = np.unique(np.linspace(0, len(held_out) - 1, slices).astype(int))
     images = as_tensor(held_out.images[chosen]).to(next(autoencoder.parameters()).device)
     with torch.inference_mode():
         made = torch.cat([autoencoder.decode(autoencoder.encode(part)) for part in images.split(8)])

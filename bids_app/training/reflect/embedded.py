@@ -197,9 +197,9 @@ class Workshop:
         return replace(course, workers=self.workers)
 
     def _place(self, name: str) -> Place:
-        def say(step: int, progress: float, losses: dict[str, float]) -> None:
+        def say(step: int, progress: float, values: dict[str, float]) -> None:
             self.steps[name] = step
-            print(f"{name} step {step} ({progress:.0%}) {losses}", flush=True)
+            print(f"{name} step {step} ({progress:.0%}) {values}", flush=True)
 
         return Place(self.out / name, Processes(0, 1, torch.device(self.device)), say)
 

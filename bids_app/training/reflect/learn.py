@@ -14,7 +14,7 @@ from bids_app.anomaly.autoencoder import Autoencoder, AutoencoderSize
 from bids_app.anomaly.textures import draw_textures, texture_shape
 from bids_app.anomaly.velocity import Velocity, VelocitySize, begun
 from bids_app.training.optimizer import Muon
-from bids_app.training.reflect.loop import Learner, Processes, Schedule, fit
+from bids_app.training.reflect.loop import Check, Learner, Processes, Report, Schedule, fit
 from bids_app.training.reflect.losses import Critic
 from bids_app.training.reflect.slices import Slices
 from bids_app.training.reflect.tasks import (
@@ -32,6 +32,8 @@ from bids_app.training.reflect.whitening import with_white_latents
 
 TEXTURE_COUNT = 256
 """Textures that are drawn for a training, or cut from pictures."""
+JUDGED_TEXTURES = 16
+"""Those that a network is validated on."""
 STACK = 8
 """Slices of one brain that follow each other in the batches of a network that sees neighbours."""
 NARROW = -6.0
@@ -41,7 +43,6 @@ _BATCH = 8
 """Slices that are encoded together; textures of the authors' networks are large."""
 
 Optimizers = Callable[[Iterable[nn.Parameter], float], torch.optim.Optimizer]
-Report = Callable[[int, float, dict[str, float]], None]
 
 
 def muon(parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Optimizer:
@@ -117,13 +118,14 @@ class Place:
     folder : Path
         Of its checkpoints.
     group : Processes
-    say : callable
+    say, check : callable
         See `loop.fit`.
     """
 
     folder: Path
     group: Processes
-    say: Report = field(default=lambda step, progress, losses: None)
+    say: Report = field(default=lambda step, progress, values: None)
+    check: Check = field(default=lambda networks: {})
 
 
 def train_autoencoder(
@@ -217,16 +219,18 @@ def straighten(
 
 @torch.no_grad()
 def mended(
-    velocity: Velocity, autoencoder: Autoencoder, slices: Slices, steps: int, seed: int = 0, batches: int = 16
+    velocity: Velocity, autoencoder: Autoencoder, slices: Slices, steps: int, seed: int = 0, count: int = 128
 ) -> float:
-    """Share of the corruption of some slices that a model undoes, always the same ones: at most 1, less than 0 if it
+    """Share of the corruption of so many slices that a model undoes, always the same ones: at most 1, less than 0 if it
     makes them worse. By the squared distance of latents from the healthy ones."""
     stacks, device = stacks_of(velocity.size), next(velocity.parameters()).device
-    draw = _corrupted(slices, _BATCH, seed, stacks, autoencoder, Corruption())
+    shape, rng = texture_shape(slices.images.shape[1:]), np.random.default_rng(seed)
+    corruption = Corruption(draw_textures(JUDGED_TEXTURES, shape, rng))
+    draw = _corrupted(slices, _BATCH, seed, stacks, autoencoder, corruption)
     before = after = 0.0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for number in range(batches):
+        for number in range(-(-count // _BATCH)):
             start, end = Latents(autoencoder)(tuple(tensor.to(device) for tensor in draw(number)))
             before += float(((start - end) ** 2).mean())
             after += float(((carried(velocity, start, steps, stacks) - end) ** 2).mean())
@@ -284,4 +288,6 @@ def _seed(course: Course, place: Place) -> None:
 
 
 def _fit(learners: list[Learner], batches: SliceBatches, course: Course, place: Place) -> dict[str, nn.Module]:
-    return fit(learners, batches, course.schedule, place.folder, place.group, course.workers, place.say)
+    return fit(
+        learners, batches, course.schedule, place.folder, place.group, course.workers, place.say, place.check
+    )

@@ -9,7 +9,7 @@ import copy
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,6 +26,8 @@ from bids_app.networks.device import computes_bf16
 from bids_app.networks.weights import load_checkpoint
 
 Result = TypeVar("Result")
+Report = Callable[[int, float, dict[str, float]], None]
+Check = Callable[[Mapping[str, nn.Module]], dict[str, float]]
 LATEST = "latest.pth"
 PATIENCE = timedelta(days=3)
 """How long processes wait for the first one, which prepares scans."""
@@ -185,7 +187,8 @@ def fit(
     folder: Path,
     group: Processes,
     workers: int = 0,
-    say: Callable[[int, float, dict[str, float]], None] = lambda step, progress, losses: None,
+    say: Report = lambda step, progress, values: None,
+    check: Check = lambda networks: {},
 ) -> dict[str, nn.Module]:
     """Train until the schedule ends; a checkpoint in `folder` lets the same call go on.
 
@@ -201,7 +204,10 @@ def fit(
     workers : int
         Processes that draw batches.
     say : callable
-        Told step, progress and losses at every checkpoint and at the end, in the first process alone.
+        Told step, progress, and by name the losses and what `check` found, at every checkpoint and at the end, in the
+        first process alone.
+    check : callable
+        Asked for scores of the networks, by name, before that; those with a running average, which is what it sees.
 
     Returns
     -------
@@ -220,8 +226,8 @@ def fit(
             training.take_step(parts)
             parts = []
             if training.due:
-                training.save(say)
-    training.save(say)
+                training.save(say, check)
+    training.save(say, check)
     return training.results()
 
 
@@ -231,7 +237,7 @@ class _Training:
     def __init__(self, learners: Sequence[Learner], schedule: Schedule, folder: Path, group: Processes):
         self.learners, self.schedule, self.folder, self.group = learners, schedule, folder, group
         self.step, self._minutes_before, self._started = 0, 0.0, time.monotonic()
-        self._saved, self._saved_step, self.losses = self._started, None, {}
+        self._saved, self._saved_step, self._told_step, self.losses = self._started, None, None, {}
         self._unusable = {learner.name: 0 for learner in learners}
         for learner in learners:
             learner.network.to(group.device)
@@ -319,13 +325,14 @@ class _Training:
         averaged = list(self._averages[learner.name].parameters())
         torch._foreach_lerp_(averaged, list(learner.network.parameters()), 1 - decay)
 
-    def save(self, say: Callable[[int, float, dict[str, float]], None]) -> None:
-        """Write the checkpoint, unless it holds this step already, and report."""
-        if self.group.first:
-            if self._saved_step != self.step:
-                self._write()
-            say(self.step, self.progress, dict(self.losses))
-        self._saved, self._saved_step = time.monotonic(), self.step
+    def save(self, say: Report, check: Check) -> None:
+        """Write the checkpoint and report, each unless it was done at this step."""
+        if self.group.first and self._saved_step != self.step:
+            self._write()
+        if self.group.first and self._told_step != self.step:
+            losses = {f"{name}_loss": value for name, value in self.losses.items()}
+            say(self.step, self.progress, losses | check(self._averages))
+        self._saved, self._saved_step, self._told_step = time.monotonic(), self.step, self.step
 
     def _write(self) -> None:
         content = {"step": self.step, "minutes": self.minutes}

@@ -58,7 +58,10 @@ def test_from_scans_to_a_model(study, capsys):
     assert f"use it with --anomaly-model {models / 'two'}" in capsys.readouterr().out
     first, second = (load_anomaly_model(models / name) for name in ("one", "two"))
     assert (first.explain(brain()).anomaly != second.explain(brain()).anomaly).any()
-    assert (study / "work" / "training" / "one-reflect" / "scans.tsv").read_text().count("\n") == 8
+    work = study / "work" / "training" / "one-reflect"
+    assert (work / "scans.tsv").read_text().count("\n") == 8
+    header, row = (line.split("\t") for line in (work / "history.tsv").read_text().splitlines())
+    assert header == ["step", "velocity_loss", "mended"] and row[0] == "3" and float(row[2]) < 1
 
 
 def test_the_same_command_goes_on(study, capsys):
@@ -69,6 +72,14 @@ def test_the_same_command_goes_on(study, capsys):
     assert "was finished before" in capsys.readouterr().out
     assert train(study, "autoencoder", "--batch", "4") == ExitCode.BAD_CONFIG
     assert "begun with other batch" in capsys.readouterr().err
+
+
+def test_the_history_of_a_training_goes_on(tmp_path):
+    command._add_row(tmp_path / "history.tsv", {"step": 5, "velocity_loss": 0.5, "mended": 0.1})
+    for mended in (0.2, 0.3):  # the second run was cut off before the checkpoint of its step 10
+        command._add_row(tmp_path / "history.tsv", {"step": 10, "velocity_loss": 0.4, "mended": mended})
+    rows = (tmp_path / "history.tsv").read_text().splitlines()
+    assert rows == ["step\tvelocity_loss\tmended", "5\t0.5\t0.1", "10\t0.4\t0.3"]
 
 
 def test_a_finished_model_keeps_what_its_card_was_told(study):

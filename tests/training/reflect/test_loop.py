@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bids_app.errors import ConfigError
+from bids_app.training.reflect import loop
 from bids_app.training.reflect.loop import LATEST, Learner, Processes, Schedule, fit
 
 ALONE = Processes(0, 1, torch.device("cpu"))
@@ -77,6 +79,33 @@ def test_the_running_average_lags_behind(tmp_path):
     assert torch.dist(averaged.weight, start) < torch.dist(last.weight, start)
 
 
+def test_what_is_kept_is_what_is_scored_at_every_checkpoint(tmp_path):
+    schedule = Schedule(steps=4, warmup=1, ema=0.9, save_minutes=0)
+    told = []
+    made = fit(
+        [learner()], draw, schedule, tmp_path, ALONE, say=lambda *what: told.append(what),
+        check=lambda networks: {"mean": networks["line"].weight.mean().item()},
+    )  # fmt: skip
+    means = [values["mean"] for _, _, values in told]
+    assert [step for step, _, _ in told] == [1, 2, 3, 4] and len(set(means)) == 4
+    assert means[-1] == made["line"].weight.mean().item()
+
+
+@pytest.mark.parametrize("able", [False, True])
+def test_bf16_where_the_device_has_instructions_for_it(tmp_path, monkeypatch, able):
+    monkeypatch.setattr(loop, "computes_bf16", lambda device: able)
+    seen = set()
+
+    def loss(network, batch, step):
+        made = network(batch[0])
+        seen.add(made.dtype)
+        return (made.float() - batch[1]).square().mean()
+
+    made = fit([replace(learner(), loss=loss)], draw, Schedule(steps=2, warmup=1), tmp_path, ALONE)["line"]
+    assert seen == {torch.bfloat16 if able else torch.float32}
+    assert made.weight.dtype == torch.float32
+
+
 def test_the_rate_rises_then_falls():
     schedule = Schedule(steps=100, warmup=10)
     assert schedule.factor(0, 0.0) == pytest.approx(0.1)
@@ -118,7 +147,7 @@ def test_a_gradient_that_is_no_number_is_passed_over(tmp_path):
     said = []
     made = fit([learner()], broken_at({3, 4, 90}), schedule, tmp_path, ALONE, say=lambda *told: said.append(told))
     torch.testing.assert_close(made["line"].weight, torch.ones(1, 3), atol=0.05, rtol=0)
-    assert said[-1][2]["line"] < 1
+    assert said[-1][2]["line_loss"] < 1
 
 
 def test_a_training_that_ran_away_leaves_the_checkpoint_from_before(tmp_path):
