@@ -97,19 +97,27 @@ def test_slices_with_lesion_are_left_out(tmp_path, unprepared):
     assert set(slices.subjects) == {f"sub-{number}" for number in range(4)}
 
 
-def test_without_masks_all_slices_are_healthy(tmp_path, unprepared):
-    write_visit(tmp_path, "LAS")
+def test_without_masks_all_slices_of_ixi_are_healthy(tmp_path, unprepared):
+    write_visit(tmp_path / "as_bids", "LAS")
+    (tmp_path / "bids").mkdir()
+    for number, scan in enumerate(sorted((tmp_path / "as_bids").rglob("*_T1w.nii.gz"))):
+        scan.rename(tmp_path / "bids" / f"IXI{number:03d}-Guys-0828-T1.nii.gz")
     settings = asked(tmp_path)
-    found = find_scans(settings)
-    assert found.name == "Four" and found.subjects == ("0", "1", "2", "3") and len(found.held_out) == 2
-    ready = prepare_scans(found, settings, print)
+    ready = prepare_scans(find_scans(settings), settings, print)
     assert all(each.read()[1].all() for each in ready)
+    slices = gather(ready)
+    assert set(slices.subjects) == {f"sub-IXI{number:03d}" for number in range(4)}
+    middle = slices.images.shape[2] // 2
+    left, right = (side[side > 0].mean() for side in np.split(slices.images, [middle], axis=2))
+    assert left > 1.2 * right
 
 
 def test_scans_are_prepared_once(tmp_path, unprepared, monkeypatch):
     write_visit(tmp_path, "RAS")
     settings = asked(tmp_path)
-    before = prepare_scans(find_scans(settings), settings, print)
+    found = find_scans(settings)
+    assert found.name == "Four" and found.subjects == ("0", "1", "2", "3") and len(found.held_out) == 2
+    before = prepare_scans(found, settings, print)
     monkeypatch.setattr(scans, "grey_slices", None)
     assert prepare_scans(find_scans(settings), settings, print) == before
     assert not [path for path in before[0].path.parent.iterdir() if path.name.startswith(".")]
