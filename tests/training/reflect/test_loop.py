@@ -130,6 +130,10 @@ def test_two_processes_learn_what_one_would(tmp_path):
     alone = trained(tmp_path / "alone", 5, accumulation=2)
     torch.testing.assert_close(one, alone.weight.detach())
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [LATEST]
+    judged, other = (torch.load(tmp_path / f"judged_{rank}.pth", weights_only=True) for rank in range(2))
+    assert any(name.startswith("critic.") for name in judged)
+    for name, value in judged.items():
+        torch.testing.assert_close(value, other[name])
 
 
 def broken_at(numbers: set[int]):
