@@ -78,7 +78,7 @@ SIZES: Mapping[str, VelocitySize] = {
     "M": _authors(192, 6),
     "L": _authors(256, 8),
     "XL": _authors(384, 12),
-    "tiny": VelocitySize((64, 112, 128), heads=4, attention=(False, False, True), blocks=1, patch=2),
+    "tiny": VelocitySize((64, 96, 128), heads=4, attention=(False, False, True), blocks=1, patch=2),
 }
 """The authors' sizes (16, 64, 145, 257 and 579 M parameters), and one that a laptop runs in seconds."""
 

@@ -178,7 +178,8 @@ class Workshop:
 
     def velocity(self, autoencoder: Autoencoder) -> Velocity:
         """REFLECT-1, or REFLECT-2 if the recipe has steps for it."""
-        size = replace(velocities.SIZES[SMALL.velocity], context=self.recipe.context, volumetric=self.recipe.volumetric)
+        known = self.init.velocity.size if self.init else velocities.SIZES[SMALL.velocity]
+        size = replace(known, context=self.recipe.context, volumetric=self.recipe.volumetric)
         course = self._course("reflect", self.recipe.flow)
         corruption = Corruption(changes=CORRUPTIONS[self.recipe.corruption])
         place = self._place(self.recipe.name)

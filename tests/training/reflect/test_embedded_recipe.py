@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def run(folder, *options: str) -> None:
     embedded.main(["--data", str(folder), "--out", str(folder / "out"), *steps, *options])
 
 
-def test_from_heads_to_a_model_and_on(small):
+def test_from_heads_to_a_model_and_on(small, monkeypatch):
     run(small)
     folder = small / "out" / "models" / "reflect-t1w"
     card = json.loads((folder / "card.json").read_text())
@@ -39,7 +40,8 @@ def test_from_heads_to_a_model_and_on(small):
     before = load_anomaly_model(folder)
     run(small)  # nothing is trained again
     assert load_anomaly_model(folder).sha256 == before.sha256
-    run(small, "--volumetric", "--init", str(folder), "--latent", "f8")  # its latents stay those of the model
+    monkeypatch.setitem(velocity.SIZES, "tiny", replace(velocity.SIZES["tiny"], channels=(8, 16)))
+    run(small, "--volumetric", "--init", str(folder), "--latent", "f8")  # sizes and latents stay those of the model
     further = small / "out" / "models" / "reflect-t1w-varied-volumetric"
     said = json.loads((further / "card.json").read_text())
     assert said["optimizer_steps"] == {"autoencoder": 2, "reflect1": 4, "reflect2": 1}
