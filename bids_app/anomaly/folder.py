@@ -1,4 +1,4 @@
-"""Where the parts of an anomaly model lie, and what its card says. Paths alone: no network, no PyTorch."""
+"""Where the parts of an anomaly model lie, what its card says, and where its thresholds lie. No network, no PyTorch."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from bids_app.errors import ConfigError
 CARD, AUTOENCODER, VELOCITY = "card.json", "autoencoder.pth", "velocity.pth"
 USUAL = "usual.nii.gz"
 """What healthy brains have at each place: see `usual.Usual`. A model may do without it."""
+DEVIATIONS = 3
+"""Standard deviations above the mean of healthy brains at which thresholds lie."""
+LEAST_DEVIATION = 0.02
+"""Added to deviations at each place: where healthy brains agree, a trifle is not yet unusual."""
 BOTH, BRIGHT, DARK = SIDES = ("both", "bright", "dark")
 """Which differences a map may count; see `residual.anomaly_map`."""
 THEIR_SHAPE = (256, 256)

@@ -16,15 +16,12 @@ import numpy as np
 from scipy import ndimage
 
 from bids_app import images
+from bids_app.anomaly.folder import DEVIATIONS, LEAST_DEVIATION
 from bids_app.anomaly.slices import SHAPE, box
 from bids_app.errors import ConfigError
 
-DEVIATIONS = 3
-"""Standard deviations above the mean of healthy brains at which thresholds lie."""
 BLUR = 3.0
 """Of what was gathered, in pixels: a place is as exact as affine alignment brings brains to it."""
-LEAST_DEVIATION = 0.02
-"""Added to deviations: where healthy brains agree, a trifle is not yet unusual."""
 SPACING = 4
 """Pixels from one stored value to the next: they are smooth."""
 

@@ -7,8 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bids_app.anomaly.findings import MIN_VOLUME_MM3
-from bids_app.anomaly.folder import USUAL
-from bids_app.anomaly.usual import DEVIATIONS, LEAST_DEVIATION
+from bids_app.anomaly.folder import DEVIATIONS, LEAST_DEVIATION, USUAL
 from bids_app.derivatives import names
 from bids_app.derivatives.description import DISCLAIMER
 from bids_app.derivatives.results import (

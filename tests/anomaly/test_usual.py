@@ -8,8 +8,9 @@ import pytest
 from scipy import ndimage
 
 from bids_app import images
+from bids_app.anomaly.folder import LEAST_DEVIATION
 from bids_app.anomaly.slices import SHAPE, from_slices
-from bids_app.anomaly.usual import LEAST_DEVIATION, Usual
+from bids_app.anomaly.usual import Usual
 from bids_app.errors import ConfigError
 from tests.conftest import stored_as
 

@@ -4,6 +4,10 @@ import subprocess
 import sys
 
 MODULES = (
+    "bids_app.anomaly.folder",
+    "bids_app.derivatives.sidecars",
+    "bids_app.derivatives.visit",
+    "bids_app.group.frequency",
     "bids_app.lesion.components",
     "bids_app.lesion.folder",
     "bids_app.measures.volumes",
@@ -11,6 +15,7 @@ MODULES = (
     "bids_app.networks.device",
     "bids_app.networks.registry",
     "bids_app.networks.weights",
+    "bids_app.workflow.run",
 )
 
 

@@ -14,9 +14,9 @@ from torch import nn
 
 from bids_app.anomaly.authors import read_autoencoder
 from bids_app.anomaly.autoencoder import Autoencoder
-from bids_app.anomaly.folder import AUTOENCODER, CARD, THEIR_SHAPE, USUAL, VELOCITY, read_card
+from bids_app.anomaly.folder import AUTOENCODER, CARD, DEVIATIONS, THEIR_SHAPE, USUAL, VELOCITY, read_card
 from bids_app.anomaly.model import AnomalyModel, load_anomaly_model, read_own_autoencoder
-from bids_app.anomaly.usual import DEVIATIONS, Usual
+from bids_app.anomaly.usual import Usual
 from bids_app.anomaly.velocity import Velocity
 from bids_app.derivatives.write import atomic, write_json
 from bids_app.errors import ConfigError, VisitError

@@ -134,9 +134,8 @@ def resolved(settings: AnomalyTraining, of_start: str | None = None) -> AnomalyT
         The preset of what the training begins with.
     """
     name = settings.preset or (of_start if of_start in PRESETS else DEFAULT)
-    asked = {kind: getattr(settings, kind) for kind in ("morphology", "focal")}
-    usual = {kind: PRESETS[name].changes for kind, value in asked.items() if value is None}
-    return replace(settings, preset=name, **usual)
+    unsaid = [kind for kind in ("morphology", "focal") if getattr(settings, kind) is None]
+    return replace(settings, preset=name, **dict.fromkeys(unsaid, PRESETS[name].changes))
 
 
 def preset_of(settings: AnomalyTraining) -> Preset:
