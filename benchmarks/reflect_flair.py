@@ -40,7 +40,8 @@ from bids_app.anomaly.autoencoder import Autoencoder
 from bids_app.anomaly.folder import BOTH, BRIGHT, Card
 from bids_app.anomaly.model import AnomalyModel, made_ready
 from bids_app.anomaly.residual import PIXEL_SIGMA, blurred
-from bids_app.anomaly.slices import SHAPE, as_tensor, grey_values
+from bids_app.anomaly.slices import SHAPE, grey_values
+from bids_app.anomaly.tensors import as_tensor
 from bids_app.anomaly.usual import Usual
 from bids_app.anomaly.velocity import Velocity
 from bids_app.derivatives.write import write_json

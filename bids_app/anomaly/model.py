@@ -15,7 +15,7 @@ from bids_app.anomaly.authors import read_autoencoder, read_velocity
 from bids_app.anomaly.autoencoder import Autoencoder, AutoencoderSize
 from bids_app.anomaly.folder import AnomalyFolder, Card, read_folder
 from bids_app.anomaly.residual import anomaly_map
-from bids_app.anomaly.slices import as_tensor, cropped, padded
+from bids_app.anomaly.tensors import as_tensor, cropped, padded
 from bids_app.anomaly.transport import transport
 from bids_app.anomaly.usual import Usual
 from bids_app.anomaly.velocity import Velocity, VelocitySize

@@ -1,7 +1,7 @@
 """Brains as the networks see them: axial slices of a box in MNI space, 1 mm, every brain with the same grey values.
 
 Arrays are ``(slices, rows, columns)``: slices from the feet upwards, rows from anterior to posterior, columns from the
-subject's left to the right.
+subject's left to the right. `tensors` makes of them what networks take; nothing here needs PyTorch.
 """
 
 from __future__ import annotations
@@ -10,9 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from bids_app import images
 from bids_app.errors import ConfigError
@@ -78,11 +75,6 @@ def grey_values(intensities: np.ndarray, brain: np.ndarray) -> np.ndarray:
     return GreyScale.of(intensities, brain).grey(intensities, brain)
 
 
-def as_tensor(grey: np.ndarray) -> Tensor:
-    """Grey values as networks see them, ``(n, 1, H, W)`` float32 in [-1, 1]; -1 outside of the brain."""
-    return torch.from_numpy(grey.astype(np.float32))[:, None] / 127.5 - 1
-
-
 def margins(shape: Sequence[int], goal: Sequence[int]) -> list[tuple[int, int]]:
     """How much goes before and after each axis to put a shape in the middle of a larger one.
 
@@ -98,16 +90,3 @@ def margins(shape: Sequence[int], goal: Sequence[int]) -> list[tuple[int, int]]:
             "Correct the slice_shape in its card.json.",
         )
     return [(each // 2, each - each // 2) for each in missing]
-
-
-def padded(slices: Tensor, shape: Sequence[int]) -> Tensor:
-    """Slices in the middle of larger ones, -1 around them: networks of REFLECT's authors take 256 x 256."""
-    last_first = [side for sides in reversed(margins(slices.shape[2:], shape)) for side in sides]
-    return F.pad(slices, last_first, value=-1.0)
-
-
-def cropped(maps: Tensor, shape: Sequence[int]) -> Tensor:
-    """The middle of larger maps; the inverse of `padded`, over the last two axes."""
-    starts = [(size - goal) // 2 for size, goal in zip(maps.shape[-2:], shape, strict=True)]
-    return maps[..., starts[0] : starts[0] + shape[0], starts[1] : starts[1] + shape[1]]
-

@@ -28,11 +28,15 @@ def orthogonalized(matrices: Tensor) -> Tensor:
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
     gram = x @ x.mT
     identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    product = identity
-    for _ in range(_ITERATIONS):
-        factor = a * identity + b * gram + c * gram @ gram
-        product = factor @ product
+
+    def polynomial(gram: Tensor) -> Tensor:
+        return a * identity + b * gram + c * gram @ gram
+
+    product = factor = polynomial(gram)
+    for _ in range(_ITERATIONS - 1):
         gram = factor @ gram @ factor
+        factor = polynomial(gram)
+        product = factor @ product
     x = product @ x
     return x.mT if tall else x
 

@@ -22,7 +22,7 @@ from bids_app.derivatives.results import (
     Segmented,
     StandardAnomaly,
 )
-from bids_app.errors import ConfigError, VisitError
+from bids_app.errors import VisitError
 from bids_app.images import Image
 from bids_app.preprocessing import transforms
 from bids_app.preprocessing.templates import load_template
@@ -76,7 +76,7 @@ def explain(
             return _skipped(f"The model {model.card.name} needs a {model.card.contrast}, which this visit lacks.")
         try:
             anomaly, twin = compare(model, seen, job.settings.anomaly_steps)
-        except (VisitError, ConfigError) as error:  # the lesions of this visit are there all the same
+        except VisitError as error:  # the lesions of this visit are there all the same
             return _skipped(str(error))
     use = _model_use(model, job)
     places = Atlas(seen.carried(atlas.labels(), order=0), atlas.STRUCTURES)

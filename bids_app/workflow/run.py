@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bids_app import app_version
 from bids_app.anomaly.folder import AnomalyFolder, read_folder
+from bids_app.anomaly.slices import SHAPE, margins
 from bids_app.derivatives import names
 from bids_app.derivatives.description import write_top_level
 from bids_app.derivatives.read import read_object
@@ -114,7 +115,7 @@ def check_run(settings: Settings) -> None:
     model_files(model, settings.folds)
     verify(model)
     if folder := anomaly_folder(settings):
-        check_threshold(read_folder(folder), settings)
+        check_anomaly_model(read_folder(folder), settings)
         verify(folder)
     if settings.plugin_file:
         from bids_app.workflow.cluster import read_plugin
@@ -124,8 +125,11 @@ def check_run(settings: Settings) -> None:
         _check_device(settings.device)
 
 
-def check_threshold(model: AnomalyFolder, settings: Settings) -> None:
-    """Refuse an anomaly model that nobody has calibrated, unless the threshold is given."""
+def check_anomaly_model(model: AnomalyFolder, settings: Settings) -> None:
+    """Refuse an anomaly model whose frame is too small for a brain, and, unless a threshold is given, one that nobody
+    has calibrated."""
+    if model.card.slice_shape:
+        margins(SHAPE[1:], model.card.slice_shape)
     if model.card.threshold is None and settings.anomaly_threshold is None:
         raise ConfigError(
             f"The anomaly model {model.card.name} has no threshold in its card.",

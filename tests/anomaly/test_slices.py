@@ -5,17 +5,8 @@ import pytest
 import torch
 
 from bids_app import images
-from bids_app.anomaly.slices import (
-    SHAPE,
-    GreyScale,
-    as_tensor,
-    box,
-    cropped,
-    from_slices,
-    grey_values,
-    padded,
-    to_slices,
-)
+from bids_app.anomaly.slices import SHAPE, GreyScale, box, from_slices, grey_values, to_slices
+from bids_app.anomaly.tensors import as_tensor, cropped, padded
 from bids_app.preprocessing.transforms import apply_linear
 from tests.conftest import stored_as
 

@@ -5,6 +5,7 @@ import sys
 
 MODULES = (
     "bids_app.anomaly.folder",
+    "bids_app.anomaly.usual",
     "bids_app.derivatives.sidecars",
     "bids_app.derivatives.visit",
     "bids_app.group.frequency",

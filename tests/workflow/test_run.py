@@ -18,6 +18,7 @@ from bids_app.study.models import Problem, Reuse, Scan, Severity, Study, Visit
 from bids_app.workflow import run
 from bids_app.workflow.job import Job
 from bids_app.workflow.worker import Outcome, Tools
+from tests.anomaly.models import write_anomaly_model
 
 ROW = {"lesion_count": 2, "lesion_volume_ml": 12.5, "problems": None}
 
@@ -238,7 +239,10 @@ def test_the_model_is_read_once_a_run(settings: Settings, study: Study, monkeypa
     assert read == [1]
 
 
-@pytest.mark.parametrize("what", ["empty", "no-fold", "fold", "space", "plugin", "graph-plugin", "no-plugin"])
+@pytest.mark.parametrize(
+    "what",
+    ["empty", "no-fold", "fold", "space", "uncalibrated", "small-frame", "plugin", "graph-plugin", "no-plugin"],
+)
 def test_what_cannot_start_is_refused_before_anything_is_written(
     settings: Settings, study: Study, tmp_path: Path, monkeypatch, what: str
 ):
@@ -248,11 +252,15 @@ def test_what_cannot_start_is_refused_before_anything_is_written(
     (incomplete / "fold_1" / "checkpoint_final.pth").unlink()
     plugin = tmp_path / "plugin.yml"
     plugin.write_text({"plugin": "plugin: Nonsense", "graph-plugin": "plugin: SLURMGraph"}.get(what, "plugins: 1"))
+    uncalibrated = write_anomaly_model(tmp_path / "uncalibrated", threshold=None)
+    small = write_anomaly_model(tmp_path / "small", slice_shape=[64, 64])
     changes, said, code = {
         "empty": ({"lesion_model": str(tmp_path / "empty")}, "no trained-model folder", ExitCode.BAD_CONFIG),
         "no-fold": ({"lesion_model": str(incomplete)}, "fold_1 holds neither", ExitCode.BAD_CONFIG),
         "fold": ({"folds": ("7",)}, "has no fold 7", ExitCode.BAD_CONFIG),
         "space": ({"output_spaces": ("T1w", "MNI152Lin")}, "MNI152Lin is not on this", ExitCode.UNAVAILABLE),
+        "uncalibrated": ({"anomaly_model": str(uncalibrated)}, "has no threshold in its card", ExitCode.BAD_CONFIG),
+        "small-frame": ({"anomaly_model": str(small)}, "do not fit into them", ExitCode.BAD_CONFIG),
         "plugin": ({"plugin_file": plugin}, "names Nonsense, which is no plugin", ExitCode.BAD_CONFIG),
         "graph-plugin": ({"plugin_file": plugin}, "does not wait for its jobs", ExitCode.BAD_CONFIG),
         "no-plugin": ({"plugin_file": plugin}, "names no plugin", ExitCode.BAD_CONFIG),

@@ -24,7 +24,8 @@ from bids_app.anomaly.focal import Focal
 from bids_app.anomaly.folder import BOTH, CARD, read_folder
 from bids_app.anomaly.model import load_anomaly_model
 from bids_app.anomaly.morphology import Morphology
-from bids_app.anomaly.slices import as_tensor, margins
+from bids_app.anomaly.slices import margins
+from bids_app.anomaly.tensors import as_tensor
 from bids_app.anomaly.textures import find_pictures, read_textures, texture_shape
 from bids_app.anomaly.velocity import Velocity, VelocitySize
 from bids_app.derivatives.read import read_object

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ from bids_app.training.reflect.learn import (
     train_autoencoder,
     train_reflect,
 )
-from bids_app.training.reflect.loop import Processes
+from bids_app.training.reflect.loop import Processes, steps_taken
 from bids_app.training.reflect.presets import DEFAULT, PRESETS
 from bids_app.training.reflect.slices import Slices
 from bids_app.training.reflect.synthetic import make_brains, slices_of
@@ -158,7 +158,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Workshop:
-    """Where a recipe is carried out; `steps` are those that each training has taken so far, by its folder."""
+    """Where a recipe is carried out."""
 
     slices: Slices
     recipe: Recipe
@@ -166,7 +166,6 @@ class Workshop:
     device: str = "cpu"
     workers: int = 0
     init: AnomalyModel | None = None
-    steps: dict[str, int] = field(default_factory=dict)
 
     def autoencoder(self) -> Autoencoder:
         """Trained, or as it was trained before: here, or in the model to begin with."""
@@ -199,16 +198,19 @@ class Workshop:
 
     def _place(self, name: str) -> Place:
         def say(step: int, progress: float, values: dict[str, float]) -> None:
-            self.steps[name] = step
             print(f"{name} step {step} ({progress:.0%}) {values}", flush=True)
 
         return Place(self.out / name, Processes(0, 1, torch.device(self.device)), say)
+
+    def steps(self, name: str) -> int:
+        """Those that a training has taken; none without one."""
+        return steps_taken(self.out / name)
 
 
 def describe(workshop: Workshop, brains: Brains, heads: Sequence[str], commit: str, before: Mapping[str, int]) -> dict:
     """What the card says beside the threshold, after the training; `before` are the steps of the model that it began
     with."""
-    recipe, taken = workshop.recipe, workshop.steps
+    recipe = workshop.recipe
     textures = [texture for head, texture in TEXTURES.items() if head in heads]
     return {
         "name": recipe.model,
@@ -227,9 +229,9 @@ def describe(workshop: Workshop, brains: Brains, heads: Sequence[str], commit: s
         "heads": list(heads),
         "brains": {"train": len(brains.train), "validation": len(brains.validation)},
         "optimizer_steps": {
-            "autoencoder": taken.get("autoencoder", before.get("autoencoder")),
-            "reflect1": before.get("reflect1", 0) + taken[recipe.name],
-            "reflect2": taken.get(recipe.straight, 0),
+            "autoencoder": before.get("autoencoder", workshop.steps("autoencoder")),
+            "reflect1": before.get("reflect1", 0) + workshop.steps(recipe.name),
+            "reflect2": workshop.steps(recipe.straight),
         },
         "known_failures": [
             f"Trained on synthetic scans of {len(heads)} heads, {len(textures)} of them with their real texture: its "

@@ -231,6 +231,12 @@ def fit(
     return training.results()
 
 
+def steps_taken(folder: Path) -> int:
+    """Steps at the last checkpoint of a training; none without one."""
+    path = folder / LATEST
+    return load_checkpoint(path)["step"] if path.exists() else 0
+
+
 class _Training:
     """The state of a run of `fit`."""
 

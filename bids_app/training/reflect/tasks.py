@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bids_app.anomaly.autoencoder import Autoencoder
 from bids_app.anomaly.corruption import Patches, draw_patches, mixed, shrunk
-from bids_app.anomaly.slices import as_tensor
+from bids_app.anomaly.tensors import as_tensor
 from bids_app.anomaly.transport import transport
 from bids_app.anomaly.velocity import Velocity, with_context
 from bids_app.training.reflect.losses import Critic, critic_loss, kl_loss, structural_loss

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bids_app.anomaly.autoencoder import Autoencoder
 from bids_app.anomaly.corruption import shrunk
-from bids_app.anomaly.slices import as_tensor
+from bids_app.anomaly.tensors import as_tensor
 from bids_app.training.reflect.slices import Slices
 
 MEASURED = 256

@@ -11,7 +11,7 @@ import torch
 
 from bids_app.anomaly.autoencoder import Autoencoder
 from bids_app.anomaly.corruption import shrunk
-from bids_app.anomaly.slices import as_tensor
+from bids_app.anomaly.tensors import as_tensor
 from bids_app.training.reflect.learn import with_narrow_posterior
 from bids_app.training.reflect.slices import Slices
 from bids_app.training.reflect.whitening import with_white_latents
