@@ -13,9 +13,10 @@ demo: $(READY)
 	$(BIN)/python run.py demo-data demo-out group
 	$(BIN)/python -m demo.score demo-data demo-out
 
-# a file of tests stays in one process: tests of one file share what is long to make
+# a file of tests stays in one process: tests of one file share what is long to make; tests/conftest.py orders files
 test: $(READY) lint
-	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist loadfile \
+		--no-loadscope-reorder
 
 # minutes of computation, on real scans where they are at hand (AFTERSTROKE_TEST_DATA)
 test-slow: $(READY)

@@ -9,6 +9,23 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+LONG_FILES = (
+    "test_end_to_end.py",
+    "training/own/test_run.py",
+    "workflow/test_pool.py",
+    "workflow/test_contrasts.py",
+    "training/reflect/test_embedded_recipe.py",
+)
+"""The longest first."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where processes share the tests, long files come first: begun last, they would leave the others idle."""
+    if hasattr(config, "workerinput"):
+        last = len(LONG_FILES)
+        places = {Path(__file__).parent / name: number for number, name in enumerate(LONG_FILES)}
+        items.sort(key=lambda item: places.get(item.path, last))
+
 
 @pytest.fixture(scope="session")
 def test_data() -> Path:

@@ -133,12 +133,20 @@ def test_why_there_is_no_map_is_said(visit, tmp_path):
     assert "needs a FLAIR, which this visit lacks" in problem.message
 
 
+@pytest.fixture
+def bright_is_unusual(monkeypatch):
+    monkeypatch.setattr("bids_app.anomaly.model.AnomalyModel.explain", lambda _, *seen: Brightness().explain(*seen))
+
+
 @pytest.mark.parametrize("orientation", ["RAS"])
-def test_the_users_threshold_and_steps_go_before_the_models(visit, tmp_path):
-    use = explained(visit, tmp_path, {"threshold": 0.2, "steps": 2}).explained.model
-    assert (use.threshold, use.steps) == (0.2, 2)
-    use = explained(visit, tmp_path, {}, anomaly_threshold=0.4, anomaly_steps=1).explained.model
-    assert (use.threshold, use.steps) == (0.4, 1)
+def test_the_users_threshold_and_steps_go_before_the_models(visit, tmp_path, bright_is_unusual):
+    own = explained(visit, tmp_path, {"threshold": 0.2, "steps": 2}, anomaly_steps=2)
+    assert (own.explained.model.threshold, own.explained.model.steps, own.problems) == (0.2, 2, ())
+    users = explained(visit, tmp_path, {"steps": 2}, anomaly_threshold=0.4, anomaly_steps=1)
+    assert (users.explained.model.threshold, users.explained.model.steps, users.problems) == (0.4, 1, ())
+    # a threshold belongs to its steps
+    (problem,) = explained(visit, tmp_path, {"steps": 2}, anomaly_steps=1).problems
+    assert problem.code == "anomaly-threshold" and "measured with 2 steps, and 1 were taken" in problem.message
 
 
 @pytest.mark.parametrize("orientation", ["RAS"])
@@ -149,14 +157,6 @@ def test_a_model_that_computes_no_numbers_leaves_the_lesions(visit, tmp_path, mo
     monkeypatch.setattr("bids_app.anomaly.model.AnomalyModel.explain", overflow)
     done = explained(visit, tmp_path, {})
     assert done.explained is None and "leave the range of numbers. Use --device cpu" in done.problems[0].message
-
-
-@pytest.mark.parametrize("orientation", ["RAS"])
-def test_other_steps_than_those_of_the_threshold_are_told(visit, tmp_path):
-    assert not explained(visit, tmp_path, {"steps": 2}, anomaly_steps=2).problems
-    assert not explained(visit, tmp_path, {"steps": 2}, anomaly_steps=1, anomaly_threshold=0.4).problems
-    (problem,) = explained(visit, tmp_path, {"steps": 2}, anomaly_steps=1).problems
-    assert problem.code == "anomaly-threshold" and "measured with 2 steps, and 1 were taken" in problem.message
 
 
 def is_mark(finding) -> bool:
@@ -172,20 +172,19 @@ def usual_near(place_mm: np.ndarray) -> Usual:
     return Usual(limits, 0 * limits)
 
 
-@pytest.fixture
-def bright_is_unusual(monkeypatch):
-    monkeypatch.setattr("bids_app.anomaly.model.AnomalyModel.explain", lambda _, *seen: Brightness().explain(*seen))
-
-
 def test_a_threshold_by_place_is_carried_to_the_scan(visit, tmp_path, bright_is_unusual):
-    """What the left front has in healthy brains as well is no finding; what the right front has, is one on the left."""
-    usual_near(MARK_MM * [-1, 1, 1]).save(tmp_path / "model" / "usual.nii.gz")
+    """What the left front has in healthy brains as well is no finding."""
+    usual_near(MARK_MM).save(tmp_path / "model" / "usual.nii.gz")
     done = explained(visit, tmp_path, {})
     assert done.explained.model.threshold is None
     assert images.load(done.explained.mask).shape == images.load(visit[0].reference).shape
-    assert any(is_mark(finding) for finding in done.explained.findings)
-    usual_near(MARK_MM).save(tmp_path / "model" / "usual.nii.gz")
-    assert not any(is_mark(finding) for finding in explained(visit, tmp_path, {}).explained.findings)
+    assert not any(map(is_mark, done.explained.findings))
+
+
+@pytest.mark.parametrize("orientation", ["RAS"])
+def test_what_is_usual_on_the_right_is_a_finding_on_the_left(visit, tmp_path, bright_is_unusual):
+    usual_near(MARK_MM * [-1, 1, 1]).save(tmp_path / "model" / "usual.nii.gz")
+    assert any(map(is_mark, explained(visit, tmp_path, {}).explained.findings))
 
 
 @pytest.mark.parametrize("orientation", ["RAS"])

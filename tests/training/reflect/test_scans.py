@@ -34,7 +34,21 @@ def asked(root: Path, **options) -> AnomalyTraining:
 @pytest.fixture
 def unprepared(monkeypatch):
     """Scans lie in MNI already, without skull."""
+    leave_unprepared(monkeypatch)
 
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory):
+    """Four prepared scans with lesion, and how they were asked for."""
+    root = tmp_path_factory.mktemp("four")
+    write_visit(root, "RAS")
+    settings = asked(root, masks="masks/sub-{subject}_mask.nii.gz")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        leave_unprepared(monkeypatch)
+        return settings, prepare_scans(find_scans(settings), settings, print)
+
+
+def leave_unprepared(monkeypatch):
     def prepare(job, folder):
         scan = headers.clean(job.visit.reference.path).image
         mask = images.like(scan, (images.data(scan) > 0).astype(np.uint8))
@@ -86,10 +100,8 @@ def test_a_mask_outside_of_the_brain_makes_no_slices_healthy(tmp_path, unprepare
         grey_slices(find_scans(settings).scans[0], settings, tmp_path / "steps")
 
 
-def test_slices_with_lesion_are_left_out(tmp_path, unprepared):
-    write_visit(tmp_path, "RAS")
-    settings = asked(tmp_path, masks="masks/sub-{subject}_mask.nii.gz")
-    ready = prepare_scans(find_scans(settings), settings, print)
+def test_slices_with_lesion_are_left_out(four):
+    _, ready = four
     grey, counts = next(healthy_brains(ready))
     assert 10 < (~counts).sum() < 20 and grey[~counts].any()  # seen, and not counted
     slices = gather(ready)
@@ -112,14 +124,12 @@ def test_without_masks_all_slices_of_ixi_are_healthy(tmp_path, unprepared):
     assert left > 1.2 * right
 
 
-def test_scans_are_prepared_once(tmp_path, unprepared, monkeypatch):
-    write_visit(tmp_path, "RAS")
-    settings = asked(tmp_path)
+def test_scans_are_prepared_once(four, monkeypatch):
+    settings, before = four
     found = find_scans(settings)
     assert found.name == "Four" and found.subjects == ("0", "1", "2", "3") and len(found.held_out) == 2
-    before = prepare_scans(found, settings, print)
     monkeypatch.setattr(scans, "grey_slices", None)
-    assert prepare_scans(find_scans(settings), settings, print) == before
+    assert prepare_scans(found, settings, print) == before
     assert not [path for path in before[0].path.parent.iterdir() if path.name.startswith(".")]
 
 
