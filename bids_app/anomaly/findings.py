@@ -120,10 +120,9 @@ def find(
         Findings of less volume are left out; one of exactly this volume stays.
     """
     values = images.data(anomaly)
-    components, _ = ndimage.label(values >= _limits(threshold), CONNECTIVITY_26)
-    least = min_volume_mm3 / images.voxel_volume_mm3(anomaly) * (1 - 1e-6)
-    sizes = np.bincount(components.ravel())
-    kept = [number for number in np.flatnonzero(sizes >= least).tolist() if number]
+    components, kept = large_components(
+        values >= _limits(threshold), min_volume_mm3 / images.voxel_volume_mm3(anomaly)
+    )
     scene = _Scene(anomaly, values, *_lesion_and_distance(lesion, anomaly), atlas, pose_matrix)
     voxels = [np.argwhere(components == number) for number in kept]
     voxels.sort(key=lambda each: (-len(each), -scene.peak(each), *np.round(scene.peak_mm(each), 2)))
@@ -132,6 +131,14 @@ def find(
         labels[tuple(each.T)] = index
     described = tuple(scene.describe(index, each) for index, each in enumerate(voxels, start=1))
     return Findings(images.like(anomaly, labels > 0), images.like(anomaly, labels), described)
+
+
+def large_components(above: np.ndarray, least: float = MIN_VOLUME_MM3) -> tuple[np.ndarray, list[int]]:
+    """26-connected components, numbered in an array of that shape, and the numbers of those of at least so many
+    voxels (of 1 mm3, unless `least` says otherwise)."""
+    components, _ = ndimage.label(above, CONNECTIVITY_26)
+    sizes = np.bincount(components.ravel())
+    return components, [number for number in np.flatnonzero(sizes >= least * (1 - 1e-6)).tolist() if number]
 
 
 def _limits(threshold: float | Image) -> np.ndarray:

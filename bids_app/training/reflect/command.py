@@ -271,9 +271,12 @@ def _calibrate(settings: AnomalyTraining, scans: Scans, device: Device, say: Cal
 
 def told_of(measured: Calibration, scans: str) -> str:
     """A calibration in a sentence."""
-    threshold, above, by_place = measured.threshold, measured.above, measured.above_by_place
-    said = f"threshold {threshold:.4f}, from {measured.scans} {scans}: {above:.1%} of their brains lie above it"
-    return said if by_place is None else f"{said}, {by_place:.1%} above that of their place"
+    said = f"threshold {measured.threshold:.4f}, from {measured.scans} {scans}: "
+    said += f"{measured.above:.1%} of their brains lie above it"
+    if measured.above_by_place is None:
+        return said
+    said += f", {measured.above_by_place:.1%} above the limits of their places, which makes "
+    return f"{said}{measured.findings:.1f} findings a brain"
 
 
 def _train(

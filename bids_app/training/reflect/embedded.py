@@ -63,6 +63,7 @@ CORRUPTIONS: Mapping[str, tuple[Change, ...]] = {
 }
 """What is done to slices beside the authors' patches in the latent, by name."""
 EMBEDDED = "varied"
+LATENT = "f4"
 SEEDS = {"train": 1, "validation": 7}
 """Of the series of synthetic brains."""
 
@@ -131,13 +132,13 @@ class Recipe:
     corruption: str = EMBEDDED
     context: int = 0
     volumetric: bool = False
-    latent: str = SMALL.latent
+    latent: str = LATENT
 
     @property
     def name(self) -> str:
         """Name of the folder of the flow's checkpoints."""
         slices = "-volumetric" if self.volumetric else f"-{2 * self.context + 1}-slices" if self.context else ""
-        latent = "" if self.latent == SMALL.latent else f"-{self.latent}"
+        latent = "" if self.latent == LATENT else f"-{self.latent}"
         return self.corruption + slices + latent
 
     @property
@@ -264,7 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--context", type=int, default=0, help="slices on either side (default: %(default)s)")
     parser.add_argument("--volumetric", action="store_true", help="convolutions across slices")
     text = "cells of the latents: 4 or 8 pixels on a side (default: %(default)s; with --init those of the model)"
-    parser.add_argument("--latent", choices=list(SMALL.latents), default=SMALL.latent, help=text)
+    parser.add_argument("--latent", choices=list(SMALL.latents), default=LATENT, help=text)
     text = "model folder to begin with: its autoencoder is kept, its velocity network trained on"
     parser.add_argument("--init", type=Path, help=text)
     parser.add_argument("--commit", default="n/a", help="commit of the code, for the card")

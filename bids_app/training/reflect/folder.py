@@ -14,6 +14,7 @@ from torch import nn
 
 from bids_app.anomaly.authors import read_autoencoder
 from bids_app.anomaly.autoencoder import Autoencoder
+from bids_app.anomaly.findings import large_components
 from bids_app.anomaly.folder import AUTOENCODER, CARD, DEVIATIONS, THEIR_SHAPE, USUAL, VELOCITY, read_card
 from bids_app.anomaly.model import AnomalyModel, load_anomaly_model, read_own_autoencoder
 from bids_app.anomaly.usual import Usual
@@ -112,6 +113,8 @@ class Calibration:
         Share of their brain voxels at or above the threshold, mean over scans.
     above_by_place : float or None
         Share at or above the threshold of each place, where the model has those.
+    findings : float or None
+        Findings by the threshold of each place, mean over scans.
     """
 
     scans: int
@@ -119,6 +122,7 @@ class Calibration:
     deviation: float
     above: float
     above_by_place: float | None = None
+    findings: float | None = None
 
     @property
     def threshold(self) -> float:
@@ -128,7 +132,8 @@ class Calibration:
     def to_card(self) -> dict[str, Any]:
         """For the card."""
         healthy = {"scans": self.scans, "mean": self.mean, "deviation": self.deviation, "above_threshold": self.above}
-        healthy |= {} if self.above_by_place is None else {"above_by_place": self.above_by_place}
+        if self.above_by_place is not None:
+            healthy |= {"above_by_place": self.above_by_place, "findings": self.findings}
         rounded = {name: round(value, 5) for name, value in healthy.items()}
         return {"threshold": self.threshold, "healthy_scans": rounded}
 
@@ -148,16 +153,18 @@ def calibrate(model: AnomalyModel, brains: Iterable[Brain]) -> Calibration:
     ConfigError
         If there are fewer than two with anything that counts, or they are too different to say.
     """
-    means, spread, places = [], np.zeros(BINS + 1), []
+    means, spread, places, findings = [], np.zeros(BINS + 1), [], []
     limits = model.usual.limits if model.usual else None
     for grey, counts in brains:
-        anomaly, inside = _anomalies(model, grey)[counts], grey[counts] > 0
+        anomaly, inside = _anomalies(model, grey), (grey > 0) & counts[:, None, None]
         values = anomaly[inside]
         if values.size:
             means.append(values.mean(dtype=np.float64))
             spread += np.bincount((values * BINS).astype(np.int64), minlength=BINS + 1) / values.size
             if limits is not None:
-                places.append((values >= limits[counts][inside]).mean())
+                unusual = (anomaly >= limits) & inside
+                places.append(unusual.sum() / inside.sum())
+                findings.append(len(large_components(unusual)[1]))
     if len(means) < 2:
         raise ConfigError(
             f"{counted(len(means), 'scan')} with healthy slices cannot measure a threshold: two are needed.",
@@ -171,7 +178,8 @@ def calibrate(model: AnomalyModel, brains: Iterable[Brain]) -> Calibration:
             "Measure it with more healthy scans (afterstroke train calibrate), or give --anomaly-threshold.",
         )
     above = spread[round(found.threshold * BINS) :].sum() / len(means)
-    return replace(found, above=float(above), above_by_place=float(np.mean(places)) if places else None)
+    found = replace(found, above=float(above))
+    return replace(found, above_by_place=float(np.mean(places)), findings=float(np.mean(findings))) if places else found
 
 
 def for_places(brains: Sequence[Item]) -> list[Item]:

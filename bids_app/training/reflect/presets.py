@@ -95,7 +95,7 @@ class Preset:
 PRESETS: Mapping[str, Preset] = {
     "small": Preset(
         latents={"f4": "tiny-f4", "f8": "tiny-f8"},
-        latent="f4",
+        latent="f8",
         velocity="tiny",
         stages={
             "autoencoder": Stage(12, 0.01, muon, steps=1500),

@@ -42,7 +42,7 @@ def tiny(monkeypatch):
     small = presets.PRESETS["small"]
     stages = {name: replace(stage, batch=8, steps=3) for name, stage in small.stages.items()}
     monkeypatch.setitem(presets.PRESETS, "small", replace(small, stages=stages))
-    monkeypatch.setitem(autoencoder.SIZES, "tiny-f4", AUTOENCODER)
+    monkeypatch.setitem(autoencoder.SIZES, "tiny-f8", AUTOENCODER)
     monkeypatch.setitem(velocity.SIZES, "tiny", VELOCITY)
     monkeypatch.setattr("bids_app.training.reflect.learn.TEXTURE_COUNT", 3)
     monkeypatch.setattr(scans, "LEAST_PIXELS", 100)

@@ -16,6 +16,7 @@ from PIL import Image
 from bids_app.anomaly.focal import Focal
 from bids_app.anomaly.model import Twin, load_anomaly_model
 from bids_app.anomaly.morphology import Morphology
+from bids_app.anomaly.usual import Usual
 from bids_app.cli import main
 from bids_app.cli_parser import options_markdown, read_request
 from bids_app.cli_training import WHAT, training_parser
@@ -410,6 +411,20 @@ def test_the_share_of_healthy_brains_above_the_threshold_is_a_mean_over_them():
     assert found.above == pytest.approx(np.mean(shares), abs=1e-3) and 0 < found.above < 1
 
 
+def test_healthy_brains_tell_how_many_findings_there_are_by_place():
+    """Dark blocks of 27, 36 and 48 voxels, and one where dark is usual; slices that do not count are not looked at."""
+    grey = np.full((8, 40, 40), 250, np.uint8)
+    grey[2:5, 2:5, 2:5] = grey[2:5, 12:15, 2:6] = grey[2:5, 22:26, 2:6] = grey[2:5, 22:26, 22:26] = 20
+    usual = np.full(grey.shape, 0.2, np.float32)
+    usual[:, 20:, 20:] = 1.0
+    model, every = Uneven(), np.ones(8, bool)
+    model.usual = Usual(usual, 0 * usual)
+    found = calibrate(model, [(grey, every), (grey + 1, every)])
+    assert found.findings == 2 and found.above_by_place == pytest.approx((27 + 36 + 48) / grey.size)
+    lower = np.arange(8) < 4
+    assert calibrate(model, [(grey, every), (grey, lower)]).findings == 1.5  # 18, 24 and 32 voxels are left
+
+
 OUT_OF_MEMORY = (
     torch.OutOfMemoryError("CUDA out of memory"),
     RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
@@ -431,7 +446,7 @@ def test_enough_brains_tell_what_is_usual_at_each_place(study, monkeypatch, caps
     monkeypatch.setattr(folder, "BRAINS_BY_PLACE", (3, 4))
     given = write_anomaly_model(study / "given", threshold=None)
     assert train(study, "calibrate", "--model", str(given)) == ExitCode.OK
-    assert "above that of their place" not in capsys.readouterr().out  # the same scans would judge themselves
+    assert "findings" not in capsys.readouterr().out  # the same scans would judge themselves
     model = load_anomaly_model(given)
     assert model.usual.limits.shape == brain().shape
     assert "above_by_place" not in json.loads((given / "card.json").read_text())["healthy_scans"]
