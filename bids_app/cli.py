@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bids_app import app_version
 from bids_app.cli_parser import Request, read_request
+from bids_app.derivatives import names
 from bids_app.environment import quiet_libraries
 from bids_app.errors import NO_SPACE, AppError, CannotWriteError, ExitCode, NoInputError
 from bids_app.settings import AnomalyTraining, Settings, TrainingSettings
@@ -98,6 +99,7 @@ def _participants(settings: Settings, dry_run: bool) -> ExitCode:
 def _case(request: Request) -> ExitCode:
     """Make a dataset of one scan, and run it; for a dry run in a temporary folder."""
     from bids_app.derivatives.description import refuse_other_pipeline
+    from bids_app.derivatives.record import refuse_other_scans
     from bids_app.study.single import check_case, make_case
 
     case = request.case
@@ -105,6 +107,9 @@ def _case(request: Request) -> ExitCode:
     settings = replace(request.settings, skip_bids_validation=True)
     check_places(replace(settings, bids_dir=dataset_of(case.scans[0])))
     refuse_other_pipeline(settings.out_dir)  # before anything is written there
+    if not settings.force:
+        scans = {"t1w": case.t1w, "flair": case.flair}
+        refuse_other_scans(settings.out_dir, case.subject, case.session, scans)
     if not request.dry_run:
         check_writable(settings)
     with tempfile.TemporaryDirectory() if request.dry_run else nullcontext(settings.out_dir) as parent:
@@ -182,7 +187,7 @@ def _crash_text(error: Exception, arguments: Sequence[str]) -> str:
 def _write_crash(text: str, settings: Settings) -> Path | None:
     """Keep the details of a crash in the work folder, else in the output folder; None if neither can be written."""
     name = f"crash-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
-    for folder in (settings.work_dir, settings.out_dir / "logs"):
+    for folder in (settings.work_dir, settings.out_dir / names.LOG_FOLDER):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")

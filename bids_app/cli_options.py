@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -80,9 +81,9 @@ def hyphenated(argument: str) -> str:
 
 
 def absolute(value: Any) -> Any:
-    """Paths, also those in a mapping, as absolute ones."""
+    """Paths, also those in a mapping, as absolute ones; a ``~`` of no user stays, and there is no such folder."""
     if isinstance(value, Path):
-        return value.expanduser().absolute()
+        return Path(os.path.expanduser(value)).absolute()  # noqa: PTH111
     if isinstance(value, Mapping):
         return {key: absolute(path) for key, path in value.items()}
     return value

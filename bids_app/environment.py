@@ -54,7 +54,7 @@ def quiet_libraries(work_dir: Path) -> None:
     are. No folder is made here.
     """
     os.environ.update(SILENCE)
-    os.environ.setdefault("TEMPLATEFLOW_HOME", str(_user_cache() / "templateflow"))
+    os.environ.setdefault("TEMPLATEFLOW_HOME", str(user_cache() / "templateflow"))
     for name, value in WAITING.items():
         os.environ.setdefault(name, value)
     for name, folder in CACHES.items():
@@ -70,6 +70,6 @@ def thread_variables(threads: int) -> dict[str, str]:
     return {name: str(threads) for name in _THREAD_VARIABLES}
 
 
-def _user_cache() -> Path:
+def user_cache() -> Path:
     """The user's cache folder, where a home folder may be missing."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~")) / ".cache")  # noqa: PTH111

@@ -34,6 +34,7 @@ PROBLEMS = """\
 | `anomaly-threshold` | other steps of the anomaly model than those that its threshold was measured with |
 | `lesion-outside-brain` | over 10 % of the lesion lies outside the brain mask |
 | `flair-registration-retried`, `pose-registration-retried` | the second way of registering was within limits |
+| `affine-registration-retried` | the same of the affine alignment that the anomaly map rests on |
 | `mni152nlin2009asym-registration-retried` or `-failed` | see `mni_registration` of the sessions table |
 | `header-...` | a header was repaired or is doubtful; the sentence is in the record |"""
 
@@ -131,7 +132,7 @@ def dataset_rows() -> list[tuple[str, str]]:
         (names.DESC_TABLE, "meaning of the `desc` entities"),
         (names.BIDSIGNORE, "names that BIDS does not know yet"),
         ("sourcedata/raw", "links to the scans (only of `afterstroke case`, whose scans are in no dataset)"),
-        (names.PARTICIPANTS, "group level: the raw participants table, for those that have results"),
+        (names.PARTICIPANTS, "group level: the raw participants table, for those that were processed"),
         (names.GROUP_SESSIONS, "group level: a row a visit"),
         (names.GROUP_LESIONS, "group level: a row a lesion"),
         (names.GROUP_FINDINGS, "group level: a row a finding of an anomaly map"),

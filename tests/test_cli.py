@@ -246,7 +246,7 @@ def test_a_crash_that_cannot_be_kept_is_shown(run, raw, levels, tmp_path, monkey
 def test_crash_goes_to_the_output_where_the_work_folder_cannot_be_written(tmp_path):
     (tmp_path / "work").write_text("a file")
     path = cli._write_crash("text", Settings(out_dir=tmp_path / "out", work_dir=tmp_path / "work"))
-    assert path.parent == tmp_path / "out" / "logs"
+    assert path.parent == tmp_path / "out" / "log"
 
 
 def test_what_cannot_be_written_is_code_73(run, raw, levels, tmp_path):

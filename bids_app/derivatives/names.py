@@ -39,7 +39,7 @@ GROUP_FINDINGS = "group_findings.tsv"
 GROUP_CLASSES = "group_volumeclasses.tsv"
 GROUP_MISSING = "group_missing.tsv"
 LOG_FOLDER = "log"
-RECORD_PATTERN = "*_record.json"
+RECORD_PATTERN = "sub-*_record.json"
 
 #: Names that are no BIDS derivative yet; without slashes, because the validator matches folders by bare name.
 IGNORED_BY_VALIDATOR = ("*.html", "figures", "log", "*_xfm.*", "*_uncertainty.*", "*_anomalymap.*", "group_*")

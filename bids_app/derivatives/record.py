@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 from bids_app.derivatives import names
 from bids_app.derivatives.write import write_json
-from bids_app.errors import VisitError
+from bids_app.errors import UsageError, VisitError
 from bids_app.networks.weights import sha256
 
 
@@ -79,6 +79,28 @@ def checksums(files: Mapping[str, Path | None]) -> dict[str, str]:
         ) from error
 
 
+def refuse_other_scans(out_dir: Path, subject: str, session: str | None, scans: Mapping[str, Path | None]) -> None:
+    """Refuse to put a visit in the place of one that was made from other scans.
+
+    Parameters
+    ----------
+    scans : mapping of str to Path or None
+        By the role they play, as in `Record.inputs`.
+
+    Raises
+    ------
+    UsageError
+        If one of them had another content, whatever its path: in a container all patients may be ``/in/T1w.nii.gz``.
+    """
+    record = read_record(out_dir, subject, session)
+    now = checksums(scans)
+    if record and any(record.inputs.get(role, digest) != digest for role, digest in now.items()):
+        raise UsageError(
+            f"{out_dir} already holds {names.visit_label(subject, session)}, made from another scan.",
+            "Name this case with --participant-label, or replace that one with --force.",
+        )
+
+
 def fingerprint(checksums: Mapping[str, str]) -> str:
     """One short digest over the checksums of a visit's inputs and the roles they play."""
     content = json.dumps(sorted(checksums.items()))
@@ -116,7 +138,7 @@ def _outputs_intact(out_dir: Path, record: Record) -> bool:
     )
 
 
-def remove_stale(out_dir: Path, previous: Record | None, outputs: Mapping[str, str]) -> None:
+def remove_stale(out_dir: Path, earlier: Iterable[str], outputs: Iterable[str]) -> None:
     """Remove what an earlier run of the visit wrote and this one did not."""
-    for path in set(previous.outputs if previous else ()) - set(outputs):
+    for path in set(earlier) - set(outputs):
         (out_dir / path).unlink(missing_ok=True)

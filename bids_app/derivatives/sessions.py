@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,33 @@ from bids_app.derivatives.columns import dictionary
 from bids_app.derivatives.description import DISCLAIMER
 from bids_app.derivatives.record import Record
 from bids_app.derivatives.visit import session_id
-from bids_app.derivatives.write import write_json, write_table
+from bids_app.derivatives.write import cannot_write, write_json, write_table, write_text
+
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""What file systems without locks answer (Lustre, some network drives)."""
 
 
 @contextmanager
 def subject_lock(out_dir: Path, subject: str) -> Iterator[None]:
-    """Hold the lock of a subject's tables; waits for others that hold it."""
+    """Hold the lock of a subject's tables; waits for others that hold it.
+
+    On a file system without locks nothing is held: every file is whole all the same, and what two sessions that end in
+    the same second may lose of the table is there again with the next one.
+
+    Raises
+    ------
+    CannotWriteError
+        If the lock cannot be written.
+    """
     path = out_dir / names.log_folder(subject) / ".lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    with ExitStack() as opened:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stream = opened.enter_context(path.open("w"))
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise cannot_write(path, error) from error
         yield
 
 
@@ -80,7 +98,8 @@ class RawDataset:
 def write_raw_participants(out_dir: Path, subject: str, raw: RawDataset) -> Path:
     """Leave what the group level must know of the raw dataset beside a subject's records.
 
-    Of the participants table that is the subject's own row; of all others their labels and sessions, no more.
+    Of the participants table that is the subject's own row; of all others their labels and sessions, no more. In short
+    form, and only where something is new: in a large dataset there are many of these notes, and each names everyone.
     """
     content = {
         "dataset": raw.name,
@@ -90,4 +109,6 @@ def write_raw_participants(out_dir: Path, subject: str, raw: RawDataset) -> Path
         "listed": list(raw.rows),
         "dictionary": raw.dictionary,
     }
-    return write_json(out_dir / names.raw_participants(subject), content)
+    path, text = out_dir / names.raw_participants(subject), json.dumps(content, ensure_ascii=False) + "\n"
+    unchanged = path.is_file() and path.read_text(encoding="utf-8", errors="replace") == text
+    return path if unchanged else write_text(path, text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,7 +12,7 @@ import pandas as pd
 from bids_app.anomaly.findings import NONLESIONAL, Finding
 from bids_app.derivatives import names, sidecars
 from bids_app.derivatives.columns import dictionary
-from bids_app.derivatives.results import Explained, Normalized, Posed, Prepared, Provenance, Segmented
+from bids_app.derivatives.results import Aligned, Explained, Normalized, Posed, Prepared, Provenance, Segmented
 from bids_app.derivatives.write import copy_file, write_json, write_table
 from bids_app.lesion.components import Lesion
 from bids_app.networks.weights import sha256
@@ -44,12 +44,13 @@ def visit_files(
     normalized: tuple[Normalized, ...],
     provenance: Provenance,
     explained: Explained | None = None,
+    aligned: Aligned | None = None,
 ) -> Iterator[OutputFile]:
-    """Every file of a visit, native space first."""
+    """Every file of a visit, native space first; `aligned` is what the anomaly map rests on."""
     yield from _native_scans(prepared, provenance)
     yield from _lesions(prepared, segmented, provenance)
     if explained:
-        yield from _anomalies(prepared, segmented, explained, provenance)
+        yield from _anomalies(prepared, segmented, explained, provenance, aligned)
     for space in normalized:
         if space.check.usable:
             yield from _standard_space(prepared, segmented, space, provenance)
@@ -57,18 +58,21 @@ def visit_files(
                 yield from _standard_anomalies(prepared, explained, space, provenance)
 
 
-def write_files(out_dir: Path, files: Iterator[OutputFile]) -> dict[str, str]:
+def paths_of(files: Sequence[OutputFile]) -> list[PurePosixPath]:
+    """All paths that are written, sidecars included, each once."""
+    paths = [path for item in files for path in (names.sidecar(item.path) if item.sidecar else None, item.path) if path]
+    return list(dict.fromkeys(paths))
+
+
+def write_files(out_dir: Path, files: Sequence[OutputFile]) -> dict[str, str]:
     """Write the files; return the sha256 of each, sidecars included, by relative path."""
-    written: list[PurePosixPath] = []
     for item in files:
         if item.sidecar is not None:
             # the sidecar first: an image is never seen without what explains it
             write_json(out_dir / names.sidecar(item.path), item.sidecar)
-            written.append(names.sidecar(item.path))
         write = write_table if isinstance(item.content, pd.DataFrame) else _write_copy
         write(out_dir / item.path, item.content)
-        written.append(item.path)
-    return {str(path): sha256(out_dir / path) for path in dict.fromkeys(written)}
+    return {str(path): sha256(out_dir / path) for path in paths_of(files)}
 
 
 def _write_copy(path: Path, source: Path) -> None:
@@ -116,19 +120,24 @@ def _lesions(prepared: Prepared, segmented: Segmented, provenance: Provenance) -
 
 
 def _anomalies(
-    prepared: Prepared, segmented: Segmented, explained: Explained, provenance: Provenance
+    prepared: Prepared,
+    segmented: Segmented,
+    explained: Explained,
+    provenance: Provenance,
+    aligned: Aligned | None,
 ) -> Iterator[OutputFile]:
     scan, native, contrast = prepared.visit.reference.name, prepared.contrast, explained.model.contrast
-    seen = prepared.visit.flair.name if contrast == "FLAIR" else scan
+    seen = _explained_scan(prepared, explained)
     looked_at = [sidecars.own(names.preprocessed(seen, contrast, native))]
     here = {"SpatialReference": sidecars.own(_native_reference(prepared))}
+    here |= {"Registration": sidecars.check_keys(aligned.check)} if aligned else {}
     anomaly, mask = names.anomaly_map(scan, native), names.anomaly_mask(scan, native)
 
     def described(kind: str, sources: list[str]) -> dict[str, Any]:
         return sidecars.anomaly(kind, explained, sources, provenance, **here)
 
     yield OutputFile(anomaly, explained.anomaly, described("anomalymap", looked_at))
-    yield OutputFile(names.healthy_twin(scan, contrast, native), explained.twin, described("twin", looked_at))
+    yield OutputFile(names.healthy_twin(seen, contrast, native), explained.twin, described("twin", looked_at))
     yield OutputFile(mask, explained.mask, described("mask", [sidecars.own(anomaly)]))
     parents = [sidecars.own(anomaly), sidecars.own(names.lesion_mask(scan, native))]
     both = described("dseg", parents) | dictionary("finding")
@@ -142,7 +151,8 @@ def _standard_anomalies(
     scan, native, contrast = prepared.visit.reference.name, prepared.contrast, explained.model.contrast
     forward = sidecars.own(names.transform(scan, native, space.space))
     there = next(each for each in explained.standard if each.space == space.space)
-    twins = names.healthy_twin(scan, contrast, native), names.healthy_twin(scan, contrast, space.space)
+    seen = _explained_scan(prepared, explained)
+    twins = names.healthy_twin(seen, contrast, native), names.healthy_twin(seen, contrast, space.space)
     carried = (
         ("anomalymap", names.anomaly_map(scan, native), names.anomaly_map(scan, space.space), there.anomaly),
         ("twin", *twins, there.twin),
@@ -152,6 +162,12 @@ def _standard_anomalies(
         keys = sidecars.standard_keys(space)
         sidecar = sidecars.anomaly(kind, explained, [sidecars.own(source), forward], provenance, **keys)
         yield OutputFile(path, content, sidecar)
+
+
+def _explained_scan(prepared: Prepared, explained: Explained) -> names.ScanName:
+    """The scan that the healthy twin is one of."""
+    visit = prepared.visit
+    return visit.flair.name if explained.model.contrast == "FLAIR" else visit.reference.name
 
 
 def _looked_at(prepared: Prepared, segmented: Segmented) -> list[str]:
@@ -265,7 +281,7 @@ def session_row(
         "brain_volume_ml": round(prepared.brain_volume_ml, 1),
         "flair_registration": prepared.flair_check.status if prepared.flair_check else None,
         "pose_registration": posed.check.status,
-        "mni_registration": normalized[0].check.status if normalized else None,
+        "mni_registration": next((each.check.status for each in normalized if each.space.startswith("MNI")), None),
         "problems": ";".join(problem.code for problem in problems) or None,
     }
 

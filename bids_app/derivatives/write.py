@@ -36,7 +36,7 @@ def atomic(path: Path) -> Iterator[Path]:
         _flush_to_disk(temporary)
         temporary.replace(path)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     finally:
         _remove_quietly(temporary)
 
@@ -54,7 +54,8 @@ def _remove_quietly(path: Path) -> None:
         return
 
 
-def _cannot_write(path: Path, error: OSError) -> CannotWriteError:
+def cannot_write(path: Path, error: OSError) -> CannotWriteError:
+    """What an error of the operating system means for a file that was to be written."""
     if error.errno in NO_SPACE:
         return no_space_left(path)
     return CannotWriteError(

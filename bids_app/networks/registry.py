@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,7 @@ def find_model(name_or_path: str, registry: Path = REGISTRY, kind: str = LESION)
     models = {model.name: model for model in embedded_models(registry) if model.kind == kind}
     if name_or_path in models:
         return models[name_or_path].folder
-    path = Path(name_or_path).expanduser()
+    path = Path(os.path.expanduser(name_or_path))  # noqa: PTH111  that of pathlib raises where there is no such user
     if path.exists():
         return path.resolve()
     known = ", ".join(models) or "none"

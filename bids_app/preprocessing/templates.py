@@ -16,6 +16,7 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
+from bids_app.environment import user_cache
 from bids_app.errors import UnavailableError
 from bids_app.images import Image, data, like, to_ras
 from bids_app.settings import DEFAULT_SPACE, NATIVE_SPACE
@@ -78,8 +79,7 @@ def load_template(space: str) -> Template:
 
 def templateflow_home() -> Path:
     """Folder of the TemplateFlow cache: the variable TEMPLATEFLOW_HOME, else where templateflow itself puts it."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "templateflow"
-    return Path(os.environ.get("TEMPLATEFLOW_HOME", default))
+    return Path(os.environ.get("TEMPLATEFLOW_HOME") or user_cache() / "templateflow")
 
 
 def _cached_files(space: str) -> tuple[Path, Path | None]:

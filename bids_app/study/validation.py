@@ -65,7 +65,11 @@ def validate(study: Study, settings: Settings) -> None:
         logger.warning("The BIDS validator (bids-validator-deno) is not installed: the dataset is not validated.")
         return
     with tempfile.TemporaryDirectory(prefix="validation-", dir=settings.work_dir) as folder:
-        link_visits(study, Path(folder))
+        try:
+            link_visits(study, Path(folder))
+        except OSError as error:
+            logger.warning("The work folder takes no links (%s): the dataset is not validated.", error.strerror)
+            return
         issues = _run(command, Path(folder))
     fatal = _fatal(issues, study)
     if others := Counter(issue.code for issue in issues if issue not in fatal):

@@ -15,7 +15,7 @@ from bids_app.derivatives.record import read_record
 from bids_app.environment import thread_variables
 from bids_app.errors import ConfigError, ExitCode
 from bids_app.settings import Settings
-from bids_app.workflow.job import Job
+from bids_app.workflow.job import Job, left_error
 from bids_app.workflow.worker import Outcome
 
 POLL_SECONDS = 0.05  # nipype's own default of two seconds costs more than most steps
@@ -39,7 +39,8 @@ def read_plugin(path: Path) -> dict[str, Any]:
     if not isinstance(arguments, dict):
         raise ConfigError(f"plugin_args of the plugin file {path} are no mapping.", "Write them as 'name: value'.")
     _check_plugin(path, content["plugin"])
-    return {"plugin": content["plugin"], "plugin_args": arguments}
+    # a machine that is smaller than a step asks for runs it all the same, alone
+    return {"plugin": content["plugin"], "plugin_args": {"raise_insufficient": False} | arguments}
 
 
 def _check_plugin(path: Path, name: str) -> None:
@@ -67,8 +68,16 @@ def process_with_plugin(jobs: Sequence[Job], settings: Settings) -> Iterator[Out
         _joined_workflow(jobs, settings).run(**plugin)
     except Exception as error:  # nipype raises when any node failed; which visits did is read from their records
         failure = error
-    for job in jobs:
-        yield _outcome(job, failure, time.time() - started)
+    seconds = time.time() - started
+    done = [job for job in jobs if _is_done(job)]
+    left = [job for job in jobs if job not in done]
+    if settings.stop_on_first_crash:
+        # the visits that were not begun have not failed; where none says why it ended, any may be the one
+        left = [job for job in left if left_error(job)] or left
+    for job in done:
+        yield _finished(job, seconds)
+    for job in left:
+        yield _failed(job, failure, seconds)
 
 
 def _joined_workflow(jobs: Sequence[Job], settings: Settings) -> Any:
@@ -93,16 +102,23 @@ def _joined_workflow(jobs: Sequence[Job], settings: Settings) -> Any:
     return everything
 
 
-def _outcome(job: Job, failure: Exception | None, seconds: float) -> Outcome:
-    """How a visit ended, from the record that its last step wrote in this run."""
+def _is_done(job: Job) -> bool:
+    """Whether the last step of a visit wrote its record in this run."""
+    record = read_record(job.settings.out_dir, job.visit.subject, job.visit.session)
+    return record is not None and record.status == "done" and record.run_id == job.run_id
+
+
+def _finished(job: Job, seconds: float) -> Outcome:
+    record = read_record(job.settings.out_dir, job.visit.subject, job.visit.session)
+    shutil.rmtree(job.work_folder, ignore_errors=True)
+    return Outcome(job.visit.label, seconds, record.summary)
+
+
+def _failed(job: Job, failure: Exception | None, seconds: float) -> Outcome:
     from bids_app.workflow import worker
     from bids_app.workflow.deliver import deliver_failure
 
-    record = read_record(job.settings.out_dir, job.visit.subject, job.visit.session)
-    if record and record.status == "done" and record.run_id == job.run_id:
-        shutil.rmtree(job.work_folder, ignore_errors=True)
-        return Outcome(job.visit.label, seconds, record.summary)
-    message, code = worker.explain(job, failure or RuntimeError("the visit was not run"))
+    message, code = worker.sentence_of(job, failure or RuntimeError("the visit was not run"))
     if code is ExitCode.VISIT_FAILED:
         deliver_failure(job, message)
     return Outcome(job.visit.label, seconds, {}, message, code)

@@ -7,12 +7,22 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bids_app.derivatives.record import Record, read_record, remove_stale, write_record
-from bids_app.derivatives.results import NO_ANOMALIES, Anomalies, Normalized, Posed, Prepared, Segmented
+from bids_app.derivatives.results import (
+    NO_ANOMALIES,
+    Aligned,
+    Anomalies,
+    Normalized,
+    Posed,
+    Prepared,
+    Segmented,
+)
 from bids_app.derivatives.sessions import rebuild
-from bids_app.derivatives.visit import session_row, visit_files, write_files
+from bids_app.derivatives.visit import paths_of, session_row, visit_files, write_files
 from bids_app.study.models import Problem, Severity
 from bids_app.workflow.export import export_lesion_roi
 from bids_app.workflow.job import Job
+
+INTERRUPTED = "The outputs of this visit were not written to the end."
 
 
 def deliver(
@@ -21,18 +31,26 @@ def deliver(
     posed: Posed,
     segmented: Segmented,
     normalized: tuple[Normalized, ...],
+    aligned: Aligned | None = None,
     anomalies: Anomalies = NO_ANOMALIES,
 ) -> Record:
-    """Write everything a finished visit leaves; the record comes last, as the mark of completion."""
-    out_dir, visit = job.settings.out_dir, job.visit
-    doubts = _registration_problems(prepared, posed, normalized)
+    """Write everything a finished visit leaves; the record comes last, as the mark of completion.
+
+    A first record, of a visit that was interrupted, names all that may be there until then.
+    """
+    out_dir, visit, explained = job.settings.out_dir, job.visit, anomalies.explained
+    doubts = _registration_problems(prepared, posed, normalized, aligned if explained else None)
     problems = (*visit.problems, *prepared.problems, *segmented.problems, *doubts, *anomalies.problems)
+    files = list(visit_files(prepared, segmented, normalized, job.provenance, explained, aligned))
     previous = read_record(out_dir, visit.subject, visit.session)
-    outputs = write_files(out_dir, visit_files(prepared, segmented, normalized, job.provenance, anomalies.explained))
-    remove_stale(out_dir, previous, outputs)
+    earlier = previous.outputs if previous else {}
+    at_most = dict.fromkeys(map(str, paths_of(files)), "") | earlier
+    write_record(out_dir, _record(job, "failed", problems, error=INTERRUPTED, outputs=at_most))
+    outputs = write_files(out_dir, files)
+    remove_stale(out_dir, earlier, outputs)
     if job.settings.export_lesion_roi:
         export_lesion_roi(visit, segmented.mask, job.settings.export_lesion_roi)
-    summary = session_row(prepared, posed, segmented, normalized, problems, anomalies.explained)
+    summary = session_row(prepared, posed, segmented, normalized, problems, explained)
     record = _record(job, "done", problems, outputs=outputs, summary=summary, model=_model(segmented))
     write_record(out_dir, record)
     rebuild(out_dir, visit.subject)
@@ -55,10 +73,11 @@ def deliver_failure(job: Job, error: str) -> Record:
 
 
 def _registration_problems(
-    prepared: Prepared, posed: Posed, normalized: tuple[Normalized, ...]
+    prepared: Prepared, posed: Posed, normalized: tuple[Normalized, ...], aligned: Aligned | None
 ) -> tuple[Problem, ...]:
     """What the registrations' checks say that a user should hear."""
     checks = [("pose", posed.check), *((space.space.lower(), space.check) for space in normalized)]
+    checks += [("affine", aligned.check)] if aligned else []
     doubts = [(name, check) for name, check in checks if check.status in ("retried", "failed")]
     flair = prepared.flair_check
     if flair and flair.status == "retried":  # one that failed is a problem of `prepared` already

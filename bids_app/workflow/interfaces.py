@@ -119,6 +119,7 @@ class Deliver(_Step):
             i.posed,
             stages.locate(i.segmented, i.normalized),
             i.normalized,
+            i.aligned,
             stages.locate_findings(i.anomalies, i.normalized),
         )
     )

@@ -36,6 +36,8 @@ class Job:
         The lesion model, found and checked.
     run_id : str
         Name of this run's folder for logs and crash files.
+    anomaly_folder : Path or None
+        The anomaly model, found and checked; None where the anomaly step is off, or there is none.
     """
 
     visit: Visit
@@ -44,6 +46,7 @@ class Job:
     inputs: Mapping[str, str]
     model_folder: Path
     run_id: str
+    anomaly_folder: Path | None = None
 
     def __repr__(self) -> str:
         # nipype hashes this to decide whether a step of an unfinished visit has been made already
@@ -63,11 +66,6 @@ class Job:
         # a label may hold a plus, which nipype takes in no name; no label holds an underscore
         label = self.visit.label.replace("+", "_")
         return self.settings.work_dir / self.provenance.configuration_hash / f"{label}_{self.fingerprint}"
-
-    @property
-    def anomaly_folder(self) -> Path | None:
-        """The anomaly model; None where the anomaly step is off, or there is none."""
-        return anomaly_folder(self.settings)
 
     @property
     def log_folder(self) -> Path:

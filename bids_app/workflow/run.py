@@ -168,9 +168,9 @@ def run_participants(
     if done:
         say(f"{len(done)} of {len(study.visits)} visits are done already and unchanged.")
     exported = _export_done(done, settings, say)
-    run_id, model = new_run_id(), find_model(settings.lesion_model)
+    run_id, model, anomaly = new_run_id(), find_model(settings.lesion_model), anomaly_folder(settings)
     todo = _judged(todo, settings)
-    jobs = [Job(visit, settings, provenance, _checksums(visit), model, run_id) for visit in todo]
+    jobs = [Job(visit, settings, provenance, _checksums(visit), model, run_id, anomaly) for visit in todo]
     return max(exported, _report(_outcomes(jobs, settings, say), len(jobs), settings, say))
 
 

@@ -107,13 +107,16 @@ def process(job: Job) -> Outcome:
         shutil.rmtree(job.work_folder, ignore_errors=True)
         return Outcome(job.visit.label, time.monotonic() - started, record.summary)
     except Exception as error:  # whatever happens to one visit must not end the others
-        message, code = explain(job, error)
+        message, code = sentence_of(job, error)
         if code is ExitCode.VISIT_FAILED:
-            deliver_failure(job, message)
+            try:
+                deliver_failure(job, message)
+            except AppError as unwritable:
+                message, code = str(unwritable), unwritable.exit_code
         return Outcome(job.visit.label, time.monotonic() - started, {}, message, code)
 
 
-def explain(job: Job, error: BaseException) -> tuple[str, ExitCode]:
+def sentence_of(job: Job, error: BaseException) -> tuple[str, ExitCode]:
     """Sentence and exit code of a failed visit; the traceback goes to the crash file.
 
     nipype wraps what a step raised into text, so the step has left its own sentence in a file.

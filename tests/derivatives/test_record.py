@@ -9,13 +9,16 @@ from bids_app.derivatives import names
 from bids_app.derivatives.record import (
     Record,
     Status,
+    checksums,
     fingerprint,
     read_record,
+    refuse_other_scans,
     remove_stale,
     sha256,
     status_of,
     write_record,
 )
+from bids_app.errors import UsageError
 
 RECORD = Record("01", None, "done", "1", "conf", "digest", {"t1w": "abc"})
 
@@ -59,9 +62,20 @@ def test_a_changed_or_missing_output_is_noticed(tmp_path: Path, finished: Record
 def test_stale_outputs_go_and_others_stay(tmp_path: Path, finished: Record):
     stale, kept = tmp_path / "sub-01" / "image.nii.gz", tmp_path / "sub-01" / "kept.nii.gz"
     kept.write_bytes(b"")
-    remove_stale(tmp_path, finished, {"sub-01/kept.nii.gz": ""})
+    remove_stale(tmp_path, finished.outputs, ["sub-01/kept.nii.gz"])
     assert (stale.exists(), kept.exists()) == (False, True)
-    remove_stale(tmp_path, None, {})
+
+
+def test_a_visit_of_other_scans_is_not_replaced(tmp_path: Path):
+    """In a container the scans of two patients may have one path."""
+    t1w, flair = tmp_path / "t1w.nii.gz", tmp_path / "flair.nii.gz"
+    t1w.write_bytes(b"a"), flair.write_bytes(b"b")
+    refuse_other_scans(tmp_path, "T1w", None, {"t1w": t1w, "flair": None})
+    write_record(tmp_path, Record("T1w", None, "done", "1", "conf", "f", checksums({"t1w": t1w})))
+    refuse_other_scans(tmp_path, "T1w", None, {"t1w": t1w, "flair": flair})
+    t1w.write_bytes(b"another patient")
+    with pytest.raises(UsageError, match="already holds sub-T1w, made from another scan"):
+        refuse_other_scans(tmp_path, "T1w", None, {"t1w": t1w, "flair": None})
 
 
 def test_the_fingerprint_follows_contents_and_roles():

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import subprocess
 import sys
@@ -12,10 +14,12 @@ import pytest
 from bids_app.derivatives import names
 from bids_app.derivatives.columns import dictionary
 from bids_app.derivatives.description import write_top_level
+from bids_app.derivatives.names import ScanName
 from bids_app.derivatives.record import Record, sha256, write_record
 from bids_app.derivatives.results import Normalized
 from bids_app.derivatives.sessions import RawDataset, rebuild, write_raw_participants
 from bids_app.derivatives.visit import lesion_table, session_row, visit_files, write_files
+from bids_app.errors import CannotWriteError
 from bids_app.preprocessing.checks import Check
 from bids_app.study.models import Reuse
 from tests.derivatives.mock import make_explained, make_results, make_visit, provenance
@@ -38,7 +42,7 @@ def written(tmp_path: Path, scans: str) -> Path:
     # the embedded anomaly model sees a T1w alone
     explained = make_explained(tmp_path / "work", prepared, normalized) if "t1w" in scans else None
     write_top_level(out, bids, "a1b2c3d4", {})
-    outputs = write_files(out, visit_files(prepared, segmented, normalized, provenance(bids), explained))
+    outputs = write_files(out, list(visit_files(prepared, segmented, normalized, provenance(bids), explained)))
     row = session_row(prepared, posed, segmented, normalized, (), explained)
     write_record(out, Record("01", "1", "done", "0.1.0", "a1b2c3d4", "f", {}, outputs=outputs, summary=row))
     rebuild(out, "01")
@@ -179,6 +183,44 @@ def test_a_failed_registration_leaves_no_image_and_is_told(tmp_path: Path):
     assert files
     assert not [item for item in files if "MNI" in item.path.name]
     assert session_row(prepared, posed, segmented, failed, ())["mni_registration"] == "failed"
+
+
+def test_a_space_that_is_not_mni_says_nothing_of_the_registration_to_mni(tmp_path: Path):
+    prepared, posed, segmented, (space,) = make_results(tmp_path / "work", make_visit(tmp_path, flair=False))
+    other = replace(space, space="OASIS30ANTs", check=replace(space.check, status="retried"))
+    assert session_row(prepared, posed, segmented, (other,), ())["mni_registration"] is None
+    assert session_row(prepared, posed, segmented, (other, space), ())["mni_registration"] == "passed"
+
+
+def test_the_twin_of_a_flair_is_named_like_the_flair(tmp_path: Path):
+    visit = make_visit(tmp_path)
+    flair = replace(visit.flair, name=ScanName.parse("sub-01_ses-1_acq-space_FLAIR.nii.gz"))
+    prepared, _, segmented, normalized = make_results(tmp_path / "work", replace(visit, flair=flair))
+    explained = make_explained(tmp_path / "work", prepared, normalized)
+    explained = replace(explained, model=replace(explained.model, contrast="FLAIR"))
+    files = visit_files(prepared, segmented, normalized, provenance(tmp_path), explained)
+    twins = [item for item in files if "pseudohealthy" in item.path.name]
+    assert len(twins) == 2 and all("acq-space" in item.path.name for item in twins)
+    assert "acq-space" in twins[0].sidecar["Sources"][0] and "acq-space" in twins[1].sidecar["Sources"][0]
+
+
+def test_the_table_is_rebuilt_without_locks_and_from_records_alone(written: Path, monkeypatch):
+    log = written / names.log_folder("01")
+    for stray in (".0f.sub-01_ses-1_record.json", "._sub-01_ses-1_record.json", "old_record.json"):
+        (log / stray).write_bytes((written / names.visit_record("01", "1")).read_bytes())
+
+    def no_locks(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    assert len(rebuild(written, "01").read_text().splitlines()) == 2
+
+    def refused(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with pytest.raises(CannotWriteError, match=r"\.lock cannot be written"):
+        rebuild(written, "01")
 
 
 def test_the_sessions_table_keeps_failed_visits(written: Path):

@@ -32,7 +32,7 @@ def out(tmp_path, request) -> Path:
         visit = mock.make_visit(bids, subject, session)
         results = mock.make_results(tmp_path / "work", visit)
         prepared, posed, segmented, normalized = results
-        outputs = write_files(out, visit_files(prepared, segmented, normalized, mock.provenance(bids)))
+        outputs = write_files(out, list(visit_files(prepared, segmented, normalized, mock.provenance(bids))))
         summary = session_row(prepared, posed, segmented, normalized, ())
         write_record(
             out, Record(subject, session, "done", "0.1.0", "a1b2c3d4", "f", {}, outputs=outputs, summary=summary)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from pathlib import Path
 
@@ -36,6 +37,17 @@ def test_valid_dataset_passes_and_leaves_nothing_behind(tmp_path, caplog):
     validated(root)
     assert (listing(root), listing(tmp_path / "work")) == before
     assert not caplog.records
+
+
+@needs_validator
+def test_a_work_folder_without_links_is_no_reason_to_stop(tmp_path, caplog, monkeypatch):
+    def refused(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    root = make_skeleton(tmp_path / "raw", TWO_SESSIONS)
+    monkeypatch.setattr(Path, "symlink_to", refused)
+    validated(root)
+    assert "takes no links (Operation not permitted): the dataset is not validated" in caplog.text
 
 
 @needs_validator

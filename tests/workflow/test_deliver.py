@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import pytest
 
 from bids_app.derivatives import names
 from bids_app.derivatives.record import read_record
+from bids_app.derivatives.results import Aligned, Anomalies
 from bids_app.group.collect import collect
 from bids_app.settings import Settings
-from bids_app.workflow.deliver import deliver, deliver_failure
+from bids_app.workflow.deliver import INTERRUPTED, deliver, deliver_failure
 from bids_app.workflow.job import Job
-from tests.derivatives.mock import PASSED, make_results, make_visit, provenance
+from tests.derivatives.mock import IDENTITY, PASSED, make_explained, make_results, make_visit, provenance
 
 
 @pytest.fixture
@@ -37,6 +39,32 @@ def test_what_an_older_run_wrote_is_removed_after_a_failure_in_between(job: Job,
     deliver(job, prepared, posed, segmented, ())
     assert not standard.exists()
     assert (out / names.lesion_mask(job.visit.t1w.name)).is_file()
+
+
+def test_what_an_interrupted_run_wrote_is_known_and_goes_when_it_is_out_of_date(job: Job, tmp_path: Path, monkeypatch):
+    out = job.settings.out_dir
+    prepared, posed, segmented, normalized = make_results(tmp_path / "made", job.visit)
+    standard = out / names.lesion_mask(job.visit.t1w.name, normalized[0].space)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("bids_app.workflow.deliver.remove_stale", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        deliver(job, prepared, posed, segmented, normalized)
+    record = read_record(out, "01", "1")
+    assert standard.is_file() and (record.status, record.error) == ("failed", INTERRUPTED)
+    deliver(job, prepared, posed, segmented, ())
+    assert not standard.exists() and read_record(out, "01", "1").status == "done"
+
+
+def test_a_doubtful_alignment_of_the_anomaly_map_is_told(job: Job, tmp_path: Path):
+    prepared, posed, segmented, normalized = make_results(tmp_path / "made", job.visit)
+    aligned = Aligned(IDENTITY, replace(PASSED, status="retried"))
+    anomalies = Anomalies(make_explained(tmp_path / "made", prepared, normalized))
+    record = deliver(job, prepared, posed, segmented, normalized, aligned, anomalies)
+    assert [problem["code"] for problem in record.problems] == ["affine-registration-retried"]
+    sidecar = names.sidecar(names.anomaly_map(job.visit.t1w.name))
+    content = json.loads((job.settings.out_dir / sidecar).read_text())
+    assert content["Registration"]["Status"] == "retried"
+    without = deliver(job, prepared, posed, segmented, normalized, aligned)
+    assert without.problems == []
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from bids_app.errors import CannotWriteError, ExitCode, VisitError
 from bids_app.settings import Settings
 from bids_app.study.models import Scan, Visit
 from bids_app.workflow.job import Job, input_checksums, leave_error, status_of_visit
-from bids_app.workflow.worker import explain
+from bids_app.workflow.worker import sentence_of
 
 
 @pytest.fixture
@@ -56,12 +56,13 @@ def test_status_follows_the_contents_of_the_inputs(job: Job):
 
 def test_the_sentence_of_a_step_reaches_the_run(job: Job):
     leave_error(job, CannotWriteError("No space left.", "Free some."))
-    assert explain(job, RuntimeError("what nipype made of it")) == ("No space left. Free some.", ExitCode.CANNOT_WRITE)
+    told = sentence_of(job, RuntimeError("what nipype made of it"))
+    assert told == ("No space left. Free some.", ExitCode.CANNOT_WRITE)
 
 
 def test_a_step_that_fills_the_work_folder_ends_the_run(job: Job):
     leave_error(job, OSError(errno.ENOSPC, "No space left on device"))
-    message, code = explain(job, RuntimeError("what nipype made of it"))
+    message, code = sentence_of(job, RuntimeError("what nipype made of it"))
     assert str(job.settings.work_dir) in message and code is ExitCode.CANNOT_WRITE
 
 
@@ -74,11 +75,11 @@ def test_a_work_folder_too_full_for_a_sentence_is_told_all_the_same(job: Job, mo
     monkeypatch.undo()
     assert not job.error_file.exists()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
-    assert explain(job, RuntimeError("of nipype"))[1] is ExitCode.CANNOT_WRITE
+    assert sentence_of(job, RuntimeError("of nipype"))[1] is ExitCode.CANNOT_WRITE
 
 
 def test_an_unforeseen_error_becomes_a_sentence_and_a_crash_file(job: Job):
-    message, code = explain(job, ValueError("bad value"))
+    message, code = sentence_of(job, ValueError("bad value"))
     assert (message, code) == ("ValueError: bad value", ExitCode.VISIT_FAILED)
     assert "bad value" in (job.log_folder / "crash-sub-01.txt").read_text()
 

@@ -17,7 +17,7 @@ from bids_app.settings import Settings
 from bids_app.study.models import Visit
 from bids_app.workflow import cluster, interfaces, stages, worker
 from bids_app.workflow.cluster import process_with_plugin
-from bids_app.workflow.job import Job
+from bids_app.workflow.job import Job, leave_error
 from bids_app.workflow.worker import Outcome
 from tests.derivatives.mock import make_explained, make_results, make_visit, provenance
 
@@ -153,11 +153,28 @@ def test_every_visit_of_a_plugin_has_its_own_end_and_crash_folder(tmp_path: Path
         return step(job, folder)
 
     monkeypatch.setattr(stages, "prepare", fails_for_one)
-    bad, good = process_with_plugin([first, second], first.settings)
+    good, bad = process_with_plugin([first, second], first.settings)
     assert good.done, good.error
     assert (bad.error, bad.code) == ("ValueError: a broken scan", ExitCode.VISIT_FAILED)
     assert list(first.log_folder.glob("crash-*prepare*.txt"))
     assert not list(second.log_folder.glob("crash-*"))
+
+
+def test_the_first_failure_of_a_plugin_ends_the_run_and_blames_no_other_visit(tmp_path: Path, monkeypatch):
+    idle, bad = make_job(tmp_path, "01"), make_job(tmp_path, "02")
+
+    class Stopped:
+        """A graph whose run ends with a visit, before the other is begun."""
+
+        def run(self, **_):
+            leave_error(bad, ValueError("a broken scan"))
+            raise RuntimeError("what nipype makes of it")
+
+    monkeypatch.setattr(cluster, "_joined_workflow", lambda *_: Stopped())
+    settings = replace(idle.settings, stop_on_first_crash=True)
+    outcomes = list(process_with_plugin([idle, bad], settings))
+    assert [(outcome.label, outcome.error) for outcome in outcomes] == [("sub-02_ses-1", "ValueError: a broken scan")]
+    assert read_record(settings.out_dir, "01", "1") is None
 
 
 def test_processes_of_a_plugin_keep_to_their_threads(job: Job, calls: list[str], monkeypatch):

@@ -99,6 +99,19 @@ def test_all_visits_are_processed_once(settings: Settings, study: Study):
     assert "3 of 3 visits are done already and unchanged." in said
 
 
+def test_models_by_relative_paths_are_found_from_wherever_a_step_runs(settings: Settings, study: Study, monkeypatch):
+    """nipype changes into the folder of each step."""
+    jobs = []
+    monkeypatch.setattr(FakePool, "process", lambda _, asked: jobs.extend(asked) or ())
+    folder = write_anomaly_model(settings.work_dir / "model")
+    monkeypatch.chdir(settings.work_dir)
+    run.run_participants(replace(settings, anomaly_model="model"), study, say=str)
+    assert {job.anomaly_folder for job in jobs} == {folder}
+    jobs.clear()
+    run.run_participants(replace(settings, anomaly=False), study, say=str)
+    assert {job.anomaly_folder for job in jobs} == {None}
+
+
 def test_force_does_them_again(settings: Settings, study: Study):
     run.run_participants(settings, study, say=str)
     FakePool.seen.clear()
