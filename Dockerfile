@@ -17,15 +17,17 @@ RUN mkdir bids_app && touch bids_app/__init__.py README.md \
 
 COPY bids_app bids_app
 COPY run.py README.md LICENSE ./
+# what is run is what is installed, and it is there once
 RUN venv/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --force-reinstall . \
- && rm -rf build \
- && venv/bin/python run.py --version
+ && rm -rf build bids_app \
+ && venv/bin/python -I run.py --version
 
-# nothing of the host's Python, home or user leaks in (Apptainer mounts the home folder)
+# nothing of the host's Python, home or user leaks in: Apptainer mounts the home folder and hands on variables, and
+# -I looks at neither PYTHONPATH nor packages in the home folder
 ENV PATH=/opt/afterstroke/venv/bin:$PATH \
     PYTHONNOUSERSITE=1 \
     PYTHONUNBUFFERED=1 \
     AFTERSTROKE_IMAGE=afterstroke \
     LANG=C.UTF-8
 WORKDIR /tmp
-ENTRYPOINT ["/opt/afterstroke/venv/bin/python", "/opt/afterstroke/run.py"]
+ENTRYPOINT ["/opt/afterstroke/venv/bin/python", "-I", "-u", "/opt/afterstroke/run.py"]

@@ -71,6 +71,7 @@ BATCHES = {"cpu": 8, "cuda": 64}
 """Slices of a step, of every row."""
 PART = 24
 """Slices that are judged together."""
+SMALL = PRESETS["small"]
 CLEAN_SHARE = 0.01
 """Of the brain pixels of slices without lesion that lie above the threshold for Dice."""
 CANDIDATE_SHARE = 0.02
@@ -138,7 +139,7 @@ class Bench:
     def fitted(self, name: str, network: nn.Module, loss: Callable) -> nn.Module:
         """A rival, trained."""
         torch.manual_seed(1000 * self.seed)
-        place, course = self.place(name), self.course(1.0, 0.01)
+        place, course = self.place(name), self.course(1.0, SMALL.stages["autoencoder"].rate)
         learner = Learner(name, network, course.optimizer(network.parameters(), course.rate), loss)
         batches = SliceBatches(self.split.train, course.batch, self.seed)
         return fit([learner], batches, course.schedule, place.folder, place.group, self.workers, place.say)[name]
@@ -151,19 +152,21 @@ class Bench:
     @cached_property
     def autoencoder(self) -> Autoencoder:
         """That of all REFLECT rows of a seed with these latents."""
-        size, course = autoencoders.SIZES[f"tiny-{self.latents}"], self.course(SHARES["autoencoder"], 0.01)
+        size, rate = autoencoders.SIZES[SMALL.latents[self.latents]], SMALL.stages["autoencoder"].rate
+        course = self.course(SHARES["autoencoder"], rate)
         return train_autoencoder(self.split.train, size, course, self.place("autoencoder"))
 
     def reflect(self, corruption: str = "plain") -> Velocity:
         """REFLECT-1."""
-        size, stage = velocities.SIZES["tiny"], PRESETS["small"].stages["reflect"]
+        size, stage = velocities.SIZES[SMALL.velocity], SMALL.stages["reflect"]
         course = self.course(SHARES["reflect"], stage.rate, stage.at_start)
         place, changes = self.place(f"reflect_{corruption}"), CORRUPTIONS[corruption]
         return train_reflect(self.split.train, self.autoencoder, size, course, place, Corruption(changes=changes))
 
     def straight(self, corruption: str = "plain") -> Velocity:
         """REFLECT-2."""
-        course, place = self.course(SHARES["straight"], 0.002), self.place(f"straight_{corruption}")
+        course = self.course(SHARES["straight"], SMALL.stages["reflect2"].rate)
+        place = self.place(f"straight_{corruption}")
         changes = Corruption(changes=CORRUPTIONS[corruption])
         return straighten(self.split.train, self.autoencoder, self.reflect(corruption), course, place, changes)
 

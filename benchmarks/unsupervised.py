@@ -6,7 +6,7 @@ Built of the same layers and trained by the same loop as REFLECT, so that a row 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from bids_app.anomaly.autoencoder import Autoencoder, AutoencoderSize
 from bids_app.anomaly.usual import moments_by_place
-from bids_app.anomaly.velocity import VelocitySize
+from bids_app.anomaly.velocity import SIZES
 from bids_app.training.reflect.losses import kl_loss
 
 BOTTLENECK = AutoencoderSize((64, 96, 128, 128), latent_channels=16, patch=4, blocks=1, attention=False, scale=1.0)
 """A slice of 192 x 160 becomes 6 x 5 cells of 16 values: too few to draw what was never seen."""
-DENOISER = VelocitySize((64, 112, 128), heads=4, attention=(False, False, True), blocks=1, patch=4)
+DENOISER = replace(SIZES["tiny"], patch=4)
 """That of REFLECT's small velocity network, on pixels."""
 KL_WEIGHT = 0.1
 """Of an evidence lower bound whose pixels have a Laplace distribution of this scale."""

@@ -85,12 +85,13 @@ def _participants(settings: Settings, dry_run: bool) -> ExitCode:
     if not dry_run:
         check_writable(settings)
         validate(study, settings)
-    from bids_app.workflow.run import check_run, run_participants, visit_status  # takes seconds: last of the imports
+    # takes seconds: last of the imports
+    from bids_app.workflow.run import anomaly_model_in_words, check_run, run_participants, visit_status
 
     if dry_run:  # a real run does it by itself
         check_run(settings)
     status = visit_status(settings, study)
-    print(render(study, settings, status), flush=True)
+    print(render(study, settings, status, anomaly_model_in_words(settings)), flush=True)
     if not any(visit.t1w or visit.flair for visit in study.visits):
         raise NoInputError("No requested visit has a T1w or FLAIR.", "Check the labels and the filter file.")
     return ExitCode.OK if dry_run else run_participants(settings, study, status)

@@ -31,6 +31,7 @@ PROBLEMS = """\
 | `not-reused`, `no-inverse` | a file of `--derivatives` was not used |
 | `model-assumption` | the model does not say everything about itself |
 | `no-anomaly-map` | no anomaly model ran: its contrast is missing, affine alignment failed, or memory did not suffice |
+| `anomaly-part` | the anomaly model's scan (a FLAIR beside a T1w) does not show the whole brain |
 | `anomaly-threshold` | other steps of the anomaly model than those that its threshold was measured with |
 | `lesion-outside-brain` | over 10 % of the lesion lies outside the brain mask |
 | `flair-registration-retried`, `pose-registration-retried` | the second way of registering was within limits |

@@ -50,7 +50,7 @@ class Focal:
             return image
         values, places = image.astype(np.float32), np.argwhere(brain)
         for _ in range(rng.integers(1, self.most + 1)):
-            centre, tone = nearest(places, _point(image.shape, rng)), np.quantile(image[brain], rng.random())
+            centre, tone = nearest(places, _point(places, rng)), np.quantile(image[brain], rng.random())
             radius = np.exp(rng.uniform(*np.log(self.radius)))
             shape = blotch(radius, rng.uniform(*self.edge), rng) * rng.uniform(*self.opacity)
             content = tone + 255 * rng.uniform(0, self.grain) * noise(shape.shape, 2.0, rng)
@@ -75,10 +75,11 @@ def blotch(radius: float, edge: float, rng: np.random.Generator) -> np.ndarray:
     return np.clip(0.5 + height / edge, 0, 1).astype(np.float32)
 
 
-def _point(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """A random point of the ellipse that fills most of a slice."""
-    angle, distance = rng.uniform(0, 2 * np.pi), 0.85 * np.sqrt(rng.random())
-    return (np.array(shape) - 1) / 2 * (1 + distance * np.array([np.cos(angle), np.sin(angle)]))
+def _point(places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random point of the ellipse in the box around the places."""
+    angle, distance = rng.uniform(0, 2 * np.pi), np.sqrt(rng.random())
+    low, high = places.min(axis=0), places.max(axis=0)
+    return (low + high) / 2 + (high - low) / 2 * distance * np.array([np.cos(angle), np.sin(angle)])
 
 
 def _overlap(

@@ -132,13 +132,15 @@ class AnomalyModel:
             return torch.cat([function(part.to(self.device.name)).float() for part in slices.split(batch)])
 
 
-def load_anomaly_model(path: Path, device: Device = CPU) -> AnomalyModel:
+def load_anomaly_model(path: Path, device: Device = CPU, with_usual: bool = True) -> AnomalyModel:
     """Load an anomaly model onto a device.
 
     Parameters
     ----------
     path : Path
         See `folder.read_folder`.
+    with_usual : bool
+        Whether to read what is usual, where that was measured: who measures it anew does without.
 
     Raises
     ------
@@ -157,7 +159,7 @@ def load_anomaly_model(path: Path, device: Device = CPU) -> AnomalyModel:
             f"{velocity.latent_channels} channels.",
             "Use the autoencoder that the velocity network was trained with.",
         )
-    usual = Usual.load(folder.usual) if folder.usual else None
+    usual = Usual.load(folder.usual) if folder.usual and with_usual else None
     model = made_ready(folder.card, folder_sha256(folder.files), autoencoder, velocity, device)
     return replace(model, usual=usual)
 
@@ -166,16 +168,26 @@ def made_ready(card: Card, sha256: str, autoencoder: Autoencoder, velocity: Velo
     """A model of these networks, which go to the device and are laid out as it computes best."""
     # channels_last saves a processor some 6 %, and puts maps of the authors' networks 2e-3 beside their formulas
     layout = torch.channels_last if device.is_gpu else torch.contiguous_format
-    factor = autoencoder.size.factor
-    if card.slice_shape and any(size % factor for size in card.slice_shape):
-        raise ConfigError(
-            f"The card of {card.name} has a slice_shape of {card.slice_shape}; its autoencoder takes multiples of "
-            f"{factor}.",
-            "Correct the card.",
-        )
+    check_frame(card.name, card.slice_shape, autoencoder)
     for network in (autoencoder, velocity):
         network.requires_grad_(False).eval().to(device.name, memory_format=layout)
     return AnomalyModel(card, sha256, autoencoder, velocity, device)
+
+
+def check_frame(name: str, slice_shape: tuple[int, int] | None, autoencoder: Autoencoder) -> None:
+    """Refuse slices that an autoencoder cannot take.
+
+    Raises
+    ------
+    ConfigError
+        If they are no multiples of its cells.
+    """
+    factor = autoencoder.size.factor
+    if slice_shape and any(size % factor for size in slice_shape):
+        raise ConfigError(
+            f"The card of {name} has a slice_shape of {slice_shape}; its autoencoder takes multiples of {factor}.",
+            "Correct the card.",
+        )
 
 
 def _read_own(folder: AnomalyFolder) -> tuple[Autoencoder, Velocity]:

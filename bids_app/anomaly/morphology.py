@@ -111,7 +111,7 @@ def _deep(brain: np.ndarray) -> np.ndarray:
 
 def _window(shape: tuple[int, int], places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A smooth hill over one of the places, 0 to 1."""
-    point, width = rng.uniform(size=2) * shape, rng.uniform(10, 40)
+    point, width = rng.uniform(places.min(axis=0), places.max(axis=0)), rng.uniform(10, 40)
     middle = nearest(places, point)
     distance = sum((axis - centre) ** 2 for axis, centre in zip(np.ogrid[: shape[0], : shape[1]], middle, strict=True))
     return np.exp(-distance / (2 * width**2))

@@ -6,6 +6,7 @@ is, as a z-score says it of grey values.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
@@ -100,7 +101,7 @@ class Usual:
         try:
             image = nib.as_closest_canonical(nib.load(path))
             stored = np.asarray(image.dataobj, np.float32)
-        except (OSError, ValueError, EOFError, nib.filebasedimages.ImageFileError) as error:
+        except (OSError, ValueError, EOFError, zlib.error, nib.filebasedimages.ImageFileError) as error:
             raise ConfigError(f"{path} cannot be read: {error}.", "Copy the model folder again.") from error
         expected = (*(size // SPACING for size in reversed(SHAPE)), 2)
         if stored.shape != expected or not np.allclose(image.affine, _coarse_affine(), atol=1e-2):

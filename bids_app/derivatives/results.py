@@ -186,6 +186,8 @@ class AnomalyUse:
     steps: int
     threshold: float | None
     device: str
+    masked: bool = False
+    side: str = "both"
 
 
 @dataclass(frozen=True)

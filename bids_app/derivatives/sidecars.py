@@ -159,6 +159,8 @@ def anomaly_keys(model: AnomalyUse) -> dict[str, Any]:
         "Model": {"Name": model.name, "Version": model.version, "SHA256": model.sha256},
         "Channels": [model.contrast],
         "Steps": model.steps,
+        "BrainMasked": model.masked,
+        "Side": model.side,
         "Threshold": BY_PLACE if model.threshold is None else model.threshold,
         "MinimumVolume": {"Value": MIN_VOLUME_MM3, "Units": "mm^3"},
         "Connectivity": 26,

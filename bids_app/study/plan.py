@@ -19,7 +19,7 @@ UNUSABLE = "cannot be processed"
 AGAIN = "to do again"
 
 
-def render(study: Study, settings: Settings, status: Mapping[str, str]) -> str:
+def render(study: Study, settings: Settings, status: Mapping[str, str], anomaly_model: str = "") -> str:
     """The plan of a run.
 
     Parameters
@@ -27,6 +27,8 @@ def render(study: Study, settings: Settings, status: Mapping[str, str]) -> str:
     status : mapping of str to str
         What there is to do for each visit, by its label (``to do``, ``done``, ``outdated``, ...); why nothing can be
         done starts with `UNUSABLE` and a colon.
+    anomaly_model : str
+        The anomaly model in words; nothing is said of it without.
 
     Returns
     -------
@@ -34,7 +36,7 @@ def render(study: Study, settings: Settings, status: Mapping[str, str]) -> str:
         Plain text of several lines, for a terminal as for a log file.
     """
     states = {visit.label: visit_state(visit, settings, status) for visit in study.visits}
-    lines = [f"afterstroke {app_version()}: plan", *_header(study, settings)]
+    lines = [f"afterstroke {app_version()}: plan", *_header(study, settings, anomaly_model)]
     for visit in study.visits:
         lines += ["", *_visit(visit, states[visit.label])]
     return "\n".join([*lines, "", _summary(study, settings, states)])
@@ -77,13 +79,14 @@ def expected_images(visit: Visit, settings: Settings) -> tuple[PurePosixPath, ..
     return tuple(images)
 
 
-def _header(study: Study, settings: Settings) -> Iterator[str]:
+def _header(study: Study, settings: Settings, anomaly_model: str) -> Iterator[str]:
     facts = {
         "dataset": f"{study.root} ({study.name}): {counted(len(study.participants), 'participant')}, "
         f"{counted(len(study.visits), 'visit')} asked for",
         "output": f"{settings.out_dir}",
         "work folder": f"{settings.work_dir}",
         "lesion model": _model(settings),
+        **({"anomaly model": anomaly_model} if anomaly_model else {}),
         "device": settings.device,
         "spaces": ", ".join((*_native_spaces(study), *settings.standard_spaces)),
         "processors": f"{counted(settings.nprocs, 'CPU')}, {counted(settings.omp_nthreads, 'thread')} a visit: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,16 +47,16 @@ def check_record(work: Path, name: str, content: Mapping[str, Any]) -> None:
     name : str
         Of the training.
     content : mapping
-        As JSON holds it; what a record of an older version does not say is not compared.
+        What JSON can hold; what a record of an older version does not say is not compared.
 
     Raises
     ------
     ConfigError
         Naming what differs.
     """
-    known = read_object(work / RECORD)
+    known, content = read_object(work / RECORD), json.loads(json.dumps(content))  # as it is read again
     if not known:
-        write_json(work / RECORD, dict(content))
+        write_json(work / RECORD, content)
     elif differing := [key for key in content if known.get(key, content[key]) != content[key]]:
         raise ConfigError(
             f"The training {name} in {work} was begun with other {' and '.join(differing)}.",

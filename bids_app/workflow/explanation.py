@@ -31,6 +31,9 @@ from bids_app.wording import counted
 from bids_app.workflow import tools
 from bids_app.workflow.job import Job
 
+WHOLE = 0.98
+"""Share of the brain that a scan shows at least, to say nothing of it."""
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -44,12 +47,15 @@ class Seen:
         World of the box to world of the reference scan.
     native_brain : Image
         Brain mask on the grid of the reference scan.
+    covered : float
+        Share of the brain of the reference scan that the scan shows; both masks are of this part.
     """
 
     scan: Image
     brain: Image
     to_native: np.ndarray
     native_brain: Image
+    covered: float = 1.0
 
     def carried(self, image: Image, order: int = 1) -> Image:
         """An image of the box on the grid of the reference scan."""
@@ -82,24 +88,32 @@ def explain(
     places = Atlas(seen.carried(atlas.labels(), order=0), atlas.STRUCTURES)
     threshold = seen.carried(from_slices(model.usual.limits)) if use.threshold is None else use.threshold
     found = find(anomaly, threshold, images.load(segmented.mask), places, np.array(aligned.matrix))
-    return Anomalies(_explained(anomaly, twin, found, use, normalized, folder), _doubts(model, job))
+    problems = (*_doubts(model, job), *_partly(seen, model.card.contrast))
+    return Anomalies(_explained(anomaly, twin, found, use, normalized, folder), problems)
 
 
 def look(prepared: Prepared, aligned: Aligned, contrast: str) -> Seen | None:
-    """The scan of a contrast in the box, interpolated once from its own grid; None if the visit lacks it."""
+    """The scan of a contrast in the box, interpolated once from its own grid; None if the visit lacks it.
+
+    A FLAIR may show less of the brain than the T1w whose mask it takes: what it does not show is no brain here.
+    """
     matrix, mask = np.array(aligned.matrix), images.load(prepared.brain_mask)
     if prepared.contrast == contrast:
-        scan, to_box = images.load(prepared.reference), matrix
+        scan, to_reference = images.load(prepared.reference), np.eye(4)
+        shown = mask
     elif contrast == "FLAIR" and prepared.flair_native:
-        scan, to_box = images.load(prepared.flair_native), matrix @ np.array(prepared.flair_matrix)
+        scan, to_reference = images.load(prepared.flair_native), np.array(prepared.flair_matrix)
+        everywhere = images.like(scan, np.ones(scan.shape, np.uint8))
+        shown = images.masked(transforms.apply_linear(everywhere, to_reference, mask, order=0), mask)
     else:
         return None
     grid = box()
     return Seen(
-        scan=transforms.apply_linear(scan, to_box, grid, order=3),
-        brain=transforms.apply_linear(mask, matrix, grid, order=0),
+        scan=transforms.apply_linear(scan, matrix @ to_reference, grid, order=3),
+        brain=transforms.apply_linear(shown, matrix, grid, order=0),
         to_native=np.linalg.inv(matrix),
-        native_brain=mask,
+        native_brain=shown,
+        covered=float((images.data(shown) > 0).sum() / max((images.data(mask) > 0).sum(), 1)),
     )
 
 
@@ -166,6 +180,8 @@ def _model_use(model: AnomalyModel, job: Job) -> AnomalyUse:
         steps=settings.anomaly_steps or card.steps,
         threshold=own if settings.anomaly_threshold is None else settings.anomaly_threshold,
         device=tools.device(settings.device).name,
+        masked=card.masked,
+        side=card.side,
     )
 
 
@@ -179,6 +195,14 @@ def _doubts(model: AnomalyModel, job: Job) -> tuple[Problem, ...]:
         f"{settings.anomaly_steps} were taken. Give --anomaly-threshold as well."
     )
     return (Problem("anomaly-threshold", Severity.WARNING, message),)
+
+
+def _partly(seen: Seen, contrast: str) -> tuple[Problem, ...]:
+    """What to know of a map of a scan that does not show the whole brain."""
+    if seen.covered >= WHOLE:
+        return ()
+    message = f"The {contrast} shows {seen.covered:.0%} of the brain: elsewhere nothing was looked for."
+    return (Problem("anomaly-part", Severity.WARNING, message),)
 
 
 def _skipped(why: str) -> Anomalies:

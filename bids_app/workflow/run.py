@@ -81,6 +81,15 @@ def unserved(visit: Visit, served: Sequence[frozenset[str]], model: str) -> Prob
     return Problem(f"no-{missing[0].lower()}", Severity.ERROR, message)
 
 
+def anomaly_model_in_words(settings: Settings) -> str:
+    """For the plan: its name and what it looks at."""
+    folder = anomaly_folder(settings)
+    if folder is None:
+        return "none"
+    card = read_folder(folder).card
+    return f"{card.name}, of {card.contrast}: visits without one have no anomaly map"
+
+
 def provenance_of(settings: Settings, study: Study) -> Provenance:
     """What all sidecars of this run share."""
     version = app_version()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from bids_app.anomaly.corruption import draw_content, draw_patches, mixed, polygon, random_walks, shrunk
 from bids_app.anomaly.focal import Focal, blotch
@@ -34,6 +35,19 @@ def test_patches_lie_inside_a_round_brain_and_some_samples_have_none():
     assert 8 <= healthy <= 40  # a tenth
     shares = found.flatten(1).float().mean(dim=1)
     assert 0.01 < shares.mean() < 0.3
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (100, 60)])
+def test_blotches_lie_all_over_a_small_brain_in_a_large_frame(corner):
+    """As in high and low slices: not drawn to its edge from outside."""
+    image = np.zeros((256, 256), np.uint8)
+    image[corner[0] : corner[0] + 48, corner[1] : corner[1] + 40] = 100 * disc()
+    image[corner[0] + 24 :] = np.where(image[corner[0] + 24 :] > 0, 200, 0)
+    rng, focal = np.random.default_rng(0), Focal(share=1.0, most=1, radius=(1.5, 1.6), grain=0.0)
+    changed = np.mean([focal(image, rng) != image for _ in range(600)], axis=0)
+    inner = ndimage.binary_erosion(image > 0, iterations=5)
+    rim = (image > 0) & ~inner
+    assert 0.3 < changed[rim].mean() / changed[inner].mean() < 1.1
 
 
 def test_the_same_seed_corrupts_alike_and_an_empty_brain_not_at_all():

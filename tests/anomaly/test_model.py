@@ -133,6 +133,18 @@ def test_slices_that_do_not_fit_into_the_frame_of_a_model_are_told(tmp_path):
         model.explain(brain())
 
 
+def test_with_a_brain_mask_nothing_outside_of_it_counts():
+    twin, latent = torch.zeros(1, 1, 64, 48), torch.zeros(1, 2, 16, 12)
+    brain = torch.zeros(1, 1, 64, 48, dtype=torch.bool)
+    brain[..., :32, :] = True
+    inside, outside = torch.zeros(1, 1, 64, 48), torch.zeros(1, 1, 64, 48)
+    inside[..., 12, 12], outside[..., 52, 36] = 0.3, 0.3
+    plain = anomaly_map(twin, inside, latent, latent)
+    assert plain.max() > 0 and anomaly_map(twin, outside, latent, latent).max() > 0
+    torch.testing.assert_close(anomaly_map(twin, inside, latent, latent, brain), plain)
+    assert anomaly_map(twin, outside, latent, latent, brain).max() == 0
+
+
 def test_a_side_counts_only_what_is_brighter_or_darker_than_the_twin():
     seen, twin = torch.zeros(1, 1, 64, 48), torch.zeros(1, 1, 64, 48)
     seen[..., 16, 12], seen[..., 48, 36] = 0.3, -0.3

@@ -71,7 +71,8 @@ def test_each_visit_shows_its_scans_its_problems_and_what_is_reused(study: Study
 
 
 def test_header_says_with_what(study: Study, settings: Settings):
-    header = render(study, settings, {}).partition("\n\n")[0]
+    header = render(study, settings, {}, "ours, of T1w").partition("\n\n")[0]
+    assert re.search(r"anomaly model +ours, of T1w", header)
     facts = ["Skeleton", "2 participants, 4 visits", Settings.lesion_model, "fmriprep", "last run"]
     facts.append("T1w, FLAIR, MNI152NLin2009aSym")
     for fact in [*facts, "8 CPUs, 4 threads a visit: 2 visits at a time", str(settings.out_dir)]:

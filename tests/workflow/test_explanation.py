@@ -11,7 +11,7 @@ import pytest
 
 from bids_app import images
 from bids_app.anomaly.model import Twin
-from bids_app.anomaly.slices import SHAPE, from_slices, to_slices
+from bids_app.anomaly.slices import SHAPE, GreyScale, from_slices, to_slices
 from bids_app.anomaly.usual import Usual
 from bids_app.derivatives.names import ScanName
 from bids_app.derivatives.results import Aligned, Prepared
@@ -21,7 +21,7 @@ from bids_app.preprocessing.checks import Check
 from bids_app.settings import Settings
 from bids_app.study.models import Scan, Severity, Visit
 from bids_app.workflow import tools
-from bids_app.workflow.explanation import compare, explain, look
+from bids_app.workflow.explanation import _partly, compare, explain, look
 from tests.anomaly.models import write_anomaly_model
 from tests.conftest import stored_as
 
@@ -110,6 +110,27 @@ def test_a_flair_is_seen_through_its_own_alignment(visit, tmp_path):
     seen = look(with_flair, aligned, "FLAIR")
     bright = np.argwhere(images.data(seen.scan) > 190)
     np.testing.assert_allclose(images.world(seen.scan, bright).mean(axis=0), MARK_MM, atol=1.0)
+
+
+def test_what_a_flair_does_not_show_is_no_brain(visit, tmp_path):
+    """A FLAIR without the lowest fifth of the head: neither seen as dark tissue, nor marked."""
+    prepared, aligned = visit
+    canonical = nib.as_closest_canonical(images.load(prepared.reference))
+    part = canonical.slicer[:, :, canonical.shape[2] // 5 :]
+    with_flair = replace(
+        prepared,
+        flair_native=images.save(stored_as(part, "LIA"), tmp_path / "flair.nii.gz"),
+        flair_matrix=tuple(map(tuple, np.eye(4))),
+    )
+    whole, seen = look(visit[0], aligned, "T1w"), look(with_flair, aligned, "FLAIR")
+    grey = [GreyScale.of(images.data(each.scan), images.data(each.brain) > 0) for each in (whole, seen)]
+    assert grey[1].low > 0.6 * grey[0].low > 20  # not zero, as it is where nothing was seen
+    lowest = images.world(part, np.array([[0, 0, 0]]))[0, 2]
+    native = images.world(seen.native_brain, np.argwhere(images.data(seen.native_brain) > 0))
+    assert native[:, 2].min() >= lowest - 1.5 and 0.8 < seen.covered < 0.99 and whole.covered == 1
+    (problem,) = _partly(seen, "FLAIR")
+    assert problem.message.startswith(f"The FLAIR shows {seen.covered:.0%} of the brain")
+    assert _partly(whole, "T1w") == ()
 
 
 def explained(visit, tmp_path, card: dict, **settings):

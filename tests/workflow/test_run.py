@@ -112,6 +112,13 @@ def test_models_by_relative_paths_are_found_from_wherever_a_step_runs(settings: 
     assert {job.anomaly_folder for job in jobs} == {None}
 
 
+def test_the_anomaly_model_is_told_in_words(settings: Settings, tmp_path: Path):
+    folder = write_anomaly_model(tmp_path / "anomalies", contrast="FLAIR")
+    said = run.anomaly_model_in_words(replace(settings, anomaly_model=str(folder)))
+    assert said == "tiny, of FLAIR: visits without one have no anomaly map"
+    assert run.anomaly_model_in_words(replace(settings, anomaly=False)) == "none"
+
+
 def test_force_does_them_again(settings: Settings, study: Study):
     run.run_participants(settings, study, say=str)
     FakePool.seen.clear()

@@ -5,6 +5,7 @@ A second call goes on where the first was left. Started by ``torchrun``, every p
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from bids_app.anomaly.focal import Focal
 from bids_app.anomaly.folder import BOTH, CARD, read_folder
 from bids_app.anomaly.model import load_anomaly_model
 from bids_app.anomaly.morphology import Morphology
-from bids_app.anomaly.slices import margins
+from bids_app.anomaly.slices import SHAPE, margins
 from bids_app.anomaly.tensors import as_tensor
 from bids_app.anomaly.textures import find_pictures, read_textures, texture_shape
 from bids_app.anomaly.velocity import Velocity, VelocitySize
@@ -59,7 +60,7 @@ from bids_app.training.reflect.learn import (
     train_autoencoder,
     train_reflect,
 )
-from bids_app.training.reflect.loop import LATEST, Processes, Report, processes
+from bids_app.training.reflect.loop import LATEST, Processes, Report, own_device, processes
 from bids_app.training.reflect.losses import Critic
 from bids_app.training.reflect.lpips import read_lpips
 from bids_app.training.reflect.scans import (
@@ -81,8 +82,7 @@ SCANS, HISTORY, FINISHED = "scans.tsv", "history.tsv", "finished.json"
 FAILED = "failed"
 """In the record of a training: scans that could not be prepared when it was begun."""
 RECORDED = (
-    "step", "contrast", "preset", "latent", "size", "context", "volumetric", "morphology", "focal", "masked", "side",
-    "seed",
+    "step", "contrast", "preset", "morphology", "focal", "masked", "side", "seed",
 )  # fmt: skip
 """Options that may not change when a training goes on."""
 USE = "Research use only."
@@ -116,10 +116,11 @@ class Start:
 
 @dataclass(frozen=True)
 class Scans:
-    """Prepared scans by use."""
+    """Prepared scans by use, and the table of all."""
 
     train: tuple[PreparedScan, ...]
     validation: tuple[PreparedScan, ...]
+    table: pd.DataFrame
 
     @property
     def all(self) -> tuple[PreparedScan, ...]:
@@ -145,8 +146,10 @@ def train_anomaly(settings: AnomalyTraining, dry_run: bool = False) -> ExitCode:
         Whatever the user can mend.
     """
     started = time.monotonic()
-    device = choose_device(settings.device)
+    device = choose_device(own_device(settings.device))
     settings, start = _with_start(settings)
+    if start.slice_shape:
+        margins(SHAPE[1:], start.slice_shape)
     places = Settings(settings.out_dir, settings.bids_dir, settings.work_dir)
     check_places(places)
     if not settings.calibrates:
@@ -165,11 +168,11 @@ def train_anomaly(settings: AnomalyTraining, dry_run: bool = False) -> ExitCode:
         ready = group.from_first(lambda: prepare_scans(found, settings, say))
         limit_threads(max(1, settings.nprocs // group.count))
         late = group.from_first(lambda: _late(settings, ready))
-        if group.first:
-            write_table(work_folder(settings) / SCANS, scan_table(found, ready, late))
-        scans = _by_use(found, [each for each in ready if each.scan.label not in late])
+        table = scan_table(found, ready, late)
+        scans = _by_use(found, [each for each in ready if each.scan.label not in late], table)
         if settings.calibrates:
             if group.first:
+                write_table(work_folder(settings) / SCANS, table)
                 _calibrate(settings, scans, device, say)
         else:
             _train(settings, found, scans, start, device, group, told)
@@ -184,7 +187,7 @@ def _late(settings: AnomalyTraining, ready: Sequence[PreparedScan]) -> frozenset
     return frozenset(each.scan.label for each in ready) & frozenset(failed)
 
 
-def _by_use(found: Found, ready: Sequence[PreparedScan]) -> Scans:
+def _by_use(found: Found, ready: Sequence[PreparedScan], table: pd.DataFrame) -> Scans:
     """Who is learned from, and who is held out.
 
     Raises
@@ -196,6 +199,7 @@ def _by_use(found: Found, ready: Sequence[PreparedScan]) -> Scans:
     scans = Scans(
         tuple(each for each in ready if each.scan.visit.subject not in held),
         tuple(each for each in ready if each.scan.visit.subject in held),
+        table,
     )
     if len(scans.validation) < 2 or (found.learns and not scans.train):
         raise DatasetError("Too few scans could be prepared.", "See what was said of the others above.")
@@ -220,7 +224,7 @@ def _with_start(settings: AnomalyTraining) -> tuple[AnomalyTraining, Start]:
     if settings.step == "reflect" and settings.init is None:
         return _from_autoencoder(settings)
     _refuse_embedded(settings)
-    model = load_anomaly_model(settings.init or settings.start)
+    model = load_anomaly_model(settings.init or settings.start, with_usual=False)
     card = model.card
     settings = replace(
         presets.resolved(settings, card.preset),
@@ -304,8 +308,9 @@ def _train(
             "Give more scans.",
         )
     course = presets.course_of(settings, len(slices), group.count, stack)
+    group.from_first(lambda: _check_record(settings, found, scans, start, course, group.count))
     if group.first:
-        _check_record(settings, found, scans, course, group.count)
+        write_table(work_folder(settings) / SCANS, scans.table)
     if group.from_first(lambda: _is_finished(settings)):
         if group.first:
             told.say(f"{settings.out_dir / settings.name} was finished before")
@@ -403,16 +408,18 @@ def _trained(
     return start.autoencoder, straighten(slices, start.autoencoder, start.velocity, course, place, corruption)
 
 
-def _reconstruction(settings: AnomalyTraining, course: Course, place: Place) -> tuple[Reconstruction, float]:
-    """Losses of an autoencoder, and the rate of its critic.
+def _reconstruction(
+    settings: AnomalyTraining, course: Course, place: Place
+) -> tuple[Reconstruction | None, float]:
+    """Losses of an autoencoder, and the rate of its critic; None for ours.
 
-    Ours, or with the weights of LPIPS the authors', whose critic begins at half of a shorter training.
+    With the weights of LPIPS they are the authors', whose critic begins at half of a shorter training.
     """
     if settings.lpips is None:
-        return Reconstruction(Critic()), CRITIC_RATE
+        return None, CRITIC_RATE
     perceptual = read_lpips(settings.lpips).to(place.group.device)
     begin = min(THEIR_CRITIC_FROM, course.schedule.steps // 2)
-    losses = Reconstruction(Critic(64, 3), perceptual, adversarial=0.5, adaptive=True, critic_from=begin)
+    losses = Reconstruction(Critic(64, 3, dense=True), perceptual, adversarial=0.5, adaptive=True, critic_from=begin)
     return losses, presets.PRESETS["paper"].stages["autoencoder"].rate
 
 
@@ -439,12 +446,13 @@ def _in_frame(slices: Slices, shape: tuple[int, int] | None) -> Slices:
 
 def _progress(told: Reporter, history: Path) -> Report:
     """Tells how far a training is, and adds a row to a table."""
-    first: list[tuple[float, float]] = []
+    first: tuple[float, float] | None = None
 
     def say(step: int, progress: float, values: dict[str, float]) -> None:
+        nonlocal first
         now = time.monotonic()
-        first.append((now, progress))
-        elapsed, done = now - first[0][0], progress - first[0][1]
+        first = first or (now, progress)
+        elapsed, done = now - first[0], progress - first[1]
         left = f", {duration(elapsed * (1 - progress) / done)} left" if done > 0 else ""
         shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
         told.say(f"step {step} ({progress:.0%}): {shown}{left}")
@@ -515,7 +523,23 @@ def _weights_sha256(path: Path | None) -> str:
     return folder_sha256(file for file in path.iterdir() if file.suffix in (".pth", ".pt"))
 
 
-def _check_record(settings: AnomalyTraining, found: Found, scans: Scans, course: Course, processes: int) -> None:
+def _files_digest(folder: Path | None) -> str:
+    """Over names and sizes of the files below a folder: other files in the same place are other textures."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder else ()
+    names = "\n".join(f"{path.relative_to(folder)} {path.stat().st_size}" for path in files)
+    return hashlib.sha256(names.encode()).hexdigest() if folder else ""
+
+
+def _networks(settings: AnomalyTraining, start: Start) -> dict[str, Any]:
+    """Sizes of what is trained."""
+    if settings.step == "autoencoder":
+        return {"autoencoder": presets.autoencoder_size(settings).to_card()}
+    return {"velocity": _velocity_size(settings, start).to_card()}
+
+
+def _check_record(
+    settings: AnomalyTraining, found: Found, scans: Scans, start: Start, course: Course, processes: int
+) -> None:
     """Refuse to go on with other scans or settings than the training was begun with.
 
     Raises
@@ -526,10 +550,10 @@ def _check_record(settings: AnomalyTraining, found: Found, scans: Scans, course:
     content = {name: getattr(settings, name) for name in RECORDED}
     work, used = work_folder(settings), {each.scan.label: each.fingerprint for each in scans.all}
     failed = [each.label for each in found.scans if each.label not in used]
-    content |= {
+    content |= _networks(settings, start) | {
         "start": _weights_sha256(settings.init or settings.start),
-        "textures": str(settings.textures or ""),
-        "lpips": str(settings.lpips or ""),
+        "textures": _files_digest(settings.textures),
+        "lpips": _files_digest(settings.lpips),
         "steps": course.schedule.steps,
         "batch": course.batch,
         "accumulation": course.schedule.accumulation,

@@ -16,7 +16,7 @@ from bids_app.anomaly.authors import read_autoencoder
 from bids_app.anomaly.autoencoder import Autoencoder
 from bids_app.anomaly.findings import large_components
 from bids_app.anomaly.folder import AUTOENCODER, CARD, DEVIATIONS, THEIR_SHAPE, USUAL, VELOCITY, read_card
-from bids_app.anomaly.model import AnomalyModel, load_anomaly_model, read_own_autoencoder
+from bids_app.anomaly.model import AnomalyModel, check_frame, load_anomaly_model, read_own_autoencoder
 from bids_app.anomaly.usual import Usual
 from bids_app.anomaly.velocity import Velocity
 from bids_app.derivatives.write import atomic, write_json
@@ -86,6 +86,7 @@ def read_trained_autoencoder(path: Path) -> TrainedAutoencoder:
     if (path / AUTOENCODER).is_file():
         card = read_card(path, of_authors=False)
         network = read_own_autoencoder(path / AUTOENCODER, card)
+        check_frame(card.name, card.slice_shape, network)
         return TrainedAutoencoder(network, card.contrast, card.slice_shape, card.preset)
     files = [path] if path.is_file() else [file for file in sorted(path.glob("*.pt")) if "vae" in file.name.lower()]
     if len(files) != 1:
@@ -204,13 +205,14 @@ def measure(
         Whether these are other brains than those of `places`: only then they tell how much of a brain lies above the
         threshold of its place.
     """
-    model = load_anomaly_model(folder, device)
+    model = load_anomaly_model(folder, device, with_usual=False)
     usual = Usual.of(_placed(model, *brain) for brain in places)
     measured = calibrate(replace(model, usual=usual if apart else None), held_out)
     if usual is None:
         (folder / USUAL).unlink(missing_ok=True)
     else:
-        usual.save(folder / USUAL)
+        with atomic(folder / USUAL) as temporary:
+            usual.save(temporary)
     add_to_card(folder, measured.to_card())
     return measured
 

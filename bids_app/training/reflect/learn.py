@@ -228,7 +228,7 @@ def mended(
     corruption = Corruption(draw_textures(JUDGED_TEXTURES, shape, rng))
     draw = _corrupted(slices, _BATCH, seed, stacks, autoencoder, corruption)
     before = after = 0.0
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         for number in range(-(-count // _BATCH)):
             start, end = Latents(autoencoder)(tuple(tensor.to(device) for tensor in draw(number)))

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from bids_app.derivatives.write import atomic
-from bids_app.errors import ConfigError
+from bids_app.errors import AppError, ConfigError
 from bids_app.networks.device import computes_bf16
 from bids_app.networks.weights import load_checkpoint
 
@@ -77,7 +77,7 @@ class Schedule:
 
     def factor(self, step: int, progress: float) -> float:
         """Share of the rate."""
-        falling = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * progress * self.cosine)).item())
+        falling = 0.5 * (1 + math.cos(math.pi * progress * self.cosine))
         return falling * min(1.0, (step + 1) / max(1, self.warmup))
 
 
@@ -124,11 +124,19 @@ class Processes:
         return self.rank == 0
 
     def from_first(self, make: Callable[[], Result]) -> Result:
-        """What the first process makes, in all of them."""
-        made = [make() if self.first else None]
+        """What the first process makes, in all of them; an error of the user's ends all, and the first one tells it."""
+        made: list[tuple[Result | None, AppError | None]] = [(None, None)]
+        if self.first:
+            try:
+                made = [(make(), None)]
+            except AppError as error:
+                made = [(None, error)]
         if self.count > 1:
             torch.distributed.broadcast_object_list(made, device=self.device)
-        return made[0]
+        result, error = made[0]
+        if error:
+            raise error if self.first else SystemExit(int(error.exit_code))
+        return result
 
     def wait(self) -> None:
         """Until all are here."""
@@ -136,20 +144,33 @@ class Processes:
             torch.distributed.barrier()
 
 
+def own_device(request: str) -> str:
+    """What a process of ``torchrun`` asks for: where there are GPUs, the one that is its own.
+
+    Parameters
+    ----------
+    request : str
+        See `networks.device.choose_device`; that of a single process stays as it is.
+    """
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if alone or request == "cpu" or (request == "auto" and not torch.cuda.is_available()):
+        return request
+    return f"cuda:{os.environ['LOCAL_RANK']}"
+
+
 @contextmanager
 def processes(device: str) -> Iterator[Processes]:
-    """Join the other processes of ``torchrun``, each with a GPU of its own if there are GPUs."""
+    """Join the other processes of ``torchrun``; `device` is the one of this process, see `own_device`."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         yield Processes(0, 1, torch.device(device))
         return
     on_gpu = device.startswith("cuda")
     if on_gpu:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # else all of them meet on the first one
+        torch.cuda.set_device(torch.device(device))  # what is not told where to be would meet on the first one
     torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
     try:
-        local = f"cuda:{os.environ['LOCAL_RANK']}" if on_gpu else device
-        yield Processes(torch.distributed.get_rank(), count, torch.device(local))
+        yield Processes(torch.distributed.get_rank(), count, torch.device(device))
     finally:
         torch.distributed.destroy_process_group()
 

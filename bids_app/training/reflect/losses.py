@@ -40,13 +40,16 @@ class Critic(nn.Sequential):
         Channels of the first layer.
     layers : int
         Further ones, each with twice the channels.
+    dense : bool
+        Whether the last of these judges at every pixel instead of every second one, as latent diffusion's does.
     """
 
-    def __init__(self, width: int = 32, layers: int = 2):
+    def __init__(self, width: int = 32, layers: int = 2, dense: bool = False):
         parts: list[nn.Module] = [nn.Conv2d(1, width, 4, 2, 1), nn.LeakyReLU(0.2)]
         for level in range(layers):
             before, after = width * 2**level, width * 2 ** (level + 1)
-            parts += [nn.Conv2d(before, after, 4, 2, 1), nn.GroupNorm(8, after), nn.LeakyReLU(0.2)]
+            stride = 1 if dense and level == layers - 1 else 2
+            parts += [nn.Conv2d(before, after, 4, stride, 1), nn.GroupNorm(8, after), nn.LeakyReLU(0.2)]
         super().__init__(*parts, nn.Conv2d(width * 2**layers, 1, 4, 1, 1))
 
 

@@ -82,7 +82,7 @@ def _augmented(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.5:
         gain, offset = 1 + rng.uniform(-1, 1) * MAX_CONTRAST, 255 * rng.uniform(-1, 1) * MAX_BRIGHTNESS
         values = np.clip(image * gain + offset, 1, 255)
-        image = np.where(image > 0, values, 0).astype(np.uint8)
+        image = np.where(image > 0, np.rint(values), 0).astype(np.uint8)
     return image
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bids_app.anomaly import autoencoder, velocity
-from bids_app.training.reflect import presets, scans
+from bids_app.training.reflect import command, presets, scans
 from bids_app.training.reflect.slices import Slices
 from tests.anomaly.models import AUTOENCODER, VELOCITY
 
@@ -46,6 +46,7 @@ def tiny(monkeypatch):
     monkeypatch.setitem(velocity.SIZES, "tiny", VELOCITY)
     monkeypatch.setattr("bids_app.training.reflect.learn.TEXTURE_COUNT", 3)
     monkeypatch.setattr(scans, "LEAST_PIXELS", 100)
+    monkeypatch.setattr(command, "SHAPE", SHAPE)
 
     def grey_slices(scan, settings, folder):
         clean = np.ones(SHAPE[0], bool)

@@ -13,10 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
+from bids_app.anomaly.autoencoder import Autoencoder
 from bids_app.anomaly.focal import Focal
 from bids_app.anomaly.model import Twin, load_anomaly_model
 from bids_app.anomaly.morphology import Morphology
 from bids_app.anomaly.usual import Usual
+from bids_app.anomaly.velocity import Velocity
 from bids_app.cli import main
 from bids_app.cli_parser import options_markdown, read_request
 from bids_app.cli_training import WHAT, training_parser
@@ -24,7 +26,8 @@ from bids_app.errors import ConfigError, ExitCode, UsageError, VisitError
 from bids_app.settings import AnomalyTraining
 from bids_app.training.reflect import command, folder, presets, scans
 from bids_app.training.reflect.folder import add_to_card, calibrate, read_trained_autoencoder
-from tests.anomaly.models import write_anomaly_model
+from bids_app.training.reflect.learn import mended
+from tests.anomaly.models import AUTOENCODER, VELOCITY, write_anomaly_model
 from tests.training.own.study import MASKS, make_study
 from tests.training.reflect.conftest import brain, some_slices
 
@@ -77,8 +80,8 @@ def test_the_same_command_goes_on(study, capsys):
 
 def test_the_history_of_a_training_goes_on(tmp_path):
     command._add_row(tmp_path / "history.tsv", {"step": 5, "velocity_loss": 0.5, "mended": 0.1})
-    for mended in (0.2, 0.3):  # the second run was cut off before the checkpoint of its step 10
-        command._add_row(tmp_path / "history.tsv", {"step": 10, "velocity_loss": 0.4, "mended": mended})
+    for share in (0.2, 0.3):  # the second run was cut off before the checkpoint of its step 10
+        command._add_row(tmp_path / "history.tsv", {"step": 10, "velocity_loss": 0.4, "mended": share})
     rows = (tmp_path / "history.tsv").read_text().splitlines()
     assert rows == ["step\tvelocity_loss\tmended", "5\t0.5\t0.1", "10\t0.4\t0.3"]
 
@@ -92,9 +95,15 @@ def test_a_finished_model_keeps_what_its_card_was_told(study):
     assert card_of(study, "reflect")["threshold"] == 0.123
 
 
-def test_patients_lend_their_slices_without_lesion(study):
+def test_patients_lend_their_slices_without_lesion(study, monkeypatch):
+    gathered, gather = [], command.gather
+    monkeypatch.setattr(command, "gather", lambda ready: gathered.append(gather(ready)) or gathered[-1])
     assert train(study, "autoencoder", "--masks", MASKS) == ExitCode.OK
     assert card_of(study, "autoencoder")["training_data"].endswith("slices without lesion")
+    counts = [len(each) for each in gathered]
+    assert train(study, "autoencoder", "--name", "all") == ExitCode.OK
+    everything = [len(each) for each in gathered[2:]]
+    assert all(some < every for some, every in zip(counts, everything, strict=True))
 
 
 @pytest.mark.parametrize("options", [("--context", "1"), ("--volumetric",), ("--no-morphology", "--masked")])
@@ -132,10 +141,46 @@ def test_a_model_of_single_slices_learns_to_see_neighbours(study, capsys, monkey
     assert "sees slices beside its own already" in capsys.readouterr().err
 
 
-def test_a_model_keeps_its_brain_mask_and_steps_on(study):
-    given = write_anomaly_model(study / "given", masked=True)
+def test_a_model_keeps_its_brain_mask_and_side(study):
+    given = write_anomaly_model(study / "given", masked=True, side="bright")
     assert train(study, "reflect2", "--model", str(given)) == ExitCode.OK
-    assert card_of(study, "reflect2")["masked"]
+    assert card_of(study, "reflect2")["masked"] and card_of(study, "reflect2")["side"] == "bright"
+    assert train(study, "reflect2", "--model", str(given), "--side", "dark", "--name", "dark") == ExitCode.OK
+    assert card_of(study, "dark")["side"] == "dark"
+
+
+def test_a_training_that_is_refused_leaves_the_table_of_the_one_before(study, capsys):
+    train(study, "autoencoder")
+    table = study / "work" / "training" / "autoencoder-autoencoder" / "scans.tsv"
+    before = table.read_bytes()
+    fewer = ("--participant-label", "01", "02", "03", "04")
+    assert train(study, "autoencoder", *fewer) == ExitCode.BAD_CONFIG
+    assert "begun with other scans" in capsys.readouterr().err and table.read_bytes() == before
+
+
+def test_what_the_preset_says_may_be_said(study, capsys):
+    train(study, "autoencoder")
+    assert train(study, "autoencoder", "--latent", "f8") == ExitCode.OK
+    assert "was finished before" in capsys.readouterr().out
+    assert train(study, "autoencoder", "--latent", "f4") == ExitCode.BAD_CONFIG
+    assert "begun with other autoencoder" in capsys.readouterr().err
+
+
+def test_a_frame_that_is_too_small_is_told_before_anything_is_prepared(study, capsys):
+    given = write_anomaly_model(study / "given", slice_shape=[32, 32])
+    assert train(study, "reflect2", "--model", str(given)) == ExitCode.BAD_CONFIG
+    assert "do not fit into them" in capsys.readouterr().err and not (study / "work").exists()
+
+
+def test_validation_is_the_share_that_is_undone_and_disturbs_no_draws():
+    network, coder = Velocity(VELOCITY, AUTOENCODER.latent_channels), Autoencoder(AUTOENCODER)
+    for weights in network.parameters():
+        weights.data.zero_()
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    assert mended(network, coder, some_slices(), steps=2) == 0
+    assert torch.equal(torch.rand(1), expected)
 
 
 def test_another_autoencoder_is_another_training(study, capsys):
@@ -315,7 +360,11 @@ def test_networks_of_a_larger_frame(study, monkeypatch):
     assert card_of(study, "autoencoder")["slice_shape"] == [80, 72]
     assert train(study, "reflect", "--autoencoder", str(study / "models" / "autoencoder")) == ExitCode.OK
     model = load_anomaly_model(study / "models" / "reflect")
-    assert model.card.slice_shape == (80, 72) and model.explain(brain()).anomaly.any()
+    assert model.card.slice_shape == (80, 72)
+    in_box = replace(model, card=replace(model.card, slice_shape=None))
+    by_hand = in_box.explain(np.pad(brain(), [(0, 0), (8, 8), (12, 12)])).anomaly[:, 8:-8, 12:-12]
+    found = model.explain(brain()).anomaly
+    assert found.any() and np.allclose(found, by_hand, atol=1e-5)
 
 
 def test_too_few_slices_for_a_step_are_told(study, capsys):
@@ -450,6 +499,9 @@ def test_enough_brains_tell_what_is_usual_at_each_place(study, monkeypatch, caps
     model = load_anomaly_model(given)
     assert model.usual.limits.shape == brain().shape
     assert "above_by_place" not in json.loads((given / "card.json").read_text())["healthy_scans"]
+    (given / "usual.nii.gz").write_bytes((given / "usual.nii.gz").read_bytes()[:500])  # cut off, and mended
+    assert train(study, "calibrate", "--model", str(given)) == ExitCode.OK
+    assert np.array_equal(load_anomaly_model(given).usual.limits, model.usual.limits)
     monkeypatch.setattr(folder, "BRAINS_BY_PLACE", (10, 40))
     assert train(study, "calibrate", "--model", str(given)) == ExitCode.OK
     assert not (given / "usual.nii.gz").exists() and load_anomaly_model(given).usual is None

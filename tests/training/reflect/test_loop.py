@@ -15,7 +15,7 @@ from torch import nn
 
 from bids_app.errors import ConfigError
 from bids_app.training.reflect import loop
-from bids_app.training.reflect.loop import LATEST, Learner, Processes, Schedule, fit
+from bids_app.training.reflect.loop import LATEST, Learner, Processes, Schedule, fit, own_device
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 SHARED = Path(__file__).with_name("two_processes.py")
@@ -46,11 +46,11 @@ def test_it_learns(tmp_path):
     torch.testing.assert_close(trained(tmp_path, 200).weight, torch.ones(1, 3), atol=0.05, rtol=0)
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_a_resumed_training_ends_where_an_unbroken_one_does(tmp_path, ema):
-    whole = trained(tmp_path / "whole", 8, ema=ema)
-    trained(tmp_path / "broken", 5, ema=ema)
-    resumed = trained(tmp_path / "broken", 8, ema=ema)
+@pytest.mark.parametrize(("ema", "accumulation"), [(0.0, 1), (0.9, 1), (0.9, 2)])
+def test_a_resumed_training_ends_where_an_unbroken_one_does(tmp_path, ema, accumulation):
+    whole = trained(tmp_path / "whole", 8, ema=ema, accumulation=accumulation)
+    trained(tmp_path / "broken", 5, ema=ema, accumulation=accumulation)
+    resumed = trained(tmp_path / "broken", 8, ema=ema, accumulation=accumulation)
     torch.testing.assert_close(resumed.weight, whole.weight)
     assert torch.load(tmp_path / "broken" / LATEST, weights_only=True)["step"] == 8
 
@@ -117,6 +117,38 @@ def test_the_rate_rises_then_falls():
 def test_the_first_limit_ends_it():
     assert Schedule(steps=10, minutes=60).progress(5, 6.0) == pytest.approx(0.5)
     assert Schedule(minutes=60).progress(10**6, 30.0) == pytest.approx(0.5)
+
+
+def test_an_error_of_the_first_process_is_told_once_and_ends_all(monkeypatch):
+    error = ConfigError("The scans differ.", "Give the same.")
+
+    def refuse():
+        raise error
+
+    sent = []
+    monkeypatch.setattr(torch.distributed, "broadcast_object_list", lambda made, device: sent.append(made[0]))
+    with pytest.raises(ConfigError, match="scans differ"):
+        Processes(0, 2, torch.device("cpu")).from_first(refuse)
+    assert sent == [(None, error)]
+
+    def receive(made, device):
+        made[0] = (None, error)
+
+    monkeypatch.setattr(torch.distributed, "broadcast_object_list", receive)
+    with pytest.raises(SystemExit) as ended:
+        Processes(1, 2, torch.device("cpu")).from_first(refuse)
+    assert ended.value.code == 78
+
+
+def test_every_process_asks_for_a_gpu_of_its_own(monkeypatch):
+    assert own_device("cuda") == "cuda"
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert own_device("cpu") == "cpu" and own_device("cuda") == "cuda:2"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert own_device("auto") == "auto"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert own_device("auto") == "cuda:2"
 
 
 def test_two_processes_learn_what_one_would(tmp_path):

@@ -37,6 +37,11 @@ def test_the_critic_learns_to_tell():
     assert critic(real).mean() > critic(made).mean() + 1
 
 
+def test_the_critic_of_latent_diffusion_judges_patches_of_70_pixels():
+    """30 x 30 of them in 256 x 256 (Isola et al. 2017)."""
+    assert Critic(64, 3, dense=True)(torch.zeros(1, 1, 256, 256)).shape == (1, 1, 30, 30)
+
+
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_the_critic_judges_from_its_step_on_what_was_made_of_each_batch(adaptive):
     torch.manual_seed(0)
