@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -104,3 +105,11 @@ def _try_to_write(folder: Path, what: str, hint: str = "Check its permissions; i
             probe.write(b"afterstroke")
     except OSError as error:
         raise CannotWriteError(f"The {what} {folder} cannot be written: {error.strerror}.", hint) from error
+
+
+def link(source: Path, target: Path) -> None:
+    """A link to `source`; a copy where the file system knows no links."""
+    try:
+        target.symlink_to(source.absolute())
+    except OSError:
+        shutil.copyfile(source, target)

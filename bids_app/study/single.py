@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 from bids_app.derivatives.names import DESCRIPTION, RAW_DATASET, ScanName, visit_folder, visit_label
 from bids_app.errors import NoInputError, UsageError
+from bids_app.study.folders import link
 from bids_app.study.reuse import IMAGE_EXTENSIONS
 
 _DATASET = {"Name": "Single cases", "BIDSVersion": "1.11.1", "DatasetType": "raw"}
@@ -97,7 +97,8 @@ def make_case(case: Case, out_dir: Path) -> Path:
     anat.mkdir(parents=True, exist_ok=True)
     _describe(root)
     stem = anat / visit_label(case.subject, case.session)
-    earlier = next((link for name in ("*_T1w.*", "*_FLAIR.*") for link in anat.glob(name) if link.is_symlink()), None)
+    scans = [path for name in ("*_T1w.*", "*_FLAIR.*") for path in anat.glob(name)]
+    earlier = next((path for path in scans if path.is_symlink()), None)
     if earlier and earlier.readlink() not in [path.absolute() for path in case.scans]:
         raise UsageError(
             f"{out_dir} already holds {stem.name}, made from {earlier.readlink()}.",
@@ -120,15 +121,7 @@ def _replace(stem: str, source: Path | None) -> None:
     for extension in IMAGE_EXTENSIONS:
         Path(stem + extension).unlink(missing_ok=True)
     if source:
-        _link(source, Path(stem + next(item for item in IMAGE_EXTENSIONS if source.name.endswith(item))))
-
-
-def _link(source: Path, target: Path) -> None:
-    """A link to `source`; a copy where the file system knows no links."""
-    try:
-        target.symlink_to(source.absolute())
-    except OSError:
-        shutil.copyfile(source, target)
+        link(source, Path(stem + next(item for item in IMAGE_EXTENSIONS if source.name.endswith(item))))
 
 
 def _stem(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Thin nipype interfaces around the steps; everything a step does is in ``stages.py`` and ``deliver.py``."""
+"""Thin nipype interfaces around the steps, which are in ``stages.py``, ``explanation.py`` and ``deliver.py``."""
 
 from __future__ import annotations
 

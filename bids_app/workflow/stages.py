@@ -1,7 +1,8 @@
 """The steps of a visit: plain functions from what came before to what comes next.
 
 Each takes the job, the results of earlier steps and a folder for its files, and returns a frozen dataclass of paths
-and numbers. The nipype interfaces around them are in ``interfaces.py``.
+and numbers. Two have rooms of their own: anomaly maps in ``explanation.py``, what is written in ``deliver.py``. The
+nipype interfaces around all of them are in ``interfaces.py``.
 """
 
 from __future__ import annotations

@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bids_app.derivatives.read import read_object
 from bids_app.derivatives.write import write_json
+from bids_app.study.folders import link
 from bids_app.training.own.folds import Fold
 from bids_app.training.own.prepare import Ready
 from bids_app.training.plans import CONFIGURATION
@@ -104,8 +106,8 @@ def write_raw(dataset: Dataset, cases: Sequence[Ready]) -> None:
         (dataset.raw / folder).mkdir(parents=True)
     for case in cases:
         for number, contrast in enumerate(dataset.channels):
-            _link(case.channel(contrast), dataset.raw / "imagesTr" / f"{case.label}_{number:04d}.nii.gz")
-        _link(case.mask, dataset.raw / "labelsTr" / f"{case.label}.nii.gz")
+            link(case.channel(contrast), dataset.raw / "imagesTr" / f"{case.label}_{number:04d}.nii.gz")
+        link(case.mask, dataset.raw / "labelsTr" / f"{case.label}.nii.gz")
     content = dataset_json(dataset.name, dataset.channels, len(cases))
     write_json(dataset.raw / "dataset.json", content)
     write_json(dataset.preprocessed / "dataset.json", content)
@@ -156,15 +158,4 @@ def preprocess(dataset: Dataset, plans: dict, cases: Sequence[Ready], say: Calla
 
 def _read_done(dataset: Dataset) -> dict[str, str]:
     """Fingerprints of the cases that are preprocessed, by label."""
-    try:
-        return json.loads((dataset.preprocessed / DONE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
-def _link(source: Path, target: Path) -> None:
-    """A link to `source`; a copy where the file system knows no links."""
-    try:
-        target.symlink_to(source.absolute())
-    except OSError:
-        shutil.copyfile(source, target)
+    return read_object(dataset.preprocessed / DONE)
