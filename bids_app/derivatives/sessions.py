@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,33 +16,14 @@ from bids_app.derivatives.columns import dictionary
 from bids_app.derivatives.description import DISCLAIMER
 from bids_app.derivatives.record import Record
 from bids_app.derivatives.visit import session_id
-from bids_app.derivatives.write import cannot_write, write_json, write_table, write_text
-
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
-"""What file systems without locks answer (Lustre, some network drives)."""
+from bids_app.derivatives.write import locked, write_json, write_table, write_text
 
 
 @contextmanager
 def subject_lock(out_dir: Path, subject: str) -> Iterator[None]:
-    """Hold the lock of a subject's tables; waits for others that hold it.
-
-    On a file system without locks nothing is held: every file is whole all the same, and what two sessions that end in
-    the same second may lose of the table is there again with the next one.
-
-    Raises
-    ------
-    CannotWriteError
-        If the lock cannot be written.
-    """
-    path = out_dir / names.log_folder(subject) / ".lock"
-    with ExitStack() as opened:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            stream = opened.enter_context(path.open("w"))
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise cannot_write(path, error) from error
+    """Hold the lock of a subject's tables; what two sessions that end in the same second may lose of the table where
+    there are no locks, is there again with the next one."""
+    with locked(out_dir / names.log_folder(subject) / ".lock"):
         yield
 
 

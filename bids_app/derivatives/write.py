@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ import pandas as pd
 
 from bids_app.errors import NO_SPACE, CannotWriteError, no_space_left
 from bids_app.images import Image
+
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""What file systems without locks answer (Lustre, some network drives)."""
 
 
 @contextmanager
@@ -36,9 +41,28 @@ def atomic(path: Path) -> Iterator[Path]:
         _flush_to_disk(temporary)
         temporary.replace(path)
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise _cannot_write(path, error) from error
     finally:
         _remove_quietly(temporary)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file; waits for others that hold it. On a file system without locks nothing is held.
+
+    Raises
+    ------
+    CannotWriteError
+        If it cannot be written.
+    """
+    with ExitStack() as opened:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fcntl.flock(opened.enter_context(path.open("w")), fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise _cannot_write(path, error) from error
+        yield
 
 
 def _flush_to_disk(path: Path) -> None:
@@ -54,8 +78,7 @@ def _remove_quietly(path: Path) -> None:
         return
 
 
-def cannot_write(path: Path, error: OSError) -> CannotWriteError:
-    """What an error of the operating system means for a file that was to be written."""
+def _cannot_write(path: Path, error: OSError) -> CannotWriteError:
     if error.errno in NO_SPACE:
         return no_space_left(path)
     return CannotWriteError(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 from bids_app.anomaly.model import AnomalyModel, load_anomaly_model
+from bids_app.derivatives.write import locked
 from bids_app.lesion.model import LesionModels, load_models
 from bids_app.networks.device import Device, choose_device, set_threads
 from bids_app.preprocessing.brain import BrainExtractor, weights_sha256
@@ -51,9 +51,7 @@ def exclusive_device(settings: Settings) -> Iterator[None]:
     if not device(settings.device).is_gpu:
         yield
         return
-    settings.work_dir.mkdir(parents=True, exist_ok=True)
-    with (settings.work_dir / f"{device(settings.device).name.replace(':', '')}.lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    with locked(settings.work_dir / f"{device(settings.device).name.replace(':', '')}.lock"):
         yield
 
 
