@@ -48,20 +48,20 @@ allowance added to the deviation ([how exactly](methods.md#anomalies)).
 sulcus, but also an unusual healthy fold, an artefact, a remnant of skull, or a scanner that the model does not know.
 
 **Expect findings in every brain, healthy ones too.** {share} of a healthy brain lies above the limits of `{name}`: of
-1400 mL, {volume:.0f} mL, in {findings:.0f} findings (means of {scans} synthetic brains that it has not seen). That is more than
-three deviations suggest: the limits come from brains that the model has learned from, and brains differ in more ways than those do. It is
-more still where a scanner or an age is unlike those that it knows.
+1400 mL, {volume:.0f} mL, in {findings:.0f} findings (means of {scans} synthetic brains that it has not seen). That is
+more than three deviations suggest: the limits come from brains that the model has learned from, and brains differ in
+more ways than those do. It is more still where a scanner or an age is unlike those that it knows.
 [Measure the limits](training_anomaly.md#the-threshold) on ten or more healthy scans of your own scanner.
 
 **What it does not mean.** A finding is no diagnosis and no lesion mask. `kind` compares it with the lesion mask of the
 visit, which is usually the App's own: `nonlesional` does *not* mean that there is no lesion, since the lesion model may
 have missed it; `lesional` means one voxel in common, and a finding may be far larger than the lesion (see
-`lesion_share`). Volumes depend on the blur of the map (7 mm wide at half its height) and on the threshold: do not compare them between
-models, and do not use counts or volumes of findings as an outcome, between patients or over time. The embedded model
-was measured on [synthetic patients](benchmarks.md#anomalies), never on a real patient's T1w. `region` is rough: the
-structure of FreeSurfer's `aseg`, of an atlas of twelve healthy heads, that holds most of the finding. A brain without findings
-is not proven healthy. The twin is **synthetic**: a drawing of what is usual, not this brain before the stroke, and no
-input for other pipelines."""
+`lesion_share`). Volumes depend on the blur of the map (7 mm wide at half its height) and on the threshold: do not
+compare them between models, and do not use counts or volumes of findings as an outcome, between patients or over time.
+The embedded model was measured on [synthetic patients](benchmarks.md#anomalies), never on a real patient's T1w.
+`region` is rough: the structure of FreeSurfer's `aseg`, in an atlas of twelve healthy heads, that holds most of the
+finding. A brain without findings is not proven healthy. The twin is **synthetic**: a drawing of what is usual, not this
+brain before the stroke, and no input for other pipelines."""
 
 
 def visit_rows() -> list[tuple[str, str]]:
@@ -150,9 +150,7 @@ def findings() -> str:
     card = anomaly_cards()[0]
     healthy = card["healthy_scans"]
     share = healthy["above_by_place"]
-    return FINDINGS.format(
-        share=f"{share:.1%}", volume=1400 * share, findings=healthy["findings"], name=card["name"], scans=healthy["scans"]
-    )
+    return FINDINGS.format(share=f"{share:.1%}", volume=1400 * share, name=card["name"], **healthy)
 
 
 def files_table(rows: list[tuple[str, str]]) -> str:
@@ -271,8 +269,8 @@ def anomaly_cards() -> list[dict]:
 def anomaly_table() -> str:
     """How each embedded anomaly model works."""
     lines = [
-        "| model | needs | steps | parameters | one threshold | healthy brain above it | above the limits of each place "
-        "| findings in a healthy brain | measured on scans |",
+        "| model | needs | steps | parameters | one threshold | healthy brain above it "
+        "| above the limits of each place | findings in a healthy brain | measured on scans |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for card in anomaly_cards():
