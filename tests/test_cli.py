@@ -39,6 +39,9 @@ class Levels:
     def visit_status(self, settings: Settings, study: Study) -> dict[str, str]:
         return self.status
 
+    def anomaly_model_in_words(self, settings: Settings) -> str:
+        return "none"
+
     def run_group(self, settings: Settings) -> ExitCode:
         self.calls.append((settings, None))
         return self.act()
@@ -53,7 +56,8 @@ class Levels:
 @pytest.fixture
 def levels(monkeypatch) -> Levels:
     fake = Levels()
-    for name, functions in (("workflow", ("check_run", "run_participants", "visit_status")), ("group", ("run_group",))):
+    of_participants = "anomaly_model_in_words", "check_run", "run_participants", "visit_status"
+    for name, functions in (("workflow", of_participants), ("group", ("run_group",))):
         module = types.ModuleType(f"bids_app.{name}.run")
         for function in functions:
             setattr(module, function, getattr(fake, function))
