@@ -55,7 +55,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class NetworkInput:
     """A network's input, and what is needed to bring its output back.
 
     Attributes
@@ -82,7 +82,7 @@ class Prepared:
         return tuple(side.stop - side.start for side in self.box)
 
 
-def prepare(scans: Sequence[Image], recipe: Recipe) -> Prepared:
+def prepare(scans: Sequence[Image], recipe: Recipe) -> NetworkInput:
     """A network's input from the scans of a visit.
 
     Parameters
@@ -111,15 +111,15 @@ def prepare(scans: Sequence[Image], recipe: Recipe) -> Prepared:
     target = (*spacing[: 3 - len(recipe.spacing)], *recipe.spacing)
     shape = [max(1, round(a / b * size)) for a, b, size in zip(spacing, target, channels.shape[1:], strict=True)]
     volume = recipe.resample_scan(torch.from_numpy(channels), shape, spacing, target)
-    return Prepared(volume, oriented[0], box, spacing, target)
+    return NetworkInput(volume, oriented[0], box, spacing, target)
 
 
-def to_box(logits: torch.Tensor, prepared: Prepared, recipe: Recipe) -> torch.Tensor:
+def to_box(logits: torch.Tensor, prepared: NetworkInput, recipe: Recipe) -> torch.Tensor:
     """Logits, shape (k, x, y, z), resampled to the voxels of the scan inside the non-zero box."""
     return recipe.resample_logits(logits, prepared.box_shape, prepared.spacing_network, prepared.spacing_scan)
 
 
-def to_scan(values: torch.Tensor, prepared: Prepared, recipe: Recipe, scan: Image) -> Image:
+def to_scan(values: torch.Tensor, prepared: NetworkInput, recipe: Recipe, scan: Image) -> Image:
     """Values inside the non-zero box, shape (x, y, z), as an image on the grid of the scan, zero elsewhere."""
     shape = [prepared.grid.shape[axis] for axis in recipe.axes]
     full = np.zeros(shape, dtype=np.float32)

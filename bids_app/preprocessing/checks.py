@@ -142,12 +142,6 @@ def first_that_passes(
     return found, Check("failed", measured.overlap, measured.similarity, _verdict(limits, measured, "failed"))
 
 
-def dice(first: np.ndarray, second: np.ndarray) -> float:
-    """Dice overlap of two boolean arrays, 0 to 1; 0 if both are empty."""
-    total = np.count_nonzero(first) + np.count_nonzero(second)
-    return 2 * np.count_nonzero(first & second) / total if total else 0.0
-
-
 def local_correlation(first: Image, second: Image, mask: np.ndarray) -> float:
     """Mean squared correlation of two images on one grid, in windows of `WINDOW_VOXELS`, over the voxels of `mask`.
 

@@ -15,6 +15,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from bids_app.images import Image, data, like, masked, on_affine, resample, voxel_volume_mm3
+from bids_app.measures.overlap import dice
 from bids_app.preprocessing import deformable, linear
 from bids_app.preprocessing.checks import (
     AFFINE_LIMITS,
@@ -25,7 +26,6 @@ from bids_app.preprocessing.checks import (
     Check,
     Measured,
     Registration,
-    dice,
     first_that_passes,
     local_correlation,
 )

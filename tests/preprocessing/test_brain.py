@@ -11,6 +11,7 @@ import pytest
 
 from bids_app.errors import UnavailableError, VisitError
 from bids_app.images import Image, data, like, on_affine, same_grid, voxel_volume_mm3
+from bids_app.measures.overlap import dice
 from bids_app.preprocessing import brain
 from bids_app.preprocessing.brain import (
     BrainExtractor,
@@ -20,7 +21,6 @@ from bids_app.preprocessing.brain import (
     stripped_brain_mask,
     weights_sha256,
 )
-from bids_app.preprocessing.checks import dice
 from tests.conftest import stored_as
 from tests.preprocessing import phantoms
 

@@ -11,7 +11,6 @@ from bids_app.preprocessing.checks import (
     Check,
     Limits,
     Measured,
-    dice,
     first_that_passes,
     local_correlation,
 )
@@ -99,14 +98,6 @@ def test_other_errors_are_not_hidden():
 
 
 # ------------------------------------------------------------------------------------------------- the measures
-
-
-def test_dice():
-    first, second = np.array([1, 1, 1, 0], bool), np.array([0, 1, 1, 1], bool)
-    assert dice(first, second) == pytest.approx(2 / 3)
-    assert dice(first, first) == 1
-    assert dice(first, ~first) == 0
-    assert dice(np.zeros(3, bool), np.zeros(3, bool)) == 0
 
 
 def test_contrast_and_bias_field_do_not_matter(blotches):

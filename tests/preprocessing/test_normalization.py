@@ -9,8 +9,9 @@ import pytest
 import SimpleITK as sitk
 
 from bids_app.images import Image, data, like, masked, on_affine, resample, voxel_volume_mm3, world
+from bids_app.measures.overlap import dice
 from bids_app.preprocessing import normalization
-from bids_app.preprocessing.checks import NORMALIZATION_LIMITS, POSE_LIMITS, dice
+from bids_app.preprocessing.checks import NORMALIZATION_LIMITS, POSE_LIMITS
 from bids_app.preprocessing.normalization import normalize, to_pose
 from bids_app.preprocessing.transforms import apply_itk, apply_itk_to_points, apply_linear, apply_to_points
 from tests.conftest import stored_as

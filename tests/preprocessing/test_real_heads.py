@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from bids_app.images import Image, data, like, masked, voxel_volume_mm3, world
+from bids_app.measures.overlap import dice
 from bids_app.preprocessing.bias import correct_bias
 from bids_app.preprocessing.brain import BrainExtractor, is_skull_stripped, stripped_brain_mask
-from bids_app.preprocessing.checks import dice
 from bids_app.preprocessing.coregistration import register_flair
 from bids_app.preprocessing.headers import clean
 from bids_app.preprocessing.normalization import normalize, to_pose
