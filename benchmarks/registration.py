@@ -29,6 +29,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from bids_app.images import Image, data, like, load, masked, resample, world
+from bids_app.measures.overlap import dice
 from bids_app.preprocessing import coregistration, deformable, linear, normalization
 from bids_app.preprocessing.bias import correct_bias
 from bids_app.preprocessing.brain import BrainExtractor, stripped_brain_mask
@@ -40,7 +41,6 @@ from bids_app.preprocessing.checks import (
     Check,
     Limits,
     Measured,
-    dice,
 )
 from bids_app.preprocessing.headers import clean
 from bids_app.preprocessing.itk import RAS_TO_LPS, from_itk, pull_transform, push_matrix, to_itk

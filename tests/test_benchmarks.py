@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
+import benchmarks
 from benchmarks import injected, lesions, real_flair, reflect_speed
 from benchmarks.intervals import interval
 from benchmarks.synthesis_fit import halved, upright
@@ -20,6 +24,11 @@ from tests.conftest import stored_as
 #: The grid of the pose, twice as coarse.
 HEAD_AFFINE = np.array([[2, 0, 0, -98], [0, 2, 0, -134], [0, 0, 2, -72], [0, 0, 0, 1.0]])
 LEFT = (-40, -20, 10)
+
+
+@pytest.mark.parametrize("path", sorted(Path(benchmarks.__file__).parent.glob("*.py")), ids=lambda path: path.stem)
+def test_every_benchmark_finds_what_it_measures(path: Path):
+    importlib.import_module(f"benchmarks.{path.stem}")
 
 
 def ball(shape, affine, center, radius) -> nib.Nifti1Image:
