@@ -58,7 +58,12 @@ def draw_patches(brain: np.ndarray, channels: int, textures: Tensor | None, rng:
     Parameters
     ----------
     brain : ndarray
-        ``(h, w)`` booleans.
+        ``(h, w)`` booleans: the cells of the latent that are brain.
+    channels : int
+        Of the latent.
+    textures : torch.Tensor or None
+        Latents of textures, ``(n, c, H, W)`` with at least as many channels and cells; None fills with noise alone.
+    rng : numpy.random.Generator
     """
     opacity = np.zeros(brain.shape, np.float32)
     content = torch.zeros((channels, *brain.shape))
@@ -123,7 +128,8 @@ def polygon(points: list[tuple[int, int]], shape: tuple[int, int]) -> np.ndarray
 def draw_content(
     shape: tuple[int, int], channels: int, textures: Tensor | None, rng: np.random.Generator
 ) -> Tensor:
-    """A texture's latent, or coloured noise: ``sqrt(a)`` of one value a channel, ``sqrt(1 - a)`` of one a cell."""
+    """What fills a patch, ``(channels, h, w)`` float32, of unit variance: a crop of a texture's latent, or coloured
+    noise, ``sqrt(a)`` of one value a channel and ``sqrt(1 - a)`` of one a cell. Parameters as of `draw_patches`."""
     if textures is not None and rng.random() < TEXTURE:
         chosen = textures[rng.integers(len(textures)), :channels]
         y, x = (rng.integers(large - small + 1) for large, small in zip(chosen.shape[1:], shape, strict=True))

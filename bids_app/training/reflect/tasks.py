@@ -213,7 +213,9 @@ class Reconstruction:
     critic_from : int
         Step.
     made : list of torch.Tensor
-        What the autoencoder made in this step, batch by batch, for the critic.
+        What the autoencoder made in this step, batch by batch, for the critic, which must see the same batches after it.
+    step : int
+        The one that `made` is of.
     """
 
     critic: Critic | None = None
