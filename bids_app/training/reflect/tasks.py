@@ -213,7 +213,7 @@ class Reconstruction:
     critic_from : int
         Step.
     made : list of torch.Tensor
-        What the autoencoder made in this step, batch by batch, for the critic, which must see the same batches after it.
+        What the autoencoder made in this step, batch by batch; the critic must see the same batches after it.
     step : int
         The one that `made` is of.
     """
