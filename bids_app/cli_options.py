@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from bids_app.environment import expanded
 from bids_app.errors import UsageError
 
 _CONTRACT = """\
@@ -83,7 +83,7 @@ def hyphenated(argument: str) -> str:
 def absolute(value: Any) -> Any:
     """Paths, also those in a mapping, as absolute ones; a ``~`` of no user stays, and there is no such folder."""
     if isinstance(value, Path):
-        return Path(os.path.expanduser(value)).absolute()  # noqa: PTH111
+        return expanded(value).absolute()
     if isinstance(value, Mapping):
         return {key: absolute(path) for key, path in value.items()}
     return value

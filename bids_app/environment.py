@@ -70,6 +70,11 @@ def thread_variables(threads: int) -> dict[str, str]:
     return {name: str(threads) for name in _THREAD_VARIABLES}
 
 
+def expanded(path: Path | str) -> Path:
+    """With the home folder in place of ``~``; where there is no such user, or no home, it stays (pathlib raises)."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111
+
+
 def user_cache() -> Path:
     """The user's cache folder, where a home folder may be missing."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~")) / ".cache")  # noqa: PTH111
+    return Path(os.environ.get("XDG_CACHE_HOME") or expanded("~") / ".cache")

@@ -27,4 +27,3 @@ def cropped(maps: Tensor, shape: Sequence[int]) -> Tensor:
     """The middle of larger maps; the inverse of `padded`, over the last two axes."""
     starts = [(size - goal) // 2 for size, goal in zip(maps.shape[-2:], shape, strict=True)]
     return maps[..., starts[0] : starts[0] + shape[0], starts[1] : starts[1] + shape[1]]
-

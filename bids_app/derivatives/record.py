@@ -93,8 +93,9 @@ def refuse_other_scans(out_dir: Path, subject: str, session: str | None, scans: 
         If one of them had another content, whatever its path: in a container all patients may be ``/in/T1w.nii.gz``.
     """
     record = read_record(out_dir, subject, session)
-    now = checksums(scans)
-    if record and any(record.inputs.get(role, digest) != digest for role, digest in now.items()):
+    if record is None:
+        return  # without reading any scan
+    if any(record.inputs.get(role, digest) != digest for role, digest in checksums(scans).items()):
         raise UsageError(
             f"{out_dir} already holds {names.visit_label(subject, session)}, made from another scan.",
             "Name this case with --participant-label, or replace that one with --force.",

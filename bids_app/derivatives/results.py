@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bids_app.anomaly.findings import Finding
+from bids_app.anomaly.folder import BOTH
 from bids_app.lesion.components import Lesion
 from bids_app.preprocessing.checks import Check
 from bids_app.study.models import Problem, Visit
@@ -187,7 +188,7 @@ class AnomalyUse:
     threshold: float | None
     device: str
     masked: bool = False
-    side: str = "both"
+    side: str = BOTH
 
 
 @dataclass(frozen=True)

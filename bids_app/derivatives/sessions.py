@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,18 +18,14 @@ from bids_app.derivatives.visit import session_id
 from bids_app.derivatives.write import locked, write_json, write_table, write_text
 
 
-@contextmanager
-def subject_lock(out_dir: Path, subject: str) -> Iterator[None]:
-    """Hold the lock of a subject's tables; what two sessions that end in the same second may lose of the table where
-    there are no locks, is there again with the next one."""
-    with locked(out_dir / names.log_folder(subject) / ".lock"):
-        yield
-
-
 def rebuild(out_dir: Path, subject: str) -> Path:
-    """Write the sessions table of a subject from the records of its visits, failed ones included."""
+    """Write the sessions table of a subject from the records of its visits, failed ones included.
+
+    Where the file system has no locks, what two sessions that end in the same second may lose of the table is there
+    again with the next one.
+    """
     columns = list(dictionary("session"))
-    with subject_lock(out_dir, subject):
+    with locked(out_dir / names.log_folder(subject) / ".lock"):
         rows = [_row(record) for record in _records(out_dir, subject)]
         path = out_dir / names.sessions_table(subject)
         description = {"Description": f"Visits of sub-{subject}. {DISCLAIMER}"}

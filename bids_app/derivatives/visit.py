@@ -37,6 +37,11 @@ class OutputFile:
     content: Path | pd.DataFrame
     sidecar: dict[str, Any] | None
 
+    @property
+    def paths(self) -> list[PurePosixPath]:
+        """What is written for it, the sidecar first."""
+        return [self.path] if self.sidecar is None else [names.sidecar(self.path), self.path]
+
 
 def visit_files(
     prepared: Prepared,
@@ -60,8 +65,7 @@ def visit_files(
 
 def paths_of(files: Sequence[OutputFile]) -> list[PurePosixPath]:
     """All paths that are written, sidecars included, each once."""
-    paths = [path for item in files for path in (names.sidecar(item.path) if item.sidecar else None, item.path) if path]
-    return list(dict.fromkeys(paths))
+    return list(dict.fromkeys(path for item in files for path in item.paths))
 
 
 def write_files(out_dir: Path, files: Sequence[OutputFile]) -> dict[str, str]:

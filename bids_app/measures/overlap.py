@@ -57,11 +57,11 @@ class Overlap:
     predicted_lesions: int
 
 
-def dice(reference: np.ndarray, prediction: np.ndarray) -> float:
-    """Dice coefficient of two masks of one shape, 1 if both are empty."""
+def dice(reference: np.ndarray, prediction: np.ndarray, empty: float = 1.0) -> float:
+    """Dice coefficient of two masks of one shape, `empty` if both are empty: they agree, or nothing was aligned."""
     first, second = _masks(reference, prediction)
     total = int(first.sum()) + int(second.sum())
-    return 2 * int((first & second).sum()) / total if total else 1.0
+    return 2 * int((first & second).sum()) / total if total else empty
 
 
 def found_lesions(lesions_of: np.ndarray, mask: np.ndarray) -> tuple[int, int]:

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bids_app.environment import expanded
 from bids_app.errors import ConfigError
 from bids_app.networks.weights import sha256
 
@@ -76,7 +76,7 @@ def find_model(name_or_path: str, registry: Path = REGISTRY, kind: str = LESION)
     models = {model.name: model for model in embedded_models(registry) if model.kind == kind}
     if name_or_path in models:
         return models[name_or_path].folder
-    path = Path(os.path.expanduser(name_or_path))  # noqa: PTH111  that of pathlib raises where there is no such user
+    path = expanded(name_or_path)
     if path.exists():
         return path.resolve()
     known = ", ".join(models) or "none"

@@ -270,7 +270,7 @@ class _Scans:
         looked_at = mask & self.target
         if self.healthy is not None:
             looked_at &= data(resample_itk(self.healthy, pull, self.compared, "nearest")) > 0
-        return Measured(dice(mask, self.target), local_correlation(self.compared, moved, looked_at))
+        return Measured(dice(mask, self.target, empty=0.0), local_correlation(self.compared, moved, looked_at))
 
 
 def _pulls(matrix: np.ndarray, field: sitk.Image) -> _Pulls:

@@ -11,10 +11,11 @@ from typing import Any
 
 import yaml
 
-from bids_app.derivatives.record import read_record
+from bids_app.derivatives.record import Record, read_record
 from bids_app.environment import thread_variables
-from bids_app.errors import ConfigError, ExitCode
+from bids_app.errors import ConfigError
 from bids_app.settings import Settings
+from bids_app.workflow import worker
 from bids_app.workflow.job import Job, left_error
 from bids_app.workflow.worker import Outcome
 
@@ -69,15 +70,17 @@ def process_with_plugin(jobs: Sequence[Job], settings: Settings) -> Iterator[Out
     except Exception as error:  # nipype raises when any node failed; which visits did is read from their records
         failure = error
     seconds = time.time() - started
-    done = [job for job in jobs if _is_done(job)]
-    left = [job for job in jobs if job not in done]
+    ended = [(job, _record_of_this_run(job)) for job in jobs]
+    left = [job for job, record in ended if record is None]
     if settings.stop_on_first_crash:
         # the visits that were not begun have not failed; where none says why it ended, any may be the one
         left = [job for job in left if left_error(job)] or left
-    for job in done:
-        yield _finished(job, seconds)
+    for job, record in ended:
+        if record:
+            shutil.rmtree(job.work_folder, ignore_errors=True)
+            yield Outcome(job.visit.label, seconds, record.summary)
     for job in left:
-        yield _failed(job, failure, seconds)
+        yield worker.failed(job, failure or RuntimeError("the visit was not run"), seconds)
 
 
 def _joined_workflow(jobs: Sequence[Job], settings: Settings) -> Any:
@@ -85,7 +88,6 @@ def _joined_workflow(jobs: Sequence[Job], settings: Settings) -> Any:
     import nipype.pipeline.engine as pe
     from nipype import config
 
-    from bids_app.workflow import worker
     from bids_app.workflow.graph import visit_workflow
 
     # the processes that the plugin starts, and the jobs it submits, inherit these
@@ -102,23 +104,7 @@ def _joined_workflow(jobs: Sequence[Job], settings: Settings) -> Any:
     return everything
 
 
-def _is_done(job: Job) -> bool:
-    """Whether the last step of a visit wrote its record in this run."""
+def _record_of_this_run(job: Job) -> Record | None:
+    """The record that the last step of a visit wrote in this run; None if it did not come to that."""
     record = read_record(job.settings.out_dir, job.visit.subject, job.visit.session)
-    return record is not None and record.status == "done" and record.run_id == job.run_id
-
-
-def _finished(job: Job, seconds: float) -> Outcome:
-    record = read_record(job.settings.out_dir, job.visit.subject, job.visit.session)
-    shutil.rmtree(job.work_folder, ignore_errors=True)
-    return Outcome(job.visit.label, seconds, record.summary)
-
-
-def _failed(job: Job, failure: Exception | None, seconds: float) -> Outcome:
-    from bids_app.workflow import worker
-    from bids_app.workflow.deliver import deliver_failure
-
-    message, code = worker.sentence_of(job, failure or RuntimeError("the visit was not run"))
-    if code is ExitCode.VISIT_FAILED:
-        deliver_failure(job, message)
-    return Outcome(job.visit.label, seconds, {}, message, code)
+    return record if record and record.status == "done" and record.run_id == job.run_id else None

@@ -55,7 +55,7 @@ class Seen:
     brain: Image
     to_native: np.ndarray
     native_brain: Image
-    covered: float = 1.0
+    covered: float
 
     def carried(self, image: Image, order: int = 1) -> Image:
         """An image of the box on the grid of the reference scan."""

@@ -288,7 +288,7 @@ def _normalize_to(
 def _reused_transforms(reuse: Reuse, mask: Image, template: Template) -> Normalization:
     """The transforms of another pipeline, judged by where they put the brain mask."""
     moved = transforms.apply_itk(mask, reuse.to_standard, template.t1w, "nearest")
-    overlap = dice(images.data(moved) > 0, images.data(template.brain_mask) > 0)
+    overlap = dice(images.data(moved) > 0, images.data(template.brain_mask) > 0, empty=0.0)
     # gross errors only: brain masks of different pipelines hold more or less of the fluid around the brain
     status = "reused" if overlap >= POSE_LIMITS.overlap else "failed"
     sentence = f"The transforms of another pipeline overlap the brains of scan and template by {overlap:.2f}."

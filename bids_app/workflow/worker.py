@@ -94,7 +94,6 @@ def start(settings: Settings, model_folder: Path) -> Tools:
 
 def process(job: Job) -> Outcome:
     """Process one visit from beginning to end; never raises for what concerns this visit alone."""
-    from bids_app.workflow.deliver import deliver_failure
     from bids_app.workflow.graph import visit_workflow
 
     started = time.monotonic()
@@ -107,13 +106,20 @@ def process(job: Job) -> Outcome:
         shutil.rmtree(job.work_folder, ignore_errors=True)
         return Outcome(job.visit.label, time.monotonic() - started, record.summary)
     except Exception as error:  # whatever happens to one visit must not end the others
-        message, code = sentence_of(job, error)
-        if code is ExitCode.VISIT_FAILED:
-            try:
-                deliver_failure(job, message)
-            except AppError as unwritable:
-                message, code = str(unwritable), unwritable.exit_code
-        return Outcome(job.visit.label, time.monotonic() - started, {}, message, code)
+        return failed(job, error, time.monotonic() - started)
+
+
+def failed(job: Job, error: Exception, seconds: float) -> Outcome:
+    """Leave the record of a visit that failed, unless that cannot be written either, and say how it ended."""
+    from bids_app.workflow.deliver import deliver_failure
+
+    message, code = sentence_of(job, error)
+    if code is ExitCode.VISIT_FAILED:
+        try:
+            deliver_failure(job, message)
+        except AppError as unwritable:
+            message, code = str(unwritable), unwritable.exit_code
+    return Outcome(job.visit.label, seconds, {}, message, code)
 
 
 def sentence_of(job: Job, error: BaseException) -> tuple[str, ExitCode]:

@@ -31,6 +31,14 @@ def test_dice():
         dice(np.zeros((2, 2)), np.zeros((2, 3)))
 
 
+def test_dice_of_brains_that_were_to_be_aligned():
+    first, second = np.array([1, 1, 1, 0], bool), np.array([0, 1, 1, 1], bool)
+    assert dice(first, second, empty=0.0) == pytest.approx(2 / 3)
+    assert dice(first, first, empty=0.0) == 1
+    assert dice(first, ~first, empty=0.0) == 0
+    assert dice(np.zeros(3, bool), np.zeros(3, bool), empty=0.0) == 0
+
+
 def test_empty_masks():
     nothing, something = mask(), mask((0, 0))
     both = compare(nothing, nothing)

@@ -525,9 +525,11 @@ def _weights_sha256(path: Path | None) -> str:
 
 def _files_digest(folder: Path | None) -> str:
     """Over names and sizes of the files below a folder: other files in the same place are other textures."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder else ()
-    names = "\n".join(f"{path.relative_to(folder)} {path.stat().st_size}" for path in files)
-    return hashlib.sha256(names.encode()).hexdigest() if folder else ""
+    if folder is None:
+        return ""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    listed = "\n".join(f"{path.relative_to(folder)} {path.stat().st_size}" for path in files)
+    return hashlib.sha256(listed.encode()).hexdigest()
 
 
 def _networks(settings: AnomalyTraining, start: Start) -> dict[str, Any]:

@@ -64,6 +64,7 @@ CORRUPTIONS: Mapping[str, tuple[Change, ...]] = {
 """What is done to slices beside the authors' patches in the latent, by name."""
 EMBEDDED = "varied"
 LATENT = "f4"
+"""That of the embedded model, whatever the preset has."""
 SEEDS = {"train": 1, "validation": 7}
 """Of the series of synthetic brains."""
 

@@ -164,7 +164,7 @@ def calibrate(model: AnomalyModel, brains: Iterable[Brain]) -> Calibration:
             spread += np.bincount((values * BINS).astype(np.int64), minlength=BINS + 1) / values.size
             if limits is not None:
                 unusual = (anomaly >= limits) & inside
-                places.append(unusual.sum() / inside.sum())
+                places.append(unusual.sum() / values.size)
                 findings.append(len(large_components(unusual)[1]))
     if len(means) < 2:
         raise ConfigError(
@@ -179,8 +179,8 @@ def calibrate(model: AnomalyModel, brains: Iterable[Brain]) -> Calibration:
             "Measure it with more healthy scans (afterstroke train calibrate), or give --anomaly-threshold.",
         )
     above = spread[round(found.threshold * BINS) :].sum() / len(means)
-    found = replace(found, above=float(above))
-    return replace(found, above_by_place=float(np.mean(places)), findings=float(np.mean(findings))) if places else found
+    by_place = {"above_by_place": float(np.mean(places)), "findings": float(np.mean(findings))} if places else {}
+    return replace(found, above=float(above), **by_place)
 
 
 def for_places(brains: Sequence[Item]) -> list[Item]:

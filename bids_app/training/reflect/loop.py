@@ -144,6 +144,11 @@ class Processes:
             torch.distributed.barrier()
 
 
+def _count() -> int:
+    """Processes that ``torchrun`` has started; one if it has not."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def own_device(request: str) -> str:
     """What a process of ``torchrun`` asks for: where there are GPUs, the one that is its own.
 
@@ -152,8 +157,7 @@ def own_device(request: str) -> str:
     request : str
         See `networks.device.choose_device`; that of a single process stays as it is.
     """
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-    if alone or request == "cpu" or (request == "auto" and not torch.cuda.is_available()):
+    if _count() == 1 or request == "cpu" or (request == "auto" and not torch.cuda.is_available()):
         return request
     return f"cuda:{os.environ['LOCAL_RANK']}"
 
@@ -161,7 +165,7 @@ def own_device(request: str) -> str:
 @contextmanager
 def processes(device: str) -> Iterator[Processes]:
     """Join the other processes of ``torchrun``; `device` is the one of this process, see `own_device`."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count = _count()
     if count == 1:
         yield Processes(0, 1, torch.device(device))
         return
