@@ -16,15 +16,29 @@ from tests.anomaly.models import AUTOENCODER, VELOCITY
 from tests.training.heads import toy_source
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder in which the recipe was carried out, with small networks and toy heads."""
+    folder = tmp_path_factory.mktemp("recipe")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        make_small(monkeypatch)
+        run(folder)
+    return folder
+
+
 @pytest.fixture
-def small(monkeypatch, tmp_path):
+def small(monkeypatch, trained):
+    make_small(monkeypatch)
+    return trained
+
+
+def make_small(monkeypatch) -> None:
     monkeypatch.setitem(autoencoder.SIZES, "tiny-f4", AUTOENCODER)
     monkeypatch.setitem(velocity.SIZES, "tiny", VELOCITY)
     monkeypatch.setattr(embedded, "prepare_split", lambda data, cache, split: ([toy_source().head], []))
     monkeypatch.setattr(embedded, "make_source", lambda head: toy_source())
     monkeypatch.setattr(embedded, "VALIDATION_BRAINS", 2)
     monkeypatch.setattr("bids_app.training.reflect.learn.TEXTURE_COUNT", 3)
-    return tmp_path
 
 
 def run(folder, *options: str) -> None:
@@ -33,7 +47,6 @@ def run(folder, *options: str) -> None:
 
 
 def test_from_heads_to_a_model_and_on(small, monkeypatch):
-    run(small)
     folder = small / "out" / "models" / "reflect-t1w"
     card = json.loads((folder / "card.json").read_text())
     assert card["steps"] == 1 and card["healthy_scans"]["scans"] == 2 and card["heads"] == ["training_seg_01"]
@@ -51,7 +64,6 @@ def test_from_heads_to_a_model_and_on(small, monkeypatch):
 
 
 def test_nothing_is_built_on_what_another_recipe_left(small):
-    run(small)
     for changed in (("--flow-steps", "3"), ("--autoencoder-steps", "3"), ("--rate", "0.5"), ("--latent", "f8")):
         with pytest.raises(ConfigError, match="was begun with other"):
             run(small, *changed)
