@@ -50,8 +50,8 @@ sulcus, but also an unusual healthy fold, an artefact, a remnant of skull, or a 
 **Expect findings in every brain, healthy ones too.** {share} of a healthy brain lies above the limits of `{name}`: of
 1400 mL, {volume:.0f} mL, in {findings:.0f} findings (means of {scans} synthetic brains that it has not seen). That is
 more than three deviations suggest: the limits come from brains that the model has learned from, and brains differ in
-more ways than those do. Two real healthy adults had [9 findings each](benchmarks.md#healthy-adults), of 2 and 3 mL in all.
-Expect more where a scanner or an age is unlike those that the model knows.
+more ways than those do. Two real healthy adults had [9 findings each](benchmarks.md#healthy-adults), 2 and
+3 mL in all. Expect more where a scanner or an age is unlike those that the model knows.
 [Measure the limits](training_anomaly.md#the-threshold) on ten or more healthy scans of your own scanner.
 
 **What it does not mean.** A finding is no diagnosis and no lesion mask. `kind` compares it with the lesion mask of the
