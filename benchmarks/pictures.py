@@ -1,7 +1,11 @@
-"""Pictures of a visit, to be looked at: brain mask, FLAIR on T1w, T1w on MNI, lesions."""
+"""Pictures of visits, to be looked at: brain mask, FLAIR on T1w, T1w on MNI, lesions; what is anomalous.
+
+``python -m benchmarks.pictures OUT PICTURE`` draws what is anomalous in the visits of an output folder.
+"""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -81,3 +85,28 @@ def picture_visit(out: Path, subject: str, path: Path, session: str | None = Non
         title = f"{reference} in MNI, white matter border of the template"
         rows.append((title, nib.load(normal), [(white, "cyan")], inside))
     return picture(rows, path)
+
+
+def picture_anomalies(out: Path, path: Path) -> Path:
+    """T1w, healthy twin and anomaly map of every visit with a T1w, findings in red, where most of them are."""
+    scans = [ScanName.parse(file.name) for file in sorted(out.rglob("*_space-T1w_desc-reflect_anomalymap.nii.gz"))]
+    figure, grid = plt.subplots(len(scans), 3, figsize=(7.5, 2.7 * len(scans)), squeeze=False)
+    for line, scan in zip(grid, scans, strict=True):
+        t1w, twin, anomaly = (
+            nib.load(out / name)
+            for name in (names.preprocessed(scan, "T1w"), names.healthy_twin(scan, "T1w"), names.anomaly_map(scan))
+        )
+        masks = names.findings(scan), names.brain_mask(scan)
+        found, brain = (images.data(nib.load(out / name)) > 0 for name in masks)
+        index = int((found if found.any() else brain).sum(axis=(0, 1)).argmax())
+        for axes, image in zip(line, (images.masked(t1w, images.like(t1w, brain)), twin, anomaly), strict=True):
+            draw(axes, image, [] if image is twin else [(found, "red")], 2, index)
+        line[0].set_title("sub-" + "_ses-".join(filter(None, (scan.subject, scan.session))), fontsize=9, loc="left")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=75, bbox_inches="tight")
+    plt.close(figure)
+    return path
+
+
+if __name__ == "__main__":
+    picture_anomalies(*map(Path, sys.argv[1:3]))
