@@ -56,8 +56,8 @@ more ways than those do. Two real healthy adults had [9 findings each](benchmark
 
 ![T1w, twin and map of the demo's visits, findings outlined](figures/reflect_demo.png)
 
-T1w, healthy twin and anomaly map of [the demo](benchmarks.md#findings-in-the-demo), findings in red: the map is brightest where the
-lesions are, the twin fills them in part, and a finding is larger than what caused it.
+T1w, healthy twin and anomaly map of [the demo](benchmarks.md#findings-in-the-demo), findings in red: the map is
+brightest where the lesions are, the twin fills them in part, and a finding is larger than what caused it.
 
 **What it does not mean.** A finding is no diagnosis and no lesion mask. `kind` compares it with the lesion mask of the
 visit, which is usually the App's own: `nonlesional` does *not* mean that there is no lesion, since the lesion model may
