@@ -55,6 +55,11 @@ def picture(rows: list[tuple[str, nib.Nifti1Image, list[tuple[np.ndarray, str]],
         for axes, (axis, index) in zip(line, slices_of(image, 3, within), strict=True):
             draw(axes, image, contours, axis, index)
         line[0].set_title(title, fontsize=9, loc="left")
+    return saved(figure, path)
+
+
+def saved(figure: plt.Figure, path: Path) -> Path:
+    """Write a figure, and close it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=75, bbox_inches="tight")
     plt.close(figure)
@@ -69,8 +74,7 @@ def edges(template: nib.Nifti1Image) -> np.ndarray:
 
 def picture_visit(out: Path, subject: str, path: Path, session: str | None = None) -> Path:
     """One picture of a finished visit."""
-    stem = f"sub-{subject}" + (f"_ses-{session}" if session else "")
-    scan = ScanName.parse(f"{stem}_T1w.nii.gz")
+    scan = ScanName.parse(f"{names.visit_label(subject, session)}_T1w.nii.gz")
     reference = "T1w" if (out / names.preprocessed(scan, "T1w")).is_file() else "FLAIR"
     image = nib.load(out / names.preprocessed(scan, reference, reference))
     brain = images.data(nib.load(out / names.brain_mask(scan, reference))) > 0
@@ -89,7 +93,8 @@ def picture_visit(out: Path, subject: str, path: Path, session: str | None = Non
 
 def picture_anomalies(out: Path, path: Path) -> Path:
     """T1w, healthy twin and anomaly map of every visit with a T1w, findings in red, where most of them are."""
-    scans = [ScanName.parse(file.name) for file in sorted(out.rglob("*_space-T1w_desc-reflect_anomalymap.nii.gz"))]
+    maps = sorted(out.rglob(f"*_space-T1w_desc-{names.ANOMALY_DESC}_anomalymap.nii.gz"))
+    scans = [ScanName.parse(file.name) for file in maps]
     figure, grid = plt.subplots(len(scans), 3, figsize=(7.5, 2.7 * len(scans)), squeeze=False)
     for line, scan in zip(grid, scans, strict=True):
         t1w, twin, anomaly = (
@@ -101,11 +106,8 @@ def picture_anomalies(out: Path, path: Path) -> Path:
         index = int((found if found.any() else brain).sum(axis=(0, 1)).argmax())
         for axes, image in zip(line, (images.masked(t1w, images.like(t1w, brain)), twin, anomaly), strict=True):
             draw(axes, image, [] if image is twin else [(found, "red")], 2, index)
-        line[0].set_title("sub-" + "_ses-".join(filter(None, (scan.subject, scan.session))), fontsize=9, loc="left")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=75, bbox_inches="tight")
-    plt.close(figure)
-    return path
+        line[0].set_title(names.visit_label(scan.subject, scan.session), fontsize=9, loc="left")
+    return saved(figure, path)
 
 
 if __name__ == "__main__":

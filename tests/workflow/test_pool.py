@@ -86,9 +86,9 @@ def test_only_visits_in_work_are_isolated_when_a_worker_dies(settings: Settings)
 
 def test_several_dying_workers_end_no_run(settings: Settings):
     with pool.WorkerPool(settings, 2, Path("model")) as workers:
-        outcomes = list(workers.process(jobs(settings, "bad1", "1", "bad2", "2")))
+        outcomes = list(workers.process(jobs(settings, "bad1", "1", "bad2", "2", "bad3")))
     assert sorted(outcome.label for outcome in outcomes if outcome.done) == ["sub-1", "sub-2"]
-    assert sorted(outcome.label for outcome in outcomes if not outcome.done) == ["sub-bad1", "sub-bad2"]
+    assert sorted(outcome.label for outcome in outcomes if not outcome.done) == ["sub-bad1", "sub-bad2", "sub-bad3"]
 
 
 def test_an_idle_worker_that_dies_costs_nothing(settings: Settings):
