@@ -23,7 +23,7 @@ test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
 lint: $(READY)
-	$(BIN)/ruff check bids_app demo benchmarks tests run.py
+	$(BIN)/ruff check bids_app research demo benchmarks tests run.py
 
 $(READY): pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
