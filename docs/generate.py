@@ -34,9 +34,9 @@ PROBLEMS = """\
 | `anomaly-part` | the anomaly model's scan (a FLAIR beside a T1w) does not show the whole brain |
 | `anomaly-threshold` | other steps of the anomaly model than those that its threshold was measured with |
 | `lesion-outside-brain` | over 10 % of the lesion lies outside the brain mask |
-| `flair-registration-retried`, `pose-registration-retried` | the second way of registering was within limits |
-| `affine-registration-retried` | the same of the affine alignment that the anomaly map rests on |
-| `mni152nlin2009asym-registration-retried` or `-failed` | see `mni_registration` of the sessions table |
+| `flair-registration-doubtful`, `pose-registration-doubtful` | the alignment is used, but look at it |
+| `affine-registration-doubtful` | the same of the affine alignment that the anomaly map rests on |
+| `mni152nlin2009asym-registration-doubtful` or `-failed` | see `mni_registration` of the sessions table |
 | `header-...` | a header was repaired or is doubtful; the sentence is in the record |"""
 
 

@@ -218,5 +218,10 @@ def standard(
 
 def check_keys(check: Any) -> dict[str, Any]:
     """What is said of a registration; null for what could not be measured, since JSON knows no NaN."""
-    measured = {"BrainOverlap": check.overlap, "Similarity": check.similarity}
+    measured = {
+        "TissueOverlap": check.overlap,
+        "Similarity": check.similarity,
+        "SimilarityNearby": check.nearby,
+        "SimilarityElsewhere": check.elsewhere,
+    }
     return {"Status": check.status} | {key: None if math.isnan(value) else value for key, value in measured.items()}

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
+import SimpleITK as sitk
 from scipy import ndimage
 
 from bids_app.images import Image, data, like, resample
 from bids_app.preprocessing import linear
-from bids_app.preprocessing.checks import (
-    COMPARE_MM,
-    FLAIR_LIMITS,
-    Measured,
-    Registration,
-    first_that_passes,
-    local_correlation,
-)
-from bids_app.preprocessing.itk import from_itk
-from bids_app.preprocessing.transforms import apply_linear
+from bids_app.preprocessing.checks import FLAIR_LIMITS, Measured, Registration, first_accepted
+from bids_app.preprocessing.comparison import COMPARE_MM, COVERED, Candidate, Target, measure, soft
+from bids_app.preprocessing.itk import from_itk, pull_transform
 
 #: The metric looks at the brain and this much around it: skull and scalp help, jaw and neck may have moved.
 MARGIN_MM = 10.0
+#: Share of the FLAIR's 98th percentile above which it shows tissue.
+TISSUE = 0.1
 #: Rotations tried in all combinations from the headers' alignment and from that of the centres.
 LIKELY_DEGREES = (-24.0, -8.0, 8.0, 24.0)
 #: The second try: anything a wrong header can do, and fields of view of which only a part is shared.
@@ -53,9 +49,9 @@ def register_flair(flair: Image, t1w: Image, t1w_mask: Image) -> Registration:
     Mattes et al., PET-CT image registration in the chest using free-form deformations, IEEE Trans. Med. Imaging 2003.
     """
     t1w, flair = linear.Pyramid(t1w), linear.Pyramid(flair)
-    compared = from_itk(t1w.at(COMPARE_MM))
-    brain = resample(t1w_mask, compared, order=0)
-    around = like(brain, ndimage.distance_transform_edt(data(brain) == 0) * COMPARE_MM <= MARGIN_MM)
+    brain = resample(t1w_mask, from_itk(t1w.at(linear.FINE_MM)), order=0)
+    around = like(brain, ndimage.distance_transform_edt(data(brain) == 0) * linear.FINE_MM <= MARGIN_MM)
+    target, candidate = _target(t1w, t1w_mask), _candidate(flair)
 
     def likely() -> np.ndarray:
         return linear.register(t1w, flair, _starts(t1w, flair, LIKELY_DEGREES), fixed_mask=around)
@@ -66,10 +62,10 @@ def register_flair(flair: Image, t1w: Image, t1w_mask: Image) -> Registration:
         nearer = linear.rotations_about(near, t1w.centre, NEAR_DEGREES)
         return linear.register(t1w, flair, nearer, fixed_mask=around)
 
-    def measure(matrix: np.ndarray) -> Measured:
-        return _measure(from_itk(flair.at(COMPARE_MM)), compared, data(brain) > 0, matrix)
+    def measured(matrix: np.ndarray) -> Measured:
+        return measure(target, candidate, pull_transform(matrix))
 
-    matrix, check = first_that_passes((likely, anything), measure, FLAIR_LIMITS)
+    matrix, check = first_accepted((likely, anything), measured, FLAIR_LIMITS)
     return Registration(np.eye(4) if matrix is None else matrix, check)
 
 
@@ -84,10 +80,19 @@ def _slid(starts: list[np.ndarray]) -> list[np.ndarray]:
     return [linear.translation(np.array([0, 0, shift])) @ start for shift in SHIFTS_MM for start in starts]
 
 
-def _measure(flair: Image, t1w: Image, brain: np.ndarray, matrix: np.ndarray) -> Measured:
-    """Share of the brain inside the FLAIR's tissue, and local correlation there."""
-    moved = apply_linear(flair, matrix, t1w, order=1)
-    tissue = data(moved) > 0.1 * np.percentile(data(flair), 98)
-    covered = brain & ndimage.binary_fill_holes(tissue)
-    share = np.count_nonzero(covered) / max(1, np.count_nonzero(brain))
-    return Measured(share, local_correlation(t1w, moved, covered))
+def _target(t1w: linear.Pyramid, mask: Image) -> Target:
+    """The brain of the T1w, all of which is looked at."""
+    grid = t1w.at(COMPARE_MM)
+    small = sitk.Resample(linear.downsample(soft(mask), COMPARE_MM), grid)
+    brain = sitk.GetArrayFromImage(small).T > COVERED
+    return Target(grid, brain, brain)
+
+
+def _candidate(flair: linear.Pyramid) -> Candidate:
+    """The FLAIR, and where it shows tissue; it has no brain mask."""
+    image = flair.at(COMPARE_MM)
+    values = sitk.GetArrayFromImage(image)
+    tissue = ndimage.binary_fill_holes(values > TISSUE * np.percentile(values, 98))
+    mask = sitk.GetImageFromArray(tissue.astype(np.float32))
+    mask.CopyInformation(image)
+    return Candidate(image, mask, brain_alone=False)

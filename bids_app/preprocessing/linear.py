@@ -21,7 +21,7 @@ from bids_app.images import Image, data
 from bids_app.preprocessing.itk import RAS_TO_LPS, from_itk, push_matrix, to_itk
 
 Metric = Literal["mutual information", "correlation"]
-Freedom = Literal["rigid", "affine"]
+Freedom = Literal["rigid", "similarity", "affine"]
 
 COARSE_MM, MIDDLE_MM, FINE_MM = 8.0, 4.0, 2.0
 STARTS_KEPT = 3  # starts that are optimised at MIDDLE_MM; the best of them goes on to FINE_MM
@@ -160,6 +160,16 @@ def rotations_about(matrix: np.ndarray, centre: np.ndarray, degrees: Iterable[fl
     return out
 
 
+def rigid_part(matrix: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """The rigid matrix next to `matrix` that carries the same point to `centre` (RAS mm, of the target)."""
+    left, _, right = np.linalg.svd(matrix[:3, :3])
+    source = np.linalg.solve(matrix, np.append(centre, 1.0))[:3]
+    rigid = np.eye(4)
+    rigid[:3, :3] = left @ right
+    rigid[:3, 3] = centre - rigid[:3, :3] @ source
+    return rigid
+
+
 def translation(vector: np.ndarray) -> np.ndarray:
     """The 4 x 4 matrix of a shift in mm."""
     matrix = np.eye(4)
@@ -191,15 +201,22 @@ def downsample(image: sitk.Image, spacing_mm: float) -> sitk.Image:
     return sitk.Resample(image, shape, *grid)
 
 
+_TRANSFORMS = {
+    "rigid": sitk.Euler3DTransform,
+    "similarity": sitk.Similarity3DTransform,
+    "affine": lambda: sitk.AffineTransform(3),
+}
+
+
 def _itk_start(matrix: np.ndarray, centre: np.ndarray, freedom: Freedom) -> sitk.Transform:
     """A pushing matrix as an ITK transform that turns about `centre` (LPS mm)."""
     pull = RAS_TO_LPS @ np.linalg.inv(matrix) @ RAS_TO_LPS
     linear = pull[:3, :3].ravel().tolist()
-    transform = sitk.Euler3DTransform() if freedom == "rigid" else sitk.AffineTransform(3)
+    transform = _TRANSFORMS[freedom]()
     transform.SetCenter(centre.tolist())
-    if freedom == "rigid":
-        transform.SetMatrix(linear, 1e-6)
-    else:
+    if freedom == "affine":
         transform.SetMatrix(linear)
+    else:
+        transform.SetMatrix(linear, 1e-6)
     transform.SetTranslation((pull[:3, :3] @ centre + pull[:3, 3] - centre).tolist())
     return transform

@@ -6,7 +6,7 @@ values (`deformable`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -14,30 +14,30 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from bids_app.images import Image, data, like, masked, on_affine, resample, voxel_volume_mm3
-from bids_app.measures.overlap import dice
+from bids_app.images import Image, data, like, masked, on_affine, voxel_volume_mm3
 from bids_app.preprocessing import deformable, linear
 from bids_app.preprocessing.checks import (
     AFFINE_LIMITS,
-    COMPARE_MM,
-    FLAIR_NORMALIZATION_LIMITS,
     NORMALIZATION_LIMITS,
     POSE_LIMITS,
     Check,
     Measured,
     Registration,
-    first_that_passes,
-    local_correlation,
+    check_of,
+    first_accepted,
 )
-from bids_app.preprocessing.itk import from_itk, pull_transform, to_itk
+from bids_app.preprocessing.comparison import COMPARE_MM, COVERED, Candidate, Fit, Target, fit, measure, soft
+from bids_app.preprocessing.itk import pull_transform, to_itk
 from bids_app.preprocessing.templates import Template
-from bids_app.preprocessing.transforms import apply_linear, resample_itk
+from bids_app.preprocessing.transforms import apply_linear, read_itk
 
 #: Rotations tried for the pose: what patients do in a scanner, then what wrong headers do.
 LIKELY_DEGREES = (-24.0, -8.0, 8.0, 24.0)
 ANY_DEGREES = (-90.0, -45.0, 0.0, 45.0, 90.0, 180.0)
 #: The lesion's surroundings are oedema and distorted tissue, and its mask is never exact.
 LESION_MARGIN_MM = 3.0
+#: Share of a template's 99th percentile above which its T1w shows tissue and not fluid.
+TISSUE = 0.5
 #: Around the brain, so that background counts and the deformation has room to fade.
 BOX_MARGIN_MM = 20.0
 #: Voxel size, iterations and smoothing of the two levels of the deformation; the second try is stiffer.
@@ -69,6 +69,10 @@ class Normalization:
 def to_pose(brain: Image, mask: Image, template: Template) -> Registration:
     """Rigid registration of a brain to a template: the pose in which the models see it.
 
+    Brains differ in size, and masks in how much of the fluid around it they hold, so the brain is scaled while it is
+    brought to the template: without, the outline decides, and small brains end up to 5 mm and 10 degrees off. The
+    rigid part of that is the pose; the check looks at the scaled brain.
+
     Parameters
     ----------
     brain, mask : Image
@@ -87,13 +91,11 @@ def to_pose(brain: Image, mask: Image, template: Template) -> Registration:
             for start in (np.eye(4), scans.shift)
             for turned in linear.rotations_about(start, scans.fixed.centre, degrees)
         ]
-        return linear.register(scans.fixed, scans.moving, starts)
+        return linear.register(scans.fixed, scans.moving, starts, "similarity")
 
-    def measure(matrix: np.ndarray) -> Measured:
-        return scans.measure(pull_transform(matrix))
-
-    matrix, check = first_that_passes((lambda: way(LIKELY_DEGREES), lambda: way(ANY_DEGREES)), measure, POSE_LIMITS)
-    return Registration(np.eye(4) if matrix is None else matrix, check)
+    ways = (lambda: way(LIKELY_DEGREES), lambda: way(ANY_DEGREES))
+    scaled, check = first_accepted(ways, scans.measure_linear, POSE_LIMITS)
+    return Registration(np.eye(4) if scaled is None else linear.rigid_part(scaled, scans.fixed.centre), check)
 
 
 def brain_in_pose(scan: Image, mask: Image, matrix: np.ndarray, template: Template) -> tuple[Image, Image]:
@@ -134,7 +136,7 @@ def to_affine(
     starts = [initial, _scaled(initial, scans)]
     first = "correlation" if contrast == "T1w" else "mutual information"
     ways = (lambda: scans.affine(starts, first), lambda: scans.affine([*starts, scans.shift], "mutual information"))
-    matrix, check = first_that_passes(ways, lambda found: scans.measure(pull_transform(found)), AFFINE_LIMITS)
+    matrix, check = first_accepted(ways, scans.measure_linear, AFFINE_LIMITS)
     return Registration(initial if matrix is None else matrix, check)
 
 
@@ -146,7 +148,7 @@ def normalize(
     initial: np.ndarray,
     folder: Path,
     contrast: str = "T1w",
-    affine: np.ndarray | None = None,
+    affine: Registration | None = None,
 ) -> Normalization:
     """Affine and deformable registration of a brain to a template; the lesion does not take part.
 
@@ -162,32 +164,60 @@ def normalize(
         Where the two transforms are written.
     contrast : str
         ``T1w`` or ``FLAIR``.
-    affine : array of shape (4, 4), optional
+    affine : Registration, optional
         From `to_affine`, where that is known already.
 
     Returns
     -------
     Normalization
-        With `check` against `checks.NORMALIZATION_LIMITS` or `checks.FLAIR_NORMALIZATION_LIMITS`, measured with the
-        transform as it is stored.
+        With `check` against `checks.NORMALIZATION_LIMITS`: overlap and similarity of the transform as it is stored.
+        Whether it fits better elsewhere is asked before the deformation, which makes a scan fit wherever it lies.
     """
     scans = _Scans.of(brain, mask, lesion, template)
     starts = [initial, _scaled(initial, scans)]
     one_contrast = contrast == "T1w"
-    limits = NORMALIZATION_LIMITS if one_contrast else FLAIR_NORMALIZATION_LIMITS
 
-    def way(starts: list[np.ndarray], metric: linear.Metric, schedule: Schedule, known: np.ndarray | None) -> _Pulls:
-        matrix = scans.affine(starts, metric) if known is None else known
-        return _pulls(matrix, deformable.register_field(scans.levels(matrix, schedule, one_contrast)))
+    def way(matrix: np.ndarray, before: Measured, schedule: Schedule) -> _Deformed:
+        field = deformable.register_field(scans.levels(matrix, schedule, one_contrast))
+        return _Deformed(_pulls(matrix, field), before)
 
-    ways = (
-        lambda: way(starts, "correlation" if one_contrast else "mutual information", SCHEDULE, affine),
-        lambda: way([*starts, scans.shift], "mutual information", STIFF_SCHEDULE, None),
-    )
-    found, check = first_that_passes(ways, lambda pulls: scans.measure(pulls.forward), limits)
+    def first() -> _Deformed:
+        if affine is not None:
+            return way(affine.matrix, affine.check.measured, SCHEDULE)
+        matrix = scans.affine(starts, "correlation" if one_contrast else "mutual information")
+        return way(matrix, scans.measure_linear(matrix), SCHEDULE)
+
+    def second() -> _Deformed:
+        matrix = scans.affine([*starts, scans.shift], "mutual information")
+        return way(matrix, scans.measure_linear(matrix), STIFF_SCHEDULE)
+
+    def measured(found: _Deformed) -> Measured:
+        here = scans.fit(found.pulls.forward)
+        return replace(found.before, overlap=here.overlap, similarity=here.similarity)
+
+    found, check = first_accepted((first, second), measured, NORMALIZATION_LIMITS)
     if found is None or not check.usable:
         return Normalization(None, None, check)
-    return Normalization(*found.write(folder), check)
+    return Normalization(*found.pulls.write(folder), check)
+
+
+def check_transform(brain: Image, mask: Image, lesion: Image | None, template: Template, path: Path) -> Check:
+    """Judge a transform to a standard space that somebody else made.
+
+    Parameters
+    ----------
+    brain, mask, lesion, template
+        As for `normalize`.
+    path : Path
+        ITK file that pulls the scan to the standard space.
+
+    Raises
+    ------
+    VisitError
+        If the file is missing or holds no transform that ITK knows.
+    """
+    scans = _Scans.of(brain, mask, lesion, template)
+    return check_of(scans.measure(read_itk(path)), NORMALIZATION_LIMITS)
 
 
 @dataclass(frozen=True)
@@ -206,6 +236,14 @@ class _Pulls:
 
 
 @dataclass(frozen=True)
+class _Deformed:
+    """A deformation, and what was measured of the affine that it begins with."""
+
+    pulls: _Pulls
+    before: Measured
+
+
+@dataclass(frozen=True)
 class _Scans:
     """A brain and a template, ready to be registered and compared.
 
@@ -216,8 +254,8 @@ class _Scans:
     mask, healthy : Image
         Brain mask, and where the brain may be looked at: everywhere but in the lesion. None without a lesion.
     template : Template
-    compared, target : Image, array of bool
-        The template on voxels of `COMPARE_MM` and its brain mask there.
+    target, candidate : Target, Candidate
+        Template and brain, ready to be compared.
     """
 
     moving: linear.Pyramid
@@ -225,21 +263,27 @@ class _Scans:
     mask: Image
     healthy: Image | None
     template: Template
-    compared: Image
-    target: np.ndarray
+    target: Target
+    candidate: Candidate
 
     @classmethod
     def of(cls, brain: Image, mask: Image, lesion: Image | None, template: Template) -> _Scans:
         fixed = linear.Pyramid(_boxed(template.t1w, template.brain_mask))
-        compared = from_itk(fixed.at(COMPARE_MM))
+        moving = linear.Pyramid(_boxed(masked(brain, mask), mask))
+        boxed = _boxed(mask, mask)
+        healthy = None if lesion is None or not data(lesion).any() else _healthy(_boxed(lesion, mask))
         return cls(
-            moving=linear.Pyramid(_boxed(masked(brain, mask), mask)),
+            moving=moving,
             fixed=fixed,
-            mask=_boxed(mask, mask),
-            healthy=None if lesion is None or not data(lesion).any() else _healthy(_boxed(lesion, mask)),
+            mask=boxed,
+            healthy=healthy,
             template=template,
-            compared=compared,
-            target=data(resample(template.brain_mask, compared, order=0)) > 0,
+            target=template_target(template, fixed),
+            candidate=Candidate(
+                image=moving.at(COMPARE_MM),
+                mask=linear.downsample(soft(boxed), COMPARE_MM),
+                healthy=None if healthy is None else linear.downsample(soft(healthy), COMPARE_MM),
+            ),
         )
 
     @property
@@ -265,12 +309,27 @@ class _Scans:
 
     def measure(self, pull: sitk.Transform) -> Measured:
         """How well brain and template agree after `pull`."""
-        moved = resample_itk(from_itk(self.moving.at(COMPARE_MM)), pull, self.compared, "linear")
-        mask = data(resample_itk(self.mask, pull, self.compared, "nearest")) > 0
-        looked_at = mask & self.target
-        if self.healthy is not None:
-            looked_at &= data(resample_itk(self.healthy, pull, self.compared, "nearest")) > 0
-        return Measured(dice(mask, self.target, empty=0.0), local_correlation(self.compared, moved, looked_at))
+        return measure(self.target, self.candidate, pull)
+
+    def fit(self, pull: sitk.Transform) -> Fit:
+        """How well they agree after `pull`, without a look at other poses."""
+        return fit(self.target, self.candidate, pull)
+
+    def measure_linear(self, matrix: np.ndarray) -> Measured:
+        """How well brain and template agree where the brain is pushed by `matrix`."""
+        return self.measure(pull_transform(matrix))
+
+
+def template_target(template: Template, pyramid: linear.Pyramid) -> Target:
+    """A template to compare scans with; its tissue is what is brighter than fluid in its T1w."""
+    grid = pyramid.at(COMPARE_MM)
+
+    def on_grid(inside: np.ndarray) -> np.ndarray:
+        small = linear.downsample(soft(like(template.t1w, inside)), COMPARE_MM)
+        return sitk.GetArrayFromImage(sitk.Resample(small, grid)).T > COVERED
+
+    brain = data(template.brain_mask) > 0
+    return Target(grid, on_grid(brain), on_grid(brain & (data(template.t1w) > TISSUE)))
 
 
 def _pulls(matrix: np.ndarray, field: sitk.Image) -> _Pulls:

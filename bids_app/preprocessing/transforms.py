@@ -49,7 +49,7 @@ def apply_itk(image: Image, transform_path: Path, reference: Image, interpolatio
     VisitError
         If the file is missing or holds no transform that ITK knows.
     """
-    return resample_itk(image, _read(transform_path), reference, interpolation)
+    return resample_itk(image, read_itk(transform_path), reference, interpolation)
 
 
 def apply_to_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -62,7 +62,7 @@ def apply_itk_to_points(points: np.ndarray, transform_path: Path) -> np.ndarray:
 
     To place a T1w centroid in standard space use ``from-<standard>_to-T1w``.
     """
-    transform = _read(transform_path)
+    transform = read_itk(transform_path)
     lps = np.asarray(points, float) @ RAS_TO_LPS[:3, :3]
     return np.array([transform.TransformPoint(point) for point in lps.tolist()]).reshape(-1, 3) @ RAS_TO_LPS[:3, :3]
 
@@ -79,8 +79,14 @@ def write_itk_linear(matrix: np.ndarray, path: Path) -> Path:
     return path
 
 
-def _read(path: Path) -> sitk.Transform:
-    """An ITK transform from .txt, .mat, .tfm or .h5."""
+def read_itk(path: Path) -> sitk.Transform:
+    """An ITK transform from .txt, .mat, .tfm or .h5.
+
+    Raises
+    ------
+    VisitError
+        If the file is missing or holds no transform that ITK knows.
+    """
     if not path.is_file():  # asked first, because HDF5 prints a page about it
         raise VisitError(f"The transform {path} does not exist.", "Check the path.")
     try:

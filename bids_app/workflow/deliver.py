@@ -78,9 +78,9 @@ def _registration_problems(
     """What the registrations' checks say that a user should hear."""
     checks = [("pose", posed.check), *((space.space.lower(), space.check) for space in normalized)]
     checks += [("affine", aligned.check)] if aligned else []
-    doubts = [(name, check) for name, check in checks if check.status in ("retried", "failed")]
+    doubts = [(name, check) for name, check in checks if check.status in ("doubtful", "failed")]
     flair = prepared.flair_check
-    if flair and flair.status == "retried":  # one that failed is a problem of `prepared` already
+    if flair and flair.status == "doubtful":  # one that failed is a problem of `prepared` already
         doubts.insert(0, ("flair", flair))
     return tuple(
         Problem(f"{name}-registration-{check.status}", Severity.WARNING, check.sentence) for name, check in doubts

@@ -19,15 +19,14 @@ from bids_app.errors import VisitError
 from bids_app.images import Image
 from bids_app.lesion.components import Lesions, find_lesions, lesions_of_mask
 from bids_app.lesion.model import LesionModel, LesionModels
-from bids_app.measures.overlap import dice
 from bids_app.measures.volumes import side_volumes, volume_ml
 from bids_app.preprocessing import brain, headers, transforms
 from bids_app.preprocessing.bias import correct_bias
-from bids_app.preprocessing.checks import POSE_LIMITS, Check
+from bids_app.preprocessing.checks import Check, Registration
 from bids_app.preprocessing.coregistration import register_flair
-from bids_app.preprocessing.normalization import Normalization, brain_in_pose, to_affine, to_pose
+from bids_app.preprocessing.normalization import Normalization, brain_in_pose, check_transform, to_affine, to_pose
 from bids_app.preprocessing.normalization import normalize as normalize_brain
-from bids_app.preprocessing.templates import Template, load_template
+from bids_app.preprocessing.templates import load_template
 from bids_app.settings import DEFAULT_SPACE
 from bids_app.study.models import Problem, Reuse, Severity, Visit
 from bids_app.workflow import tools
@@ -238,7 +237,9 @@ def normalize(
     job: Job, prepared: Prepared, posed: Posed, segmented: Segmented, aligned: Aligned | None, folder: Path
 ) -> tuple[Normalized, ...]:
     """Bring the visit to every standard space asked for, with the lesion as a cost-function mask."""
-    known = {DEFAULT_SPACE: np.array(aligned.matrix)} if aligned and aligned.check.usable else {}
+    known = {}
+    if aligned and aligned.check.usable:
+        known = {DEFAULT_SPACE: Registration(np.array(aligned.matrix), aligned.check)}
     return tuple(
         _normalize_to(space, job.visit, prepared, posed, segmented, known.get(space), folder / space)
         for space in job.settings.standard_spaces
@@ -251,18 +252,21 @@ def _normalize_to(
     prepared: Prepared,
     posed: Posed,
     segmented: Segmented,
-    affine: np.ndarray | None,
+    affine: Registration | None,
     folder: Path,
 ) -> Normalized:
     scan, mask = images.load(prepared.reference), images.load(prepared.brain_mask)
     lesion, template = images.load(segmented.mask), load_template(space)
-    reused = _reused_transforms(visit.reuse, mask, template) if visit.reuse.standard_space == space else None
-    if reused and reused.check.usable:
+    brain_alone = images.masked(scan, mask)
+    reused = None
+    if visit.reuse.standard_space == space:
+        check = check_transform(brain_alone, mask, lesion, template, visit.reuse.to_standard)
+        reused = _reused_transforms(visit.reuse, check)
+    if reused and reused.check.status == "reused":
         found = reused
     else:
         initial = np.array(posed.matrix)
-        seen = images.masked(scan, mask)
-        found = normalize_brain(seen, mask, lesion, template, initial, folder, prepared.contrast, affine)
+        found = normalize_brain(brain_alone, mask, lesion, template, initial, folder, prepared.contrast, affine)
         if reused:
             found = replace(found, check=_retried(found.check, reused.check))
     if not found.check.usable:
@@ -285,20 +289,16 @@ def _normalize_to(
     )
 
 
-def _reused_transforms(reuse: Reuse, mask: Image, template: Template) -> Normalization:
-    """The transforms of another pipeline, judged by where they put the brain mask."""
-    moved = transforms.apply_itk(mask, reuse.to_standard, template.t1w, "nearest")
-    overlap = dice(images.data(moved) > 0, images.data(template.brain_mask) > 0, empty=0.0)
-    # gross errors only: brain masks of different pipelines hold more or less of the fluid around the brain
-    status = "reused" if overlap >= POSE_LIMITS.overlap else "failed"
-    sentence = f"The transforms of another pipeline overlap the brains of scan and template by {overlap:.2f}."
-    return Normalization(reuse.to_standard, reuse.from_standard, Check(status, overlap, np.nan, sentence))
+def _reused_transforms(reuse: Reuse, check: Check) -> Normalization:
+    """The transforms of another pipeline, which are taken where they are beyond doubt."""
+    status = "reused" if check.status == "accepted" else check.status
+    sentence = f"The transforms of another pipeline were checked. {check.sentence}"
+    return Normalization(reuse.to_standard, reuse.from_standard, replace(check, status=status, sentence=sentence))
 
 
 def _retried(check: Check, reused: Check) -> Check:
-    """The check of our own registration, made because that of another pipeline failed its own."""
-    status = "retried" if check.usable else "failed"
-    return replace(check, status=status, sentence=f"{reused.sentence} Registered anew. {check.sentence}")
+    """The check of our own registration, made because that of another pipeline was not beyond doubt."""
+    return replace(check, sentence=f"{reused.sentence} Registered anew. {check.sentence}")
 
 
 def locate(segmented: Segmented, normalized: tuple[Normalized, ...]) -> Segmented:

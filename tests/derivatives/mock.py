@@ -26,7 +26,7 @@ from bids_app.lesion.components import find_lesions
 from bids_app.preprocessing.checks import Check
 from bids_app.study.models import Scan, Visit
 
-PASSED = Check("passed", 0.97, 0.4, "Within limits.")
+PASSED = Check("accepted", 0.97, 0.4, "Within limits.")
 IDENTITY = tuple(tuple(row) for row in np.eye(4).tolist())
 MODEL = ModelUse("tiny", "1.0", "0" * 64, ("T1w",), ("0", "1"), 0.5, 10.0, "cpu")
 

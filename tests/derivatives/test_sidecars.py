@@ -58,6 +58,8 @@ def test_what_was_not_measured_is_null_since_json_knows_no_nan():
     keys = check_keys(Check("reused", np.nan, 0.5, "As it is."))
     assert json.loads(json.dumps(keys, allow_nan=False)) == {
         "Status": "reused",
-        "BrainOverlap": None,
+        "TissueOverlap": None,
         "Similarity": 0.5,
+        "SimilarityNearby": None,
+        "SimilarityElsewhere": None,
     }

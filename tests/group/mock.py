@@ -54,13 +54,13 @@ def add_done(
     rows = [lesion_row(index, volume) for index, volume in enumerate(volumes, start=1)]
     write_table(out / table, pd.DataFrame(rows, columns=list(lesion_row(1, 1.0))))
     write_image(out / image, standard_mask(LEFT) if mask is None else mask)
-    write_json(names.sidecar(out / image), {"Registration": {"Status": "passed"}})
+    write_json(names.sidecar(out / image), {"Registration": {"Status": "accepted"}})
     summary = {
         "session_id": session_id(session), "status": "done", "native_space": contrast, "channels": contrast,
         "lesion_count": len(volumes),
         "lesion_volume_ml": sum(volumes), "lesion_volume_left_ml": sum(volumes), "lesion_volume_right_ml": 0.0,
         "largest_lesion_ml": max(volumes, default=0.0), "brain_volume_ml": 1234.5, "flair_registration": None,
-        "pose_registration": "passed", "mni_registration": "passed", "problems": None,
+        "pose_registration": "accepted", "mni_registration": "accepted", "problems": None,
     }  # fmt: skip
     # the native mask and the dseg image are listed as well, and must not be taken for one of the others
     others = (names.lesion_mask(scan, contrast), names.lesion_instances(scan, contrast), names.brain_mask(scan, SPACE))

@@ -83,10 +83,10 @@ def test_sessions(out):
         "lesion_volume_left_ml lesion_volume_right_ml largest_lesion_ml finding_count "
         "finding_volume_ml nonlesional_count nonlesional_volume_ml brain_volume_ml flair_registration "
         "pose_registration mni_registration problems volume_class\n"
-        "sub-01 ses-1 done T1w T1w 2 15.0 15.0 0.0 12.5 n/a n/a n/a n/a 1234.5 n/a passed passed n/a small\n"
-        "sub-01 ses-2 done FLAIR FLAIR 1 70.01 70.01 0.0 70.01 n/a n/a n/a n/a 1234.5 n/a passed passed n/a large\n"
+        "sub-01 ses-1 done T1w T1w 2 15.0 15.0 0.0 12.5 n/a n/a n/a n/a 1234.5 n/a accepted accepted n/a small\n"
+        "sub-01 ses-2 done FLAIR FLAIR 1 70.01 70.01 0.0 70.01 n/a n/a n/a n/a 1234.5 n/a accepted accepted n/a large\n"
         "sub-02 n/a failed n/a n/a n/a n/a n/a n/a n/a n/a n/a n/a n/a n/a n/a n/a n/a n/a n/a\n"
-        "sub-03 n/a done T1w T1w 0 0 0 0.0 0.0 n/a n/a n/a n/a 1234.5 n/a passed passed n/a none\n"
+        "sub-03 n/a done T1w T1w 0 0 0 0.0 0.0 n/a n/a n/a n/a 1234.5 n/a accepted accepted n/a none\n"
     )
 
 

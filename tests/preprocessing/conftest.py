@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import SimpleITK as sitk
 
-from bids_app.preprocessing import coregistration, linear, normalization
+from bids_app.preprocessing import comparison, coregistration, linear, normalization
 from bids_app.preprocessing.templates import Template
 from tests.preprocessing import phantoms
 
@@ -36,6 +37,13 @@ def frugal() -> Iterator[None]:
     """Fewer voxels and iterations than for a whole head; heads of the right size are in ``test_real_heads.py``."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(linear, "SAMPLES", 10_000)
+        # the head is half as long as one: so are the voxels and the shifts with which it is compared
+        for module in (comparison, coregistration, normalization):
+            patch.setattr(module, "COMPARE_MM", 2.0)
+        patch.setattr(comparison, "NEAR", (4.0, 8.0))
+        # and it is smooth: two scans of it agree less exactly than those of one person do
+        smooth = replace(coregistration.FLAIR_LIMITS, nearby=0.9, highest_nearby=0.95)
+        patch.setattr(coregistration, "FLAIR_LIMITS", smooth)
         patch.setattr(normalization, "SCHEDULE", ((4.0, 30, 1.0), (2.0, 10, 1.0)))
         patch.setattr(normalization, "STIFF_SCHEDULE", ((4.0, 30, 2.0), (2.0, 10, 2.0)))
         yield

@@ -52,7 +52,7 @@ def test_a_turned_and_shifted_flair_is_found_however_both_are_stored(phantom, fl
     t1w, mask = (stored_as(image, orientation) for image in (phantom.head, phantom.mask))
     moved = stored_as(elsewhere(flair, MOVED), {"RAS": "LIA", "LAS": "RAS", "LIA": "LAS"}[orientation])
     found = register_flair(moved, t1w, mask)
-    assert found.check.status == "passed"
+    assert found.check.status == "accepted"
     assert error(found, MOVED, phantom) < VOXEL_MM / 2
     np.testing.assert_allclose(found.matrix[:3, :3] @ found.matrix[:3, :3].T, np.eye(3), atol=1e-6)  # rigid
     # left is left: the dark mark of the FLAIR lands on that of the T1w
@@ -65,31 +65,28 @@ def test_a_header_wrong_by_50_mm_is_no_problem(phantom, flair, only_once):
     """The centres of mass are among the first starts."""
     wrong = rigid((0, 0, 0), (50, 0, -50))
     found = register_flair(elsewhere(flair, wrong), phantom.head, phantom.mask)
-    assert found.check.status == "passed"
+    assert found.check.status == "accepted"
     assert error(found, wrong, phantom) < VOXEL_MM / 2
 
 
 def test_a_header_wrong_by_90_degrees_and_50_mm_is_found_at_the_second_try(phantom, flair, fewer_likely):
     wrong = rigid((0, 0, 90), (50, -20, 10))
     found = register_flair(elsewhere(flair, wrong), phantom.head, phantom.mask)
-    assert found.check.status == "retried"
-    assert "second try" in found.check.sentence
+    assert found.check.status == "accepted"
     assert error(found, wrong, phantom) < VOXEL_MM / 2
 
 
 def test_another_object_fails_in_a_sentence(phantom, fewer_likely):
     check = register_flair(thing(phantom), phantom.head, phantom.mask).check
     assert check.status == "failed"
-    assert check.similarity < 0.6 * FLAIR_LIMITS.similarity
-    assert check.sentence.startswith("FLAIR to T1w: failed (brain overlap")
-    assert "at least" in check.sentence
+    assert check.sentence.startswith("FLAIR to T1w: failed, ")
+    assert "(tissue overlap" in check.sentence
 
 
 def test_noise_fails(phantom, flair, quick):
     noise = np.random.default_rng(0).normal(100, 20, flair.shape).astype(np.float32)
     check = register_flair(like(flair, noise), phantom.head, phantom.mask).check
     assert check.status == "failed"
-    assert check.similarity < 0.5 * FLAIR_LIMITS.similarity
 
 
 def test_a_flair_of_half_the_brain_fails_for_its_overlap(phantom, flair, quick, monkeypatch):
@@ -97,7 +94,7 @@ def test_a_flair_of_half_the_brain_fails_for_its_overlap(phantom, flair, quick, 
     monkeypatch.setattr(coregistration, "SHIFTS_MM", ())
     check = register_flair(flair.slicer[:, :, 14:], phantom.head, phantom.mask).check
     assert check.status == "failed"
-    assert check.overlap < FLAIR_LIMITS.overlap
+    assert check.overlap < FLAIR_LIMITS.least_overlap
 
 
 @pytest.mark.parametrize("value", [0, 7])
@@ -122,5 +119,5 @@ def test_skull_stripped_scans_are_found_too(phantom, flair):
     box = ndimage.find_objects(data(phantom.mask, np.uint8))[0]
     t1w, t1w_mask = (image.slicer[box] for image in (phantom.brain, phantom.mask))
     found = register_flair(elsewhere(brain, MOVED), t1w, t1w_mask)
-    assert found.check.status == "passed"
+    assert found.check.status == "accepted"
     assert error(found, MOVED, phantom) < VOXEL_MM

@@ -11,9 +11,16 @@ import SimpleITK as sitk
 from bids_app.images import Image, data, like, masked, on_affine, resample, voxel_volume_mm3, world
 from bids_app.measures.overlap import dice
 from bids_app.preprocessing import normalization
-from bids_app.preprocessing.checks import NORMALIZATION_LIMITS, POSE_LIMITS
-from bids_app.preprocessing.normalization import normalize, to_pose
-from bids_app.preprocessing.transforms import apply_itk, apply_itk_to_points, apply_linear, apply_to_points
+from bids_app.preprocessing.checks import POSE_LIMITS
+from bids_app.preprocessing.linear import translation
+from bids_app.preprocessing.normalization import check_transform, normalize, to_pose
+from bids_app.preprocessing.transforms import (
+    apply_itk,
+    apply_itk_to_points,
+    apply_linear,
+    apply_to_points,
+    write_itk_linear,
+)
 from tests.conftest import stored_as
 from tests.preprocessing.phantoms import (
     MARK,
@@ -57,7 +64,7 @@ def flair_brain(phantom) -> tuple[Image, Image]:
 def test_the_pose_does_not_depend_on_position_and_storage(phantom, template, straight, orientation):
     brain, mask = (stored_as(elsewhere(image, MOVED), orientation) for image in (phantom.brain, phantom.mask))
     found = to_pose(brain, mask, template)
-    assert found.check.status == "passed"
+    assert found.check.status == "accepted"
     assert distance(found.matrix @ MOVED, straight.matrix, brain_points(phantom)) < 0.7
     np.testing.assert_allclose(found.matrix[:3, :3] @ found.matrix[:3, :3].T, np.eye(3), atol=1e-6)  # rigid
 
@@ -73,14 +80,14 @@ def test_a_brain_on_its_side_is_found_at_the_second_try(phantom, template, strai
     monkeypatch.setattr(normalization, "ANY_DEGREES", (-90.0, 0.0, 90.0))
     wrong = rigid((0, 90, 0), (0, 0, 50))
     found = to_pose(elsewhere(phantom.brain, wrong), elsewhere(phantom.mask, wrong), template)
-    assert found.check.status == "retried"
+    assert found.check.status == "accepted"
     assert distance(found.matrix @ wrong, straight.matrix, brain_points(phantom)) < 1.5
 
 
 def test_the_pose_of_a_flair_is_that_of_the_t1w(phantom, template, straight, flair_brain, orientation):
     brain, mask = (stored_as(elsewhere(image, MOVED), orientation) for image in flair_brain)
     found = to_pose(brain, mask, template)
-    assert found.check.status == "passed"
+    assert found.check.status == "accepted"
     assert distance(found.matrix @ MOVED, straight.matrix, brain_points(phantom)) < 1.5
 
 
@@ -96,25 +103,25 @@ def test_what_is_no_brain_fails_in_a_sentence(phantom, template, kind, quick):
     found = to_pose(like(phantom.head, np.where(inside, values, 0).astype(np.float32)), phantom.mask, template)
     assert found.check.status == "failed"
     assert found.check.sentence.startswith("brain to the model's pose: failed")
-    assert not found.check.similarity >= POSE_LIMITS.similarity
     assert np.isfinite(found.matrix).all()
 
 
-def test_the_mask_of_something_else_fails_for_its_overlap(phantom, template, quick):
-    """Half of the brain is missing from the mask."""
+def test_the_mask_of_something_else_is_told(phantom, template, quick):
+    """Half of the brain is missing from the mask: what is there fits, and it is told what to look at."""
     half = data(phantom.mask).copy()
     half[:, :30] = 0
     check = to_pose(phantom.brain, like(phantom.mask, half), template).check
-    assert check.status == "failed"
+    assert check.status != "accepted"
     assert check.overlap < POSE_LIMITS.overlap
+    assert "do not overlap well" in check.sentence
 
 
 # ------------------------------------------------------------------------------------------------- standard space
 
 
 def test_brain_and_template_agree_after_normalization(phantom, template, straight, normalized):
-    assert normalized.check.status == "passed"
-    assert normalized.check.similarity > 0.6
+    assert normalized.check.status == "accepted"
+    assert normalized.check.similarity > 0.5
     moved = data(apply_itk(phantom.mask, normalized.forward, template.brain_mask, "nearest")) > 0
     inside = data(template.brain_mask) > 0
     assert dice(moved, inside) > 0.97
@@ -151,7 +158,7 @@ def test_the_deformation_does_not_fold(template, normalized):
 def test_a_flair_alone_goes_where_the_t1w_goes(phantom, template, straight, normalized, flair_brain, tmp_path):
     """Taken for a T1w it would go elsewhere, by 4 mm."""
     found = normalize(*flair_brain, None, template, straight.matrix, tmp_path, "FLAIR")
-    assert found.check.status == "passed"
+    assert found.check.status == "accepted"
     points = brain_points(phantom)
     there, here = (apply_itk_to_points(points, each.inverse) for each in (normalized, found))
     assert np.linalg.norm(there - here, axis=1).mean() < 1.3
@@ -177,12 +184,22 @@ def test_normalization_does_not_depend_on_storage(phantom, template, straight, t
         assert np.percentile(apart, 95) < 1.5
 
 
+@pytest.mark.parametrize(("millimetres", "status"), [(0, "accepted"), (15, "doubtful")])
+def test_transforms_made_elsewhere_are_judged_by_where_the_brain_arrives(
+    phantom, template, straight, tmp_path, millimetres, status
+):
+    off = translation(np.array([0.0, millimetres, 0.0])) @ straight.matrix
+    path = write_itk_linear(off, tmp_path / "there.txt")
+    check = check_transform(phantom.brain, phantom.mask, None, template, path)
+    assert check.status == status
+    assert ("it fits better" in check.sentence) is (status == "doubtful")
+
+
 def test_a_failed_registration_writes_nothing(phantom, template, tmp_path, quick):
     noise = np.random.default_rng(0).normal(100, 20, phantom.head.shape).astype(np.float32)
     brain = like(phantom.head, np.where(data(phantom.mask) > 0, noise, 0))
     found = normalize(brain, phantom.mask, None, template, np.eye(4), tmp_path / "new")
     assert (found.forward, found.inverse, found.check.status) == (None, None, "failed")
-    assert found.check.similarity < NORMALIZATION_LIMITS.similarity
     assert not (tmp_path / "new").exists()
 
 
@@ -190,7 +207,7 @@ def test_an_empty_brain_fails_in_words(phantom, template, tmp_path, quick):
     brain = like(phantom.head, np.zeros(phantom.head.shape, np.float32))
     found = normalize(brain, phantom.mask, None, template, np.eye(4), tmp_path)
     assert found.check.status == "failed"
-    assert found.check.sentence.startswith("T1w to standard space: failed")
+    assert found.check.sentence.startswith("scan to standard space: failed")
 
 
 # ------------------------------------------------------------------------------------------------- the lesion

@@ -76,7 +76,7 @@ def test_flair_alone_is_brought_to_the_pose_with_its_left_on_the_left(scans, tmp
     assert (found.contrast, found.flair, found.flair_check) == ("FLAIR", None, None)
     assert found.skull_stripped and 1000 < found.brain_volume_ml < 2200
     posed = stages.pose(found, tmp_path / "pose")
-    assert (posed.contrasts, posed.check.status) == (("FLAIR",), "passed")
+    assert (posed.contrasts, posed.check.status) == (("FLAIR",), "accepted")
     image = images.load(posed.scan("FLAIR"))
     assert image.shape == (197, 233, 189)
     # the dark mark of the phantom, left in front above, and its place on the right

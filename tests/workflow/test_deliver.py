@@ -56,13 +56,13 @@ def test_what_an_interrupted_run_wrote_is_known_and_goes_when_it_is_out_of_date(
 
 def test_a_doubtful_alignment_of_the_anomaly_map_is_told(job: Job, tmp_path: Path):
     prepared, posed, segmented, normalized = make_results(tmp_path / "made", job.visit)
-    aligned = Aligned(IDENTITY, replace(PASSED, status="retried"))
+    aligned = Aligned(IDENTITY, replace(PASSED, status="doubtful"))
     anomalies = Anomalies(make_explained(tmp_path / "made", prepared, normalized))
     record = deliver(job, prepared, posed, segmented, normalized, aligned, anomalies)
-    assert [problem["code"] for problem in record.problems] == ["affine-registration-retried"]
+    assert [problem["code"] for problem in record.problems] == ["affine-registration-doubtful"]
     sidecar = names.sidecar(names.anomaly_map(job.visit.t1w.name))
     content = json.loads((job.settings.out_dir / sidecar).read_text())
-    assert content["Registration"]["Status"] == "retried"
+    assert content["Registration"]["Status"] == "doubtful"
     without = deliver(job, prepared, posed, segmented, normalized, aligned)
     assert without.problems == []
 
@@ -70,20 +70,20 @@ def test_a_doubtful_alignment_of_the_anomaly_map_is_told(job: Job, tmp_path: Pat
 @pytest.mark.parametrize(
     ("which", "code"),
     [
-        ("flair", "flair-registration-retried"),
-        ("pose", "pose-registration-retried"),
-        ("mni", "mni152nlin2009asym-registration-retried"),
+        ("flair", "flair-registration-doubtful"),
+        ("pose", "pose-registration-doubtful"),
+        ("mni", "mni152nlin2009asym-registration-doubtful"),
     ],
 )
-def test_a_registration_that_was_retried_is_told(job: Job, tmp_path: Path, which: str, code: str):
+def test_a_doubtful_registration_is_told(job: Job, tmp_path: Path, which: str, code: str):
     prepared, posed, segmented, (space,) = make_results(tmp_path / "made", job.visit)
-    retried = replace(PASSED, status="retried")
+    doubtful = replace(PASSED, status="doubtful")
     record = deliver(
         job,
-        replace(prepared, flair_check=retried if which == "flair" else PASSED),
-        replace(posed, check=retried if which == "pose" else PASSED),
+        replace(prepared, flair_check=doubtful if which == "flair" else PASSED),
+        replace(posed, check=doubtful if which == "pose" else PASSED),
         segmented,
-        (replace(space, check=retried if which == "mni" else PASSED),),
+        (replace(space, check=doubtful if which == "mni" else PASSED),),
     )
     assert [problem["code"] for problem in record.problems] == [code]
     assert record.summary["problems"] == code

@@ -58,7 +58,7 @@ def visit(tmp_path, orientation):
     t1w = Scan(path, ScanName.parse("sub-01_T1w.nii.gz"), "T1w")
     brain_mask = images.save(mask, tmp_path / "mask.nii.gz")
     prepared = Prepared(Visit("01", None, t1w, None), path, brain_mask, volume_ml(mask), True)
-    return prepared, Aligned(tuple(map(tuple, matrix())), Check("passed", 1.0, 1.0, ""))
+    return prepared, Aligned(tuple(map(tuple, matrix())), Check("accepted", 1.0, 1.0, ""))
 
 
 class Brightness:

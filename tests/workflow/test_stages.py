@@ -99,22 +99,18 @@ def test_the_pose_is_black_outside_the_brain(results):
     assert PASSED.usable
 
 
-@pytest.mark.parametrize(("millimetres", "status"), [(1.0, "reused"), (12.0, "failed")])
-def test_reused_transforms_are_believed_only_where_the_brain_arrives(tmp_path: Path, millimetres: float, status: str):
-    values = np.zeros((24, 28, 26), np.uint8)
-    values[6:18, 6:22, 6:20] = 1
-    brain = images.on_affine(values, np.diag([2.0, 2, 2, 1]))
-    there = write_itk_linear(shifted(millimetres), tmp_path / "there.txt")
-    back = write_itk_linear(shifted(-millimetres), tmp_path / "back.txt")
-    found = stages._reused_transforms(
-        Reuse(to_standard=there, from_standard=back), brain, SimpleNamespace(t1w=brain, brain_mask=brain)
-    )
-    assert found.check.status == status and np.isnan(found.check.similarity)
-    assert (found.forward, found.inverse) == (there, back)
+@pytest.mark.parametrize(("status", "becomes"), [("accepted", "reused"), ("doubtful",) * 2, ("failed",) * 2])
+def test_reused_transforms_are_taken_only_where_they_are_beyond_doubt(status: str, becomes: str):
+    reuse = Reuse(to_standard=Path("there.h5"), from_standard=Path("back.h5"))
+    found = stages._reused_transforms(reuse, replace(PASSED, status=status))
+    assert found.check.status == becomes
+    assert found.check.sentence.startswith("The transforms of another pipeline were checked. Within limits.")
+    assert (found.forward, found.inverse) == (reuse.to_standard, reuse.from_standard)
 
 
 def test_registering_anew_after_reused_transforms_is_told():
     reused = Check("failed", 0.4, np.nan, "Theirs overlap by 0.40.")
-    assert stages._retried(PASSED, reused).status == "retried"
-    assert "Theirs overlap by 0.40. Registered anew." in stages._retried(PASSED, reused).sentence
-    assert stages._retried(replace(PASSED, status="failed"), reused).status == "failed"
+    for status in ("accepted", "failed"):
+        anew = stages._retried(replace(PASSED, status=status), reused)
+        assert anew.status == status
+        assert anew.sentence.startswith("Theirs overlap by 0.40. Registered anew.")

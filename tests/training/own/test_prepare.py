@@ -65,7 +65,7 @@ def known_pose(monkeypatch):
     """The registration is tested elsewhere: here the pose is how the study's heads were turned."""
 
     def go(number: int) -> None:
-        found = Registration(np.linalg.inv(lying(number)), Check("passed", 1.0, 1.0, ""))
+        found = Registration(np.linalg.inv(lying(number)), Check("accepted", 1.0, 1.0, ""))
         monkeypatch.setattr(stages, "to_pose", lambda brain, mask, template: found)
 
     return go

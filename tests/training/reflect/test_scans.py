@@ -58,7 +58,7 @@ def leave_unprepared(monkeypatch):
     monkeypatch.setattr(stages, "prepare", prepare)
     monkeypatch.setattr(stages, "pose", lambda prepared, folder: None)
     monkeypatch.setattr(
-        stages, "to_mni", lambda prepared, posed, lesion: Aligned(IDENTITY, Check("passed", 1.0, 1.0, ""))
+        stages, "to_mni", lambda prepared, posed, lesion: Aligned(IDENTITY, Check("accepted", 1.0, 1.0, ""))
     )
 
 
