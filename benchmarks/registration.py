@@ -1,10 +1,10 @@
 """Compare SimpleITK (as the App uses it), antspyx and picsl_greedy on real heads; prints Markdown tables.
 
     python -m benchmarks.registration DATA [--threads 2] [--libraries SimpleITK]
-                                           [--only flair,pose,deform,known,lesion,limits]
+                                           [--only flair,pose,deform,known,lesion]
 
-DATA is the folder of test data (``whole_head/``, ``paired_clinical/``, ``lesion_masks/``). ``lesion`` and ``limits``
-look at the App alone. Times are CPU seconds of the process, so that a
+DATA is the folder of test data (``whole_head/``, ``paired_clinical/``, ``lesion_masks/``). ``lesion``
+looks at the App alone. Times are CPU seconds of the process, so that a
 busy machine does not matter. All libraries see the same images: brains at 2 mm for whatever ends in standard space,
 heads at 2 mm for FLAIR to T1w, the same first guess. antspyx and picsl_greedy are no dependencies: absent, they are
 left out.
@@ -17,14 +17,12 @@ import io
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
-from functools import cache
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from nibabel.orientations import io_orientation
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
@@ -32,26 +30,16 @@ from bids_app.images import Image, data, like, load, masked, resample, world
 from bids_app.measures.overlap import dice
 from bids_app.preprocessing import coregistration, deformable, linear, normalization
 from bids_app.preprocessing.bias import correct_bias
-from bids_app.preprocessing.brain import BrainExtractor, stripped_brain_mask
-from bids_app.preprocessing.checks import (
-    COMPARE_MM,
-    FLAIR_LIMITS,
-    NORMALIZATION_LIMITS,
-    POSE_LIMITS,
-    Check,
-    Limits,
-    Measured,
-)
+from bids_app.preprocessing.brain import BrainExtractor
+from bids_app.preprocessing.comparison import Fit
 from bids_app.preprocessing.headers import clean
 from bids_app.preprocessing.itk import RAS_TO_LPS, from_itk, pull_transform, push_matrix, to_itk
 from bids_app.preprocessing.templates import Template, load_template
 from bids_app.preprocessing.transforms import apply_linear, apply_to_points, resample_itk
 from bids_app.settings import DEFAULT_SPACE
-from demo.dataset import write_dataset
 
 HEADS = {"chris_t1": "whole_head/chris_t1.nii.gz", "studyforrest_sub02": "whole_head/studyforrest_sub02_T1w_1mm.nii.gz"}
 CLINICAL = ("paired_clinical/TCGA-FG-6692_T1.nii.gz", "paired_clinical/TCGA-FG-6692_FLAIR.nii.gz")
-CHRIS_FLAIR = "whole_head/synthsr_FLAIR.nii.gz"  # made from chris_t1
 LESIONS = ("lesion_masks/lesymap/Subject_037.nii.gz", "lesion_masks/lesymap/Subject_038.nii.gz")  # 172 and 308 mL
 TRIALS = 4
 MAX_DEGREES, MAX_MM = 18.0, 20.0
@@ -481,118 +469,19 @@ def lesion(libraries: list[Library], heads: list[Head], folder: Path) -> None:
                     moved.append(np.linalg.norm(shift, axis=1).mean())
                 found = data(resample_itk(mask, warp.forward, template.t1w, "nearest")).sum() / 1000
                 volumes = (there.sum() / 1000, float(found))
-                row(head.name, given is not None, *moved, *volumes, *astuple(matched), posed.similarity)
+                agreement = (matched.overlap, matched.similarity, posed.similarity)
+                row(head.name, given is not None, *moved, *volumes, *agreement)
 
 
-def app_way(scans: normalization._Scans, guess: np.ndarray) -> tuple[Warp, Measured]:
+def app_way(scans: normalization._Scans, guess: np.ndarray) -> tuple[Warp, Fit]:
     """The first way of `normalization.normalize`, whatever it reaches."""
     starts = [guess, normalization._scaled(guess, scans)]
     matrix = linear.register(scans.fixed, scans.moving, starts, "affine", "correlation", moving_mask=scans.healthy)
-    pulls = normalization._pulls(matrix, deformable.register_field(scans.levels(matrix, normalization.SCHEDULE)))
-    return Warp(pulls.forward, pulls.inverse), scans.measure(pulls.forward)
+    pulls = normalization._pulls(matrix, deformable.register_field(scans.levels(matrix, normalization.SCHEDULE, True)))
+    return Warp(pulls.forward, pulls.inverse), scans.fit(pulls.forward)
 
 
-def errors_of(centre: np.ndarray) -> dict[str, np.ndarray]:
-    """What a registration may do wrong, as matrices to follow the right one."""
-    shifts = {f"{mm} mm off": linear.translation(np.array([0.0, mm, 0.0])) for mm in (3, 6, 12)}
-    turns = {
-        f"{degrees} degrees off": linear.rotations_about(np.eye(4), centre, (0, degrees))[4] for degrees in (5, 10, 20)
-    }
-    return shifts | turns | {"left for right": np.diag([-1.0, 1, 1, 1])}
-
-
-def limits(libraries: list[Library], heads: list[Head], folder: Path) -> None:
-    """What right and wrong registrations reach: the limits of `checks` lie between."""
-    table("Overlap and local correlation", "step", "scan", "case", "overlap", "correlation", "verdict")
-    patients = [*heads, *demo_heads()]
-    for head in patients:
-        limits_of_standard_space(head)
-    limits_of_flair(heads, folder)
-
-
-def told(step: str, scan: str, case: str, measured: Measured | Check, limits: Limits) -> None:
-    verdict = measured.status if isinstance(measured, Check) else "" if measured.within(limits) else "refused"
-    row(step, scan, case, float(measured.overlap), float(measured.similarity), verdict)
-
-
-def limits_of_standard_space(head: Head) -> None:
-    template = load_template(DEFAULT_SPACE)
-    found = normalization.to_pose(head.brain, head.mask, template)
-    told("pose", head.name, "right", found.check, POSE_LIMITS)
-    scans = normalization._Scans.of(head.brain, head.mask, None, template)
-    warp, reached = app_way(scans, found.matrix)
-    told("normalization", head.name, "right", reached, NORMALIZATION_LIMITS)
-    for case, error in errors_of(scans.fixed.centre).items():
-        told("pose", head.name, case, scans.measure(pull_transform(error @ found.matrix)), POSE_LIMITS)
-        moved = sitk.CompositeTransform([warp.forward, pull_transform(error)])
-        told("normalization", head.name, case, scans.measure(moved), NORMALIZATION_LIMITS)
-    for case, brain in no_brains(head).items():
-        wrong = normalization.to_pose(brain, head.mask, template)
-        told("pose", head.name, case, wrong.check, POSE_LIMITS)
-        scans = normalization._Scans.of(brain, head.mask, None, template)
-        told("normalization", head.name, case, app_way(scans, found.matrix)[1], NORMALIZATION_LIMITS)
-
-
-def no_brains(head: Head) -> dict[str, Image]:
-    """Noise in the shape of a brain, and the brain upside down behind its own mask."""
-    inside = data(head.mask) > 0
-    noise = np.random.default_rng(0).normal(100, 20, inside.shape).astype(np.float32)
-    upright = int(np.argmax(io_orientation(head.t1w.affine)[:, 0] == 2))
-    return {
-        "noise": like(head.t1w, np.where(inside, noise, 0)),
-        "upside down in its mask": like(head.t1w, np.where(inside, np.flip(data(head.t1w), upright), 0)),
-    }
-
-
-def limits_of_flair(heads: list[Head], folder: Path) -> None:
-    """Right pairs, the same off by a known error, and pairs of two people."""
-    real = clean(folder / CLINICAL[1]).image
-    flairs = {head.name: real if head.name == "clinical" else simulated_flair(head) for head in heads}
-    pairs = [*((head, name, flair) for head in heads for name, flair in flairs.items()), *demo_pairs()]
-    pairs += [(heads[0], "chris_t1", clean(folder / CHRIS_FLAIR).image), (heads[2], "clinical", real.slicer[:, :, 8:])]
-    noise = np.random.default_rng(0).normal(100, 20, real.shape).astype(np.float32)
-    pairs.append((heads[0], "noise", like(real, noise)))
-    for head, name, flair in pairs:
-        found = coregistration.register_flair(flair, head.t1w, head.mask)
-        told("FLAIR", head.name, "right" if name == head.name else name, found.check, FLAIR_LIMITS)
-        if name != head.name:
-            continue
-        small = from_itk(linear.downsample(to_itk(head.t1w), COMPARE_MM))
-        brain = data(resample(head.mask, small, order=0)) > 0
-        for case, error in errors_of(linear.centre_of_mass(head.mask)).items():
-            told(
-                "FLAIR",
-                head.name,
-                case,
-                coregistration._measure(flair, small, brain, error @ found.matrix),
-                FLAIR_LIMITS,
-            )
-
-
-def demo_heads() -> list[Head]:
-    """The brains of the demo dataset."""
-    return [head for head, _ in _demo()]
-
-
-def demo_pairs() -> list[tuple[Head, str, Image]]:
-    return [(head, head.name, flair) for head, flair in _demo() if flair is not None]
-
-
-@cache
-def _demo() -> list[tuple[Head, Image | None]]:
-    out = []
-    with tempfile.TemporaryDirectory() as folder:
-        write_dataset(Path(folder))
-        for path in sorted(Path(folder).glob("sub-*/**/*_T1w.nii.gz")):
-            image = clean(path).image
-            mask = stripped_brain_mask(image)
-            other = path.with_name(path.name.replace("T1w", "FLAIR"))
-            flair = clean(other).image if other.exists() else None
-            out.append((Head(path.name.split("_T1w")[0], correct_bias(image, mask), mask), flair))
-    return out
-
-
-EXPERIMENTS = {"flair": flair, "pose": pose, "deform": deform, "known": known, "lesion": lesion, "limits": limits}
+EXPERIMENTS = {"flair": flair, "pose": pose, "deform": deform, "known": known, "lesion": lesion}
 
 
 def main() -> None:

@@ -184,7 +184,7 @@ def test_normalization_does_not_depend_on_storage(phantom, template, straight, t
         assert np.percentile(apart, 95) < 1.5
 
 
-@pytest.mark.parametrize(("millimetres", "status"), [(0, "accepted"), (15, "doubtful")])
+@pytest.mark.parametrize(("millimetres", "status"), [(0, "accepted"), (8, "doubtful")])
 def test_transforms_made_elsewhere_are_judged_by_where_the_brain_arrives(
     phantom, template, straight, tmp_path, millimetres, status
 ):
