@@ -100,7 +100,7 @@ class Limits:
     nearby: float = 1.05
     highest_nearby: float = np.inf
     elsewhere: float = 0.75
-    highest_elsewhere: float = 0.90
+    highest_elsewhere: float = 0.85
 
 
 #: Two scans of one person agree in every fold, so that their peak is sharp; that of two people is not.
