@@ -25,7 +25,8 @@ grid        that of the scan, in any storage order                fine
 grid        another one                                           resampled by its header (``mask-grid``, warning)
 side        number of voxels of the scan, stored in another       kept, as both headers may be right
             order within the same box                             (``mask-side``, warning)
-side        the same, in another box; or a header without place   refused (``mask-side``)
+side        the same, in another box; or a header without place;  refused (``mask-side``)
+            or axes exchanged under the header of the scan
 ==========  ====================================================  =====================================================
 """
 
@@ -408,6 +409,13 @@ def check_grid(path: Path, mask: Grid, scan_path: Path, scan: Grid) -> tuple[Pro
     apart = mask.to_ras().largest_gap_mm(scan.to_ras())
     if mask.largest_gap_mm(scan) <= GRID_TOLERANCE_MM or (mask.shape != scan.shape and apart <= GRID_TOLERANCE_MM):
         return ()
+    if _is_transposed(mask, scan):
+        raise MaskError(
+            f"{path.name} has the header of {scan_path.name}, but {_times(mask.shape)} voxels instead of "
+            f"{_times(scan.shape)}: its axes were exchanged, without a word in the header.",
+            "Save it again with the axes of the scan.",
+            "mask-side",
+        )
     if mask.shape != scan.shape:
         return (other_grid(path, mask, scan_path),)
     same = f"{path.name} has the voxel grid of {scan_path.name} ({_times(scan.shape)})"
@@ -450,6 +458,12 @@ def _is_unplaced(grid: Grid) -> bool:
     """Whether an affine is what programs write that know of none: no turn, and voxel 0 at the origin."""
     off_diagonal = grid.affine[:3, :3] - np.diag(np.diag(grid.affine[:3, :3]))
     return not off_diagonal.any() and not grid.affine[:3, 3].any()
+
+
+def _is_transposed(mask: Grid, scan: Grid) -> bool:
+    """Whether a mask has the affine of a scan and its voxel counts in another order, as SimpleITK's arrays have."""
+    same_counts = sorted(mask.shape) == sorted(scan.shape) and mask.shape != scan.shape
+    return same_counts and np.allclose(mask.affine, scan.affine, atol=VALUE_TOLERANCE)
 
 
 def _how_turned(mask: Grid, scan: Grid) -> str:

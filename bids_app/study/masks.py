@@ -109,29 +109,26 @@ def not_used(refused: Sequence[tuple[str, Path]], severity: Severity) -> tuple[P
 
 
 def looks_like_mask(file: DerivedFile) -> bool:
-    """Whether a file may be a lesion mask by its name, usable or not."""
+    """Whether a file may be a lesion mask by its name, usable or not: it says lesion, or ends as a mask of anything."""
     if not _IMAGES.fullmatch(file.extension):
         return False
-    suffix = _suffix(file)
-    if _says_lesion(file):
-        return suffix in (*_MASKS, *_MAPS)
-    return suffix in _MASKS[:-1] and not _is_of_something_else(file)
+    return _says_lesion(file) or (_suffix(file) in _MASKS[:-1] and not _is_of_something_else(file))
 
 
 def why_not(file: DerivedFile, reference: Scan) -> str:
     """Why a file that looks like a lesion mask cannot be used for a scan; empty if it can."""
     reasons = (
+        MACHINE if _sidecar(file.path).get("Manual") is False else "",
         _wrong_format(file),
         _wrong_scan(file, reference),
         _wrong_space(file, reference),
-        MACHINE if _sidecar(file.path).get("Manual") is False else "",
         _no_mask_of_lesion(file),
     )
     return next((reason for reason in reasons if reason), "")
 
 
 def _suffix(file: DerivedFile) -> str:
-    return file.tail.rpartition("_")[2]
+    return file.tail.rpartition("_")[2].lower()
 
 
 def _content(file: DerivedFile) -> list[str]:
@@ -188,7 +185,8 @@ def _no_mask_of_lesion(file: DerivedFile) -> str:
         kind = "a probability map" if suffix == "probseg" else "a label map"
         return f"{kind}: save the lesion as a mask, as {_GOOD_NAME}"
     if _says_lesion(file):
-        return ""
+        is_mask = suffix in _MASKS or _LESION.search(suffix)
+        return "" if is_mask else f"its name ends in _{suffix}: if it is a mask, call it {_GOOD_NAME}"
     described = {key for key in ("label", "desc", "seg") if key in file.entities}
     by_hand = described == {"desc"} and file.entities["desc"].lower().startswith("manual")
     if by_hand or (suffix == "roi" and not described):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,10 @@ from bids_app.derivatives.results import Prepared
 from bids_app.errors import VisitError
 from bids_app.images import Grid, Image
 from bids_app.preprocessing import brain, masks, transforms
-from bids_app.study.models import Problem, Severity, Visit
+from bids_app.study.models import Problem, Severity, Study, Visit
+
+#: Masks that a plan reads; they take 0.2 s each.
+MAX_MASKS_READ = 200
 
 
 def processed_scan(visit: Visit) -> Path:
@@ -43,6 +47,41 @@ def brain_mask(path: Path, scan: Image, visit: Visit) -> tuple[Image, tuple[Prob
     except VisitError as error:
         hint = f"It is {path.name}: look at it on the scan, or leave it out of --derivatives."
         raise VisitError(error.message, hint) from error
+
+
+def check_lesion_mask(visit: Visit) -> None:
+    """Judge the lesion mask drawn by hand before anything else: what follows takes minutes.
+
+    Raises
+    ------
+    VisitError
+        If it is no lesion mask of this visit.
+    """
+    if path := visit.reuse.lesion_mask:
+        masks.read_lesion_mask(path, _drawn_on(path, visit))
+
+
+def with_masks_judged(study: Study) -> Study:
+    """The study with what a run would say of the lesion masks drawn by hand, for a plan that is not followed by one.
+
+    Of a large study they are not read, and that is said.
+    """
+    drawn = [visit for visit in study.visits if visit.usable and visit.reuse.lesion_mask]
+    if len(drawn) > MAX_MASKS_READ:
+        message = f"{len(drawn)} lesion masks drawn by hand are read when their visits are processed, and not before."
+        return replace(study, problems=(*study.problems, Problem("masks-unread", Severity.INFO, message)))
+    visits = (visit if visit not in drawn else _with_mask_judged(visit) for visit in study.visits)
+    return replace(study, visits=tuple(visits))
+
+
+def _with_mask_judged(visit: Visit) -> Visit:
+    path = visit.reuse.lesion_mask
+    try:
+        problems = masks.read_lesion_mask(path, _drawn_on(path, visit)).problems
+    except VisitError as error:
+        code = getattr(error, "code", "scan-unreadable")
+        problems = (Problem(code, Severity.ERROR, str(error), (path.name,)),)
+    return replace(visit, problems=(*visit.problems, *problems))
 
 
 def lesion_mask(path: Path, prepared: Prepared, native: Image) -> tuple[Image, tuple[Problem, ...]]:

@@ -37,6 +37,7 @@ from bids_app.workflow.job import Job
 def prepare(job: Job, folder: Path) -> Prepared:
     """Clean the headers, find the brain, correct the bias field, align the FLAIR with the T1w if there are both."""
     visit = job.visit
+    given.check_lesion_mask(visit)
     scan = headers.clean(given.processed_scan(visit))
     stripped = _is_stripped(scan.image, job.settings.skull_stripped)
     mask, mask_problems = _brain_mask(scan.image, stripped, job)

@@ -310,6 +310,13 @@ def test_a_header_that_knows_no_place_is_refused(write, scan, axes: tuple[float,
     assert error.code == "mask-side" and "does not say where it lies" in error.message
 
 
+def test_axes_exchanged_under_the_header_of_the_scan_are_refused(write, scan):
+    """As if the array came from SimpleITK."""
+    error = refused(write(np.ascontiguousarray(lesion().T)), scan)
+    assert error.code == "mask-side"
+    assert "has the header of sub-01_T1w.nii.gz, but 30 x 36 x 32 voxels instead of 32 x 36 x 30" in error.message
+
+
 def test_a_scan_that_knows_no_place_itself_is_no_reason_to_refuse_its_mask(tmp_path):
     nib.save(on_affine(np.ones(SHAPE, np.float32), np.eye(4)), tmp_path / "scan.nii.gz")
     nib.save(on_affine(lesion(), np.eye(4)), tmp_path / "mask.nii.gz")

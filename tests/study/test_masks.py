@@ -61,6 +61,9 @@ def one_problem(problems: tuple[Problem, ...], code: str = "mask-not-used") -> P
         "lesion_roi",
         "roi",
         "T1w_lesion-manual",
+        "lesionmask",
+        "Lesion_Mask",
+        "LESION",
     ],
 )
 def test_names_that_lesion_masks_have(tmp_path, tail: str, extension: str):
@@ -88,6 +91,7 @@ def test_names_that_lesion_masks_have(tmp_path, tail: str, extension: str):
         ("sub-01_label-L_mask.v2.nii.gz", "a dot before .nii"),
         ("sub-01_label-L_probseg.nii.gz", "a probability map"),
         ("sub-01_label-lesion_dseg.nii.gz", "a label map"),
+        ("sub-01_desc-lesion_T1w.nii.gz", "its name ends in _t1w"),
         ("sub-01_mask.nii.gz", "does not say that it shows a lesion: call it *_label-L_mask.nii.gz"),
         ("sub-01_label-other_roi.nii.gz", "does not say that it shows a lesion"),
         ("sub-01_desc-perilesional_mask.nii.gz", "does not say that it shows a lesion"),
@@ -136,7 +140,8 @@ def test_one_folder_for_all_sessions_serves_each_with_its_own(tmp_path):
 
 
 def test_masks_of_something_else_are_no_concern(tmp_path):
-    names = ("desc-brain_mask", "desc-ribbon_mask", "label-GM_probseg", "dseg", "desc-reflect_mask", "desc-preproc_T1w")
+    names = ("desc-brain_mask", "desc-ribbon_mask", "label-GM_probseg", "dseg", "desc-reflect_mask", "desc-preproc_T1w",
+             "desc-lesionfilled_T1w")  # fmt: skip
     make_empty(tmp_path, *(f"sub-01/anat/sub-01_{name}.nii.gz" for name in names))
     make_empty(tmp_path, "sub-01/anat/sub-01_label-L_mask.json", "sub-01/func/sub-01_task-rest_desc-lesion_mask.nii.gz")
     make_empty(tmp_path, "sub-01/anat/._sub-01_label-L_mask.nii.gz")
@@ -160,13 +165,18 @@ def test_the_sidecar_may_say_what_a_mask_shows(tmp_path):
 
 
 def test_masks_made_by_a_program_are_named_and_are_no_reason_to_worry(tmp_path):
-    names = ("space-T1w_label-L_desc-nnunet_mask", "space-T1w_label-L_desc-nnunet_probseg")
+    names = (
+        "space-T1w_label-L_desc-nnunet_mask",
+        "space-T1w_label-L_desc-nnunet_probseg",
+        "space-T1w_label-L_desc-nnunet_uncertainty",
+        "space-MNI152NLin2009aSym_res-1_label-L_desc-nnunet_mask",
+    )
     make_empty(tmp_path, *(f"sub-01/anat/sub-01_{name}.nii.gz" for name in names))
     for name in names:
         write_sidecar(tmp_path, f"sub-01_{name}", Manual=False)
     problem = one_problem(reuse(tmp_path)[1])
     assert problem.severity is Severity.INFO and problem.message.count("made by a program") == 1
-    assert len(problem.files) == 2
+    assert len(problem.files) == 4
 
 
 def test_several_masks_of_one_visit_are_an_error_in_the_words_of_training(tmp_path):

@@ -80,6 +80,25 @@ def test_a_visit_without_mask_is_left_out(study: Path):
     assert found(study) == (["sub-01_ses-1", "sub-02_ses-1"], {"sub-01_ses-2": "no-mask"})
 
 
+def test_what_lies_where_a_mask_was_looked_for_is_named(study: Path):
+    path = mask_of(study, "01", "2")
+    path.rename(path.with_name(path.name.replace("label-L_mask.nii.gz", "lesion.mgz")))
+    (label, problem), *_ = find_cases(settings_of(study)).left_out
+    assert (label, problem.code) == ("sub-01_ses-2", "no-mask")
+    assert problem.message.endswith("finds; where it looks there is sub-01_ses-2_lesion.mgz.")
+
+
+def test_masks_of_no_visit_are_named(study: Path):
+    path = mask_of(study, "01", "2")
+    other = Path(str(path).replace("sub-01", "sub-1"))
+    other.parent.mkdir(parents=True)
+    path.rename(other)
+    cohort = find_cases(settings_of(study))
+    assert [problem.files for problem in cohort.unmatched] == [(other.name,)]
+    assert f"1 mask of no visit: {other.name}." in render_cohort(cohort, "t1w")
+    assert find_cases(settings_of(study, participants=("01",))).unmatched == ()
+
+
 def test_a_visit_with_several_masks_is_left_out(study: Path):
     path = mask_of(study, "01", "2")
     path.with_name(path.name.replace("label-L", "rater-2_label-L")).write_bytes(path.read_bytes())
@@ -95,6 +114,24 @@ def test_a_mask_beside_the_scan_is_left_out(study: Path):
     assert found(study)[1] == {"sub-01_ses-2": "mask-elsewhere"}
 
 
+def test_a_mask_with_the_voxels_of_the_scan_and_the_place_of_another_is_left_out(study: Path):
+    path = mask_of(study, "01", "2")
+    mask = images.load(path)
+    images.save(images.on_affine(np.asarray(mask.dataobj), np.diag([-1, 1, 1, 1]) @ mask.affine), path)
+    cohort = find_cases(settings_of(study))
+    (label, problem), *_ = cohort.left_out
+    assert (label, problem.code) == ("sub-01_ses-2", "mask-side")
+    assert "the grid of the scan, the place of another" in problem.message and "fslcpgeom" in problem.message
+
+
+def test_a_mask_without_orientation_is_left_out(study: Path):
+    path = mask_of(study, "01", "2")
+    image = nib.Nifti1Image(np.asarray(nib.load(path).dataobj), None)
+    image.header["sform_code"] = image.header["qform_code"] = 0
+    nib.save(image, path)
+    assert found(study)[1] == {"sub-01_ses-2": "mask-side"}
+
+
 def test_a_broken_mask_is_left_out(study: Path):
     path = mask_of(study, "01", "2")
     path.write_bytes(path.read_bytes()[:300])
@@ -108,6 +145,7 @@ def test_a_broken_mask_is_left_out(study: Path):
         (lambda mask: mask * 0.9, None),
         (lambda mask: mask * 0.4, "mask-values"),
         (lambda mask: mask + (np.arange(mask.size).reshape(mask.shape) % 7 == 0) * 3, "mask-values"),
+        (lambda mask: -mask, "mask-values"),
         (lambda mask: np.ones_like(mask), "mask-too-large"),
     ],
 )
