@@ -86,10 +86,12 @@ def _participants(settings: Settings, dry_run: bool) -> ExitCode:
         check_writable(settings)
         validate(study, settings)
     # takes seconds: last of the imports
+    from bids_app.workflow.given import with_masks_judged
     from bids_app.workflow.run import anomaly_model_in_words, check_run, run_participants, visit_status
 
     if dry_run:  # a real run does it by itself
         check_run(settings)
+        study = with_masks_judged(study)
     status = visit_status(settings, study)
     print(render(study, settings, status, anomaly_model_in_words(settings)), flush=True)
     if not any(visit.t1w or visit.flair for visit in study.visits):

@@ -5,12 +5,51 @@ Images are `nibabel.Nifti1Image`; world coordinates are millimetres, RAS+ (x gro
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
 Image = nib.Nifti1Image
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Where the voxels of an image lie, without their values.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Number of voxels along each of the three axes.
+    affine : ndarray, shape (4, 4)
+        Voxel indices to world coordinates, mm, RAS+.
+    """
+
+    shape: tuple[int, ...]
+    affine: np.ndarray
+
+    @classmethod
+    def of(cls, image: Image) -> Grid:
+        """The grid of an image."""
+        return cls(image.shape[:3], image.affine)
+
+    def to_ras(self) -> Grid:
+        """The same voxels with their axes in the closest RAS+ order."""
+        orientation = nib.io_orientation(self.affine)
+        shape = tuple(self.shape[int(axis)] for axis in np.argsort(orientation[:, 0]))
+        return Grid(shape, self.affine @ nib.orientations.inv_ornt_aff(orientation, self.shape))
+
+    def corners(self) -> np.ndarray:
+        """World coordinates of the eight outermost voxels, shape (8, 3), mm."""
+        ends = np.meshgrid(*[(0, size - 1) for size in self.shape], indexing="ij")
+        return nib.affines.apply_affine(self.affine, np.stack(ends, axis=-1).reshape(-1, 3))
+
+    def largest_gap_mm(self, other: Grid) -> float:
+        """Largest distance between corners of the same index; infinite if the shapes differ."""
+        if self.shape != other.shape:
+            return np.inf
+        return float(np.linalg.norm(self.corners() - other.corners(), axis=1).max())
 
 
 def data(image: Image, dtype=np.float32) -> np.ndarray:

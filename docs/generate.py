@@ -29,6 +29,14 @@ PROBLEMS = """\
 | `flair-alone` | there is no T1w |
 | `flair-unusable`, `flair-misaligned` | the FLAIR was treated as missing |
 | `not-reused`, `no-inverse` | a file of `--derivatives` was not used |
+| `derivatives-unused`, `derivatives-of-nobody` | in the plan: a folder of `--derivatives` that serves no \
+visit, or holds participants whom the dataset does not have |
+| `masks-unread` | in the plan of a large study: the lesion masks drawn by hand have not been judged yet |
+| `mask-not-used` | a file that looks like a lesion mask was not used; the plan says why |
+| `several-masks` | more than one lesion mask |
+| `empty-mask` | the lesion mask drawn by hand is empty: a brain without lesion |
+| `mask-values`, `mask-too-large`, `mask-elsewhere`, `mask-grid`, `mask-side` | a mask that was given is \
+[doubtful](usage.md#reuse-what-you-have): its values, size, place, grid, or which side is left |
 | `model-assumption` | the model does not say everything about itself |
 | `no-anomaly-map` | no anomaly model ran: its contrast is missing, affine alignment failed, or memory did not suffice |
 | `anomaly-part` | the anomaly model's scan (a FLAIR beside a T1w) does not show the whole brain |

@@ -55,7 +55,7 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
 from bids_app.errors import VisitError
-from bids_app.images import Image, on_affine, resample, to_ras
+from bids_app.images import Grid, Image, on_affine, resample, to_ras
 from bids_app.study.content import has_content
 from bids_app.study.models import Problem, Severity
 
@@ -96,6 +96,10 @@ class Cleaned:
     problems: tuple[Problem, ...]
 
 
+class NoOrientationError(VisitError):
+    """A header whose sform and qform codes are both 0: which side is left is not known."""
+
+
 def clean(path: Path) -> Cleaned:
     """Load a raw NIfTI file and mend its header and voxels, by the table above.
 
@@ -123,10 +127,56 @@ def clean_mask(path: Path) -> Image:
     VisitError
         If the file cannot be read, or cannot be mended without guessing.
     """
-    raw, _ = _load(path)
-    values, _ = _voxels(raw, path)
+    raw = as_stored(path).image
+    return _ras((np.asarray(raw.dataobj) > 0.5).astype(np.uint8), raw.affine)
+
+
+def as_stored(path: Path) -> Cleaned:
+    """Load a file with its voxels in their stored order: float32, finite, on the affine that the table believes.
+
+    Its size is not checked, and it may be blank.
+
+    Raises
+    ------
+    NoOrientationError
+        If no form of the header is set.
+    VisitError
+        If the file cannot be read, or cannot be mended without guessing.
+    """
+    raw, file_problems = _load(path)
+    values, voxel_problems = _voxels(raw, path)
+    affine, affine_problems = _affine(raw, path)
+    return Cleaned(nib.Nifti1Image(values, affine), (*file_problems, *voxel_problems, *affine_problems))
+
+
+def stored_grid(path: Path) -> Grid:
+    """Read the grid of a file from its header alone, on the affine that the table believes.
+
+    Raises
+    ------
+    VisitError
+        If the file cannot be read, or its header cannot be mended without guessing.
+    """
+    _check_file(path)
+    try:
+        raw = nib.load(path)
+    except (*_READ_ERRORS, KeyError):  # what `_load` mends, or has a sentence for
+        raw, _ = _load(path)
+    shape, _ = _three_dimensions(raw.shape, path)
     affine, _ = _affine(raw, path)
-    return _ras((values > 0.5).astype(np.uint8), affine)
+    return Grid(shape, affine)
+
+
+def stored_shape(path: Path) -> tuple[int, ...]:
+    """Number of voxels along each stored axis, of a file whose place may be unknown.
+
+    Raises
+    ------
+    VisitError
+        If the file cannot be read.
+    """
+    raw, _ = _load(path)
+    return _three_dimensions(raw.shape, path)[0]
 
 
 def on_stored_grid(mask: Image, path: Path) -> Image:
@@ -261,7 +311,7 @@ def _affine(raw: Image, path: Path) -> tuple[np.ndarray, tuple[Problem, ...]]:
     """The orthonormal affine to believe, and what was wrong with the header."""
     sform, qform = _form(raw, "sform"), _form(raw, "qform")
     if sform is None and qform is None:
-        raise VisitError(
+        raise NoOrientationError(
             f"The header of {path.name} does not say which side is left (its sform and qform codes are 0).",
             "Set the orientation at the source, by converting from DICOM again.",
         )

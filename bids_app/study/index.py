@@ -20,9 +20,11 @@ from bids_app.errors import CannotWriteError, ConfigError, DatasetError, NoInput
 from bids_app.settings import Settings
 from bids_app.study.choice import choose
 from bids_app.study.content import has_content
+from bids_app.study.derived import IMAGE_EXTENSIONS
 from bids_app.study.filters import Filter, ScanFilters, read_filters
 from bids_app.study.models import Problem, Scan, Severity, Study, Visit
-from bids_app.study.reuse import IMAGE_EXTENSIONS, check_derivatives, find_reuse
+from bids_app.study.reuse import check_derivatives, find_reuse
+from bids_app.study.unused import masks_not_given, unused_folders
 from bids_app.wording import listed
 
 SUFFIXES = ("T1w", "FLAIR")
@@ -84,10 +86,13 @@ def index(settings: Settings) -> Study:
     reusing = {key.subject for key in keys} if settings.derivatives else set()
     sessions = {subject: _imaged_sessions(root, subject) for subject in reusing}
     visits = tuple(
-        _visit(key, [root / file for file in files.get(key.anat, ())], sessions.get(key.subject, 1), settings, filters)
+        _visit(key, [root / file for file in files.get(key.anat, ())], sessions.get(key.subject, ()), settings, filters)
         for key in keys
     )
-    return Study(root, name, participants, visits, tuple(key.label for key in left_out))
+    everyone = None if settings.participants else participants
+    notes = unused_folders(root, settings.derivatives, visits, everyone)
+    notes += masks_not_given(root, settings.derivatives, visits)
+    return Study(root, name, participants, visits, tuple(key.label for key in left_out), notes)
 
 
 def _dataset_root(bids_dir: Path | None) -> Path:
@@ -175,9 +180,9 @@ def _without_anatomy(root: Path, keys: Sequence[_Key], settings: Settings) -> li
     return [key for key in empty if key not in asked and key.session not in settings.sessions]
 
 
-def _imaged_sessions(root: Path, subject: str) -> int:
-    """How many sessions of a participant, asked for or not, have an anat folder."""
-    return sum((root / key.anat).is_dir() for key in _visits_of(root, subject))
+def _imaged_sessions(root: Path, subject: str) -> tuple[str | None, ...]:
+    """The sessions of a participant, asked for or not, that have an anat folder; None beside or instead of them."""
+    return tuple(key.session for key in _visits_of(root, subject) if (root / key.anat).is_dir())
 
 
 def _list_scans(root: Path, keys: Sequence[_Key], database: Path | None) -> dict[PurePosixPath, list[PurePosixPath]]:
@@ -265,7 +270,9 @@ def _create_database(root: Path, database: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _visit(key: _Key, files: Sequence[Path], sessions: int, settings: Settings, filters: ScanFilters) -> Visit:
+def _visit(
+    key: _Key, files: Sequence[Path], sessions: Sequence[str | None], settings: Settings, filters: ScanFilters
+) -> Visit:
     """A visit, its scans chosen, with everything that should be said of it."""
     own = [path for path in files if path.name.startswith(f"{key.label}_") and os.path.lexists(path)]
     t1w, t1w_problems = choose(_scans(own, "T1w", filters.t1w))

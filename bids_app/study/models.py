@@ -152,6 +152,8 @@ class Study:
         By subject and session.
     without_anatomy : tuple of str
         Labels of visits left out because they have no anat folder, as a session of fMRI alone.
+    problems : tuple of Problem
+        What is said of the run as a whole, as of a folder of derivatives that serves no visit.
     """
 
     root: Path
@@ -159,3 +161,4 @@ class Study:
     participants: tuple[str, ...]
     visits: tuple[Visit, ...]
     without_anatomy: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()

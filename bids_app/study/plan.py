@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 
 from bids_app import app_version
 from bids_app.derivatives import names
 from bids_app.settings import Settings
 from bids_app.study.choice import RULE
-from bids_app.study.models import Scan, Severity, Study, Visit
+from bids_app.study.models import Problem, Scan, Severity, Study, Visit
 from bids_app.wording import counted, listed
 
 TO_DO = "to do"
@@ -36,7 +36,7 @@ def render(study: Study, settings: Settings, status: Mapping[str, str], anomaly_
         Plain text of several lines, for a terminal as for a log file.
     """
     states = {visit.label: visit_state(visit, settings, status) for visit in study.visits}
-    lines = [f"afterstroke {app_version()}: plan", *_header(study, settings, anomaly_model)]
+    lines = [f"afterstroke {app_version()}: plan", *_header(study, settings, anomaly_model), *_problems(study.problems)]
     for visit in study.visits:
         lines += ["", *_visit(visit, states[visit.label])]
     return "\n".join([*lines, "", _summary(study, settings, states)])
@@ -94,7 +94,8 @@ def _header(study: Study, settings: Settings, anomaly_model: str) -> Iterator[st
     }
     for name, folder in settings.derivatives.items():
         facts[f"reused {name}"] = str(folder)
-    if any(problem.code.startswith("several-") for visit in study.visits for problem in visit.problems):
+    codes = {problem.code for visit in study.visits for problem in visit.problems}
+    if codes & {"several-t1w", "several-flair"}:
         facts["scan choice"] = RULE
     if idle := _without_visits(study, settings):
         facts["no visit of"] = f"{', '.join(idle)} (sessions or filter file)"
@@ -129,7 +130,12 @@ def _visit(visit: Visit, state: str) -> Iterator[str]:
     yield f"  FLAIR    {_scan(visit.flair)}"
     for source in visit.reuse.sources:
         yield f"  reused   {source}"
-    for problem in sorted(visit.problems, key=lambda problem: list(Severity).index(problem.severity), reverse=True):
+    yield from _problems(visit.problems)
+
+
+def _problems(problems: Iterable[Problem]) -> Iterator[str]:
+    """One line for each problem, the worst first."""
+    for problem in sorted(problems, key=lambda problem: list(Severity).index(problem.severity), reverse=True):
         yield f"  {problem.severity:<8} {problem.message} [{problem.code}]"
 
 

@@ -4,8 +4,7 @@ Files are found by the names their makers give them, in ``sub-*/[ses-*/]anat`` o
 
 * ``*_desc-preproc_T1w`` and ``*_desc-brain_mask`` without ``space-`` (the native T1w and its mask);
 * ``*_from-T1w_to-<space>_mode-image_xfm.h5`` and back, for the first requested standard space that has both;
-* lesion masks drawn by hand, without ``space-`` or with ``space-T1w`` or ``space-orig``: ``*_label-lesion_roi``,
-  ``*_label-L_*mask``, ``*_desc-lesion*_mask``, ``*_lesion_mask``.
+* lesion masks drawn by hand, in the space of the scan, by the names in ``masks.py``.
 
 Of a visit that has no T1w, in the space of its FLAIR: names with ``space-FLAIR`` and ``from-FLAIR``, and lesion masks
 without ``space-``, which can have been drawn on no T1w.
@@ -18,50 +17,18 @@ no other: fMRIPrep makes them from the T1w of all sessions, and no lesion is the
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from bids_app.derivatives.names import RAW_DATASET, ScanName, sidecar, visit_folder
+from bids_app.derivatives.names import RAW_DATASET, ScanName, visit_folder, visit_label
 from bids_app.errors import NoInputError, UsageError
+from bids_app.study.derived import DerivedFile, best, files_of_visit, made_from, other_files
+from bids_app.study.masks import MACHINE, Drawn, find_beside, find_drawn, not_used, several_masks
 from bids_app.study.models import Problem, Reuse, Scan, Severity
 
-IMAGE_EXTENSIONS = (".nii.gz", ".nii")
 _NAME = "[0-9A-Za-z_.+-]+"
-
-
-@dataclass(frozen=True)
-class DerivedFile:
-    """A file of another pipeline, with its name taken apart.
-
-    Attributes
-    ----------
-    entities : mapping of str to str
-        All of them, by short key.
-    tail : str
-        What follows the last entity: the suffix, or ``lesion_mask``.
-    extension : str
-    """
-
-    path: Path
-    entities: Mapping[str, str]
-    tail: str
-    extension: str
-
-    @classmethod
-    def parse(cls, path: Path) -> DerivedFile:
-        """Take a file name apart.
-
-        >>> DerivedFile.parse(Path("sub-1_desc-brain_mask.nii.gz")).tail
-        'mask'
-        """
-        stem, _, rest = path.name.partition(".")
-        parts = stem.split("_")
-        entities = [part.partition("-")[::2] for part in parts if "-" in part]
-        tail = "_".join(part for part in parts if "-" not in part)
-        return cls(path, dict(entities), tail, f".{rest}")
 
 
 def parse_derivative(text: str) -> tuple[str, Path]:
@@ -91,6 +58,11 @@ def check_derivatives(derivatives: Mapping[str, Path]) -> None:
         Naming the first that is not.
     """
     for name, folder in derivatives.items():
+        if folder.is_file():
+            raise NoInputError(
+                f"The derivatives folder {name}={folder} is a file.",
+                "Give the folder that holds sub-*; a lesion mask lies in it as sub-01/anat/sub-01_label-L_mask.nii.gz.",
+            )
         if not folder.is_dir():
             raise NoInputError(f"The derivatives folder {name}={folder} does not exist.", "Check the path.")
 
@@ -101,7 +73,7 @@ def find_reuse(
     reference: Scan,
     derivatives: Mapping[str, Path],
     spaces: Sequence[str] = (),
-    sessions: int = 1,
+    sessions: Sequence[str | None] = (),
 ) -> tuple[Reuse, tuple[Problem, ...]]:
     """What the folders of `derivatives` hold for a visit.
 
@@ -114,30 +86,70 @@ def find_reuse(
         Folders by name, in the order of preference.
     spaces : sequence of str
         Standard spaces, in the order of preference.
-    sessions : int
-        Sessions of the subject that have scans, asked for or not.
+    sessions : sequence of str or None
+        Sessions of the subject that have scans, asked for or not; None stands for scans beside sessions.
 
     Returns
     -------
     reuse : Reuse
         `sources` holds ``bids:NAME:path`` for every file.
     problems : tuple of Problem
-        ``not-reused`` for files of the subject as a whole, ``no-inverse`` for a transform without the way back.
+        ``not-reused`` for files of the subject as a whole, ``no-inverse`` for a transform without the way back,
+        ``several-masks``, and ``mask-not-used`` for every other file that looks like a lesion mask.
     """
-    found, problems = Reuse(), []
+    found, problems, refused = Reuse(), [], []
     for name, root in derivatives.items():
-        files = [file for file in _anat_files(root, subject, session) if _made_from(file, reference.name)]
-        if session and sessions > 1:
-            shared = [file for file in files if _of_all_sessions(file)]
-            problems += _not_reused(shared, reference, spaces, sessions)
-            files = [file for file in files if file not in shared]
+        there = files_of_visit(root, subject, session)
+        files = [file for file in there if made_from(file, reference.name)]
+        shared = [file for file in there if session and len(sessions) > 1 and _of_all_sessions(file)]
+        problems += _not_reused([file for file in files if file in shared], reference, spaces, len(sessions))
+        files = [file for file in files if file not in shared]
         if not (found.preprocessed or found.brain_mask or found.to_standard):
             anatomy = _anatomy(files, reference, spaces)
             problems += () if anatomy.to_standard else _one_way(files, reference, spaces)
             found = _add(found, name, root, anatomy)
-        if not found.lesion_mask:
-            found = _add(found, name, root, Reuse(lesion_mask=_lesion_mask(files, reference)))
-    return found, tuple(problems)
+        drawn = _drawn(root, reference, there, shared, sessions)
+        refused += drawn.refused
+        if found.lesion_mask:
+            refused += [("another folder comes first", path) for path in drawn.masks]
+        elif len(drawn.masks) > 1:
+            what_to_do = f"leave one of them in {name}, with all lesions in it"
+            problems.append(several_masks(visit_label(subject, session), drawn.masks, what_to_do))
+        else:
+            found = _add(found, name, root, Reuse(lesion_mask=next(iter(drawn.masks), None)))
+    refused += _beside(reference, derivatives.values())
+    return found, (*problems, *_not_used(refused, found))
+
+
+def _drawn(
+    root: Path,
+    reference: Scan,
+    there: Sequence[DerivedFile],
+    shared: Sequence[DerivedFile],
+    sessions: Sequence[str | None],
+) -> Drawn:
+    """The lesion masks of a visit in one folder, and whatever else looks like one and is of no other session."""
+    subject, session = reference.name.subject, reference.name.session
+    others = {label for label in sessions if label and label != session}
+    own = [file for file in there if file not in shared and file.entities.get("ses") not in others]
+    known = {file.path for file in there}
+    elsewhere = [file for file in other_files(root, subject, others) if file.entities.get("ses") not in others]
+    return find_drawn(own, [file for file in elsewhere if file.path not in known], reference)
+
+
+def _beside(reference: Scan, roots: Iterable[Path]) -> list[tuple[str, Path]]:
+    """Lesion masks beside the raw scan, unless their dataset was given."""
+    name, folder = reference.name, reference.path.parent.resolve()
+    if any((root / visit_folder(name.subject, name.session) / "anat").resolve() == folder for root in roots):
+        return []
+    why = "beside the raw scan, where none is looked for: to use it, give the dataset with --derivatives too"
+    return [(why, path) for path in find_beside(reference)]
+
+
+def _not_used(refused: Sequence[tuple[str, Path]], found: Reuse) -> tuple[Problem, ...]:
+    """The files that look like lesion masks and are none of the visit: a warning, where they may have been meant."""
+    harmless = found.lesion_mask or all(why == MACHINE for why, _ in refused)
+    return not_used(refused, Severity.INFO if harmless else Severity.WARNING)
 
 
 def is_derivative_name(name: str) -> bool:
@@ -154,8 +166,8 @@ def _not_reused(
     shared: Sequence[DerivedFile], reference: Scan, spaces: Sequence[str], sessions: int
 ) -> tuple[Problem, ...]:
     """What would have been reused, had the subject one session only."""
-    anatomy = _anatomy(shared, reference, spaces)
-    files = [path.name for path in (*_paths(anatomy).values(), _lesion_mask(shared, reference)) if path]
+    paths = [*_paths(_anatomy(shared, reference, spaces)).values(), *find_drawn(shared, (), reference).masks]
+    files = [path.name for path in paths]
     if not files:
         return ()
     message = (
@@ -190,34 +202,11 @@ def _add(found: Reuse, name: str, root: Path, more: Reuse) -> Reuse:
     return replace(found, **new, standard_space=space, sources=found.sources + uris)
 
 
-def _anat_files(root: Path, subject: str, session: str | None) -> list[DerivedFile]:
-    """Files of a visit; those of the subject as a whole where it has no anatomy of single sessions."""
-    subject_folder = root / visit_folder(subject, None)
-    folder = root / visit_folder(subject, session) / "anat"
-    if session and not any(subject_folder.glob("ses-*/anat")):
-        folder = subject_folder / "anat"
-    return [DerivedFile.parse(path) for path in sorted(folder.iterdir())] if folder.is_dir() else []
-
-
-def _made_from(file: DerivedFile, scan: ScanName) -> bool:
-    """Whether the source entities in a derivative's name agree with a scan; those it lacks are no matter."""
-    mine = dict(scan.entities)
-    sources = {key: label for key, label in file.entities.items() if key in ("sub", "ses", "acq", "ce", "rec", "run")}
-    return all(_same_label(key, label, mine.get(key)) for key, label in sources.items())
-
-
-def _same_label(key: str, first: str, second: str | None) -> bool:
-    """Whether two labels are equal; ``run-1`` and ``run-01`` are."""
-    if key == "run" and second and first.isdigit() and second.isdigit():
-        return int(first) == int(second)
-    return first == second
-
-
 def _anatomy(files: Sequence[DerivedFile], reference: Scan, spaces: Sequence[str]) -> Reuse:
     """Preprocessed scan, mask and transforms of one folder."""
     contrast, name = reference.suffix, reference.name
     space = None if contrast == "T1w" else contrast
-    native = [file for file in files if file.entities.get("space") == space and file.extension in IMAGE_EXTENSIONS]
+    native = [file for file in files if file.entities.get("space") == space and file.is_image]
     preprocessed = [file for file in native if file.entities.get("desc") == "preproc" and file.tail == contrast]
     masks = [file for file in native if file.entities.get("desc") == "brain" and file.tail == "mask"]
     pairs = ((space, *_both_ways(files, reference, space)) for space in spaces)
@@ -247,38 +236,6 @@ def _transform(files: Sequence[DerivedFile], scan: ScanName, source: str, target
     return _best(matching, scan)
 
 
-def _lesion_mask(files: Sequence[DerivedFile], reference: Scan) -> Path | None:
-    """The lesion mask in the space of the reference scan that a human drew."""
-    drawn = [
-        file
-        for file in files
-        if file.extension in IMAGE_EXTENSIONS
-        and file.entities.get("space") in (None, "orig", reference.suffix)
-        and _named_as_lesion(file)
-        and not _made_by_machine(file.path)
-    ]
-    return _best(drawn, reference.name)
-
-
-def _named_as_lesion(file: DerivedFile) -> bool:
-    if file.tail == "roi":
-        return file.entities.get("label") == "lesion"
-    if file.tail == "mask":
-        return file.entities.get("label") == "L" or file.entities.get("desc", "").startswith("lesion")
-    return file.tail == "lesion_mask"
-
-
-def _made_by_machine(image: Path) -> bool:
-    """Whether the sidecar says that no human drew the mask, as those of this App do."""
-    try:
-        content = json.loads(Path(sidecar(image)).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and content.get("Manual") is False
-
-
 def _best(files: Sequence[DerivedFile], scan: ScanName) -> Path | None:
     """The file that shares most entities with a scan; the first by name among equals."""
-    keys = {key for key, _ in scan.entities}
-    ranked = sorted(files, key=lambda file: (-len(keys & set(file.entities)), file.path.name))
-    return ranked[0].path if ranked else None
+    return best(files, scan)[0].path if files else None

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from bids_app.derivatives.names import DESCRIPTION, RAW_DATASET, ScanName, visit_folder, visit_label
 from bids_app.errors import NoInputError, UsageError
+from bids_app.study.derived import IMAGE_EXTENSIONS
 from bids_app.study.folders import link
-from bids_app.study.reuse import IMAGE_EXTENSIONS
 
 _DATASET = {"Name": "Single cases", "BIDSVersion": "1.11.1", "DatasetType": "raw"}
 

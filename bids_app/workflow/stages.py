@@ -20,7 +20,7 @@ from bids_app.images import Image
 from bids_app.lesion.components import Lesions, find_lesions, lesions_of_mask
 from bids_app.lesion.model import LesionModel, LesionModels
 from bids_app.measures.volumes import side_volumes, volume_ml
-from bids_app.preprocessing import brain, headers, transforms
+from bids_app.preprocessing import brain, headers, masks, transforms
 from bids_app.preprocessing.bias import correct_bias
 from bids_app.preprocessing.checks import Check, Registration
 from bids_app.preprocessing.coregistration import register_flair
@@ -29,19 +29,17 @@ from bids_app.preprocessing.normalization import normalize as normalize_brain
 from bids_app.preprocessing.templates import load_template
 from bids_app.settings import DEFAULT_SPACE
 from bids_app.study.models import Problem, Reuse, Severity, Visit
-from bids_app.workflow import tools
+from bids_app.workflow import given, tools
 from bids_app.workflow.job import Job
-
-#: Share of the lesion outside the brain mask that is worth a warning; borders never agree to the voxel.
-MAX_OUTSIDE_BRAIN = 0.1
 
 
 def prepare(job: Job, folder: Path) -> Prepared:
     """Clean the headers, find the brain, correct the bias field, align the FLAIR with the T1w if there are both."""
     visit = job.visit
-    scan = headers.clean(visit.reuse.preprocessed or visit.reference.path)
+    given.check_lesion_mask(visit)
+    scan = headers.clean(given.processed_scan(visit))
     stripped = _is_stripped(scan.image, job.settings.skull_stripped)
-    mask = _brain_mask(scan.image, stripped, job)
+    mask, mask_problems = _brain_mask(scan.image, stripped, job)
     extracted = not (stripped or visit.reuse.brain_mask)
     corrected = scan.image if visit.reuse.preprocessed else correct_bias(scan.image, mask)
     prepared = Prepared(
@@ -51,7 +49,7 @@ def prepare(job: Job, folder: Path) -> Prepared:
         brain_volume_ml=volume_ml(mask),
         skull_stripped=stripped,
         brain_weights=tools.brain_weights() if extracted else None,
-        problems=scan.problems,
+        problems=(*scan.problems, *mask_problems),
     )
     return prepared if visit.flair_to_align is None else _with_flair(prepared, corrected, mask, folder)
 
@@ -60,14 +58,14 @@ def _is_stripped(scan: Image, wanted: str) -> bool:
     return brain.is_skull_stripped(scan) if wanted == "auto" else wanted == "yes"
 
 
-def _brain_mask(scan: Image, stripped: bool, job: Job) -> Image:
+def _brain_mask(scan: Image, stripped: bool, job: Job) -> tuple[Image, tuple[Problem, ...]]:
     """The mask of another pipeline, of a scan that came without skull, or of the brain extraction."""
     if path := job.visit.reuse.brain_mask:
-        return brain.checked_volume(images.resample(headers.clean_mask(path), scan, order=0))
+        return given.brain_mask(path, scan, job.visit)
     if stripped:
-        return brain.stripped_brain_mask(scan)
+        return brain.stripped_brain_mask(scan), ()
     with tools.exclusive_device(job.settings):
-        return tools.brain_extractor(job.settings.device)(scan)
+        return tools.brain_extractor(job.settings.device)(scan), ()
 
 
 def _with_flair(prepared: Prepared, t1w: Image, mask: Image, folder: Path) -> Prepared:
@@ -136,11 +134,10 @@ def _pose_flair(prepared: Prepared, matrix: np.ndarray, grid: Image, mask: Image
 def segment(job: Job, prepared: Prepared, posed: Posed, folder: Path) -> Segmented:
     """Find the lesions, or take the mask that was drawn by hand."""
     native, matrix = images.load(prepared.reference), np.array(posed.matrix)
-    if job.visit.reuse.lesion_mask:
-        drawn = images.resample(headers.clean_mask(job.visit.reuse.lesion_mask), native, order=0)
+    if path := job.visit.reuse.lesion_mask:
+        drawn, problems = given.lesion_mask(path, prepared, native)
         lesions = lesions_of_mask(drawn, pose_matrix=matrix)
-        found = _segmented(lesions, None, None, None, matrix, folder)
-        return replace(found, problems=_outside_brain(lesions, prepared))
+        return replace(_segmented(lesions, None, None, None, matrix, folder), problems=problems)
     with tools.exclusive_device(job.settings):
         models = tools.lesion_models(job.model_folder, job.settings.folds, job.settings.device)
         model = _model_for(models, posed, job.visit)
@@ -156,14 +153,8 @@ def segment(job: Job, prepared: Prepared, posed: Posed, folder: Path) -> Segment
 
 
 def _outside_brain(lesions: Lesions, prepared: Prepared) -> tuple[Problem, ...]:
-    """A warning if much of the lesion lies outside the brain mask: one of the two is wrong then."""
-    lesion = images.data(lesions.mask) > 0
-    outside = lesion & (images.data(images.load(prepared.brain_mask)) == 0)
-    if np.count_nonzero(outside) <= MAX_OUTSIDE_BRAIN * np.count_nonzero(lesion):
-        return ()
-    share = np.count_nonzero(outside) / np.count_nonzero(lesion)
-    message = f"{share:.0%} of the lesion of {prepared.visit.label} lies outside the brain mask: look at both."
-    return (Problem("lesion-outside-brain", Severity.WARNING, message),)
+    """A warning if much of the lesion that a model found lies outside the brain mask."""
+    return masks.lesion_outside_brain(lesions.mask, images.load(prepared.brain_mask), prepared.visit.label)
 
 
 def _model_for(models: LesionModels, posed: Posed, visit: Visit) -> LesionModel:

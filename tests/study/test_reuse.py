@@ -153,14 +153,14 @@ def test_a_lesion_mask_of_no_named_space_was_drawn_on_the_scan_there_is(tmp_path
 def test_files_of_the_subject_serve_its_only_session(tmp_path):
     make_empty(tmp_path, *(f"sub-01/anat/{name}" for name in OF_SUBJECT), "sub-01/ses-1/func/sub-01_ses-1_bold.nii.gz")
     name = raw("sub-01_ses-1_T1w")
-    found, problems = find_reuse("01", "1", name, {"prep": tmp_path}, sessions=1)
+    found, problems = find_reuse("01", "1", name, {"prep": tmp_path}, sessions=("1",))
     assert (found.preprocessed.name, found.brain_mask.name, found.lesion_mask.name) == OF_SUBJECT
     assert problems == ()
 
 
 def test_files_of_the_subject_serve_no_session_of_several(tmp_path):
     make_empty(tmp_path, *(f"sub-01/anat/{name}" for name in OF_SUBJECT))
-    found, problems = find_reuse("01", "1", raw("sub-01_ses-1_T1w"), {"prep": tmp_path}, sessions=2)
+    found, problems = find_reuse("01", "1", raw("sub-01_ses-1_T1w"), {"prep": tmp_path}, sessions=("1", "2"))
     assert found == Reuse()
     assert [(problem.code, problem.severity) for problem in problems] == [("not-reused", Severity.WARNING)]
     assert problems[0].files == OF_SUBJECT
@@ -171,13 +171,13 @@ def test_files_of_the_subject_serve_no_session_of_several(tmp_path):
 @pytest.mark.parametrize("path", ["sub-01/anat/sub-01_ses-1_lesion_mask.nii.gz", "sub-01/ses-1/anat/lesion_mask.nii"])
 def test_files_that_name_their_session_serve_it(tmp_path, path):
     make_empty(tmp_path, path)
-    found, problems = find_reuse("01", "1", raw("sub-01_ses-1_T1w"), {"prep": tmp_path}, sessions=2)
+    found, problems = find_reuse("01", "1", raw("sub-01_ses-1_T1w"), {"prep": tmp_path}, sessions=("1", "2"))
     assert (found.lesion_mask, problems) == (tmp_path / path, ())
 
 
 def test_scans_beside_sessions_use_the_files_of_the_subject(tmp_path):
     make_empty(tmp_path, *(f"sub-01/anat/{name}" for name in OF_SUBJECT))
-    found, problems = find_reuse("01", None, raw("sub-01_T1w"), {"prep": tmp_path}, sessions=2)
+    found, problems = find_reuse("01", None, raw("sub-01_T1w"), {"prep": tmp_path}, sessions=(None, "1"))
     assert (found.preprocessed is not None, problems) == (True, ())
 
 

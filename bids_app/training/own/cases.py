@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
-import nibabel as nib
 import numpy as np
 
-from bids_app import images
 from bids_app.errors import NoInputError, VisitError
-from bids_app.preprocessing import headers
+from bids_app.measures.volumes import volume_ml
+from bids_app.preprocessing import masks
 from bids_app.settings import Settings, TrainingSettings
 from bids_app.study.content import has_content
 from bids_app.study.index import index
+from bids_app.study.masks import several_masks
 from bids_app.study.models import Problem, Severity, Visit
-from bids_app.training.own.masks import ATLAS, atlas_visits, check_pattern, find_masks, is_there, scan_of_mask
+from bids_app.training.own.masks import (
+    ATLAS,
+    atlas_visits,
+    beside_pattern,
+    check_pattern,
+    find_all_masks,
+    find_masks,
+    is_there,
+    scan_of_mask,
+)
 from bids_app.training.plans import FUSIONS
 from bids_app.wording import counted, listed
 
-#: Two grids are the same if their corners lie this close.
-GRID_TOLERANCE_MM = 0.1
-#: Share of the lesion that has to lie in the scan it was drawn on.
-MIN_INSIDE = 0.5
-#: Half of a brain: no lesion is larger, but a brain mask or a scan taken for a mask is.
-MAX_LESION_ML = 700.0
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
 #: Cases of one problem that the table names.
 SHOWN = 8
 
@@ -77,11 +84,14 @@ class Cohort:
         By subject and session.
     left_out : tuple of (str, Problem)
         Label of a visit, and why it cannot be used.
+    unmatched : tuple of Problem
+        Masks that are of no visit.
     """
 
     name: str
     cases: tuple[Case, ...]
     left_out: tuple[tuple[str, Problem], ...] = ()
+    unmatched: tuple[Problem, ...] = ()
 
 
 class _Unusable(Exception):
@@ -104,14 +114,20 @@ def find_cases(settings: TrainingSettings) -> Cohort:
     """
     check_pattern(settings.masks)
     name, visits = _visits(settings)
-    cases, left_out = [], []
-    for visit in visits:
-        try:
-            cases.append(_case(visit, settings))
-        except _Unusable as unusable:
-            left_out.append((visit.label, unusable.problem))
-    cases, shared = _without_shared(cases)
-    cohort = Cohort(name, tuple(cases), tuple(left_out + shared))
+    masks_of = {
+        visit.label: find_masks(settings.masks, settings.bids_dir, visit) for visit in visits if visit.reference
+    }
+
+    def paired(visit: Visit) -> tuple[Visit, Path]:
+        _check_scans(visit, settings)
+        return visit, _only_mask(visit, masks_of[visit.label], settings)
+
+    pairs, unpaired = _each(visits, paired)
+    pairs, shared = _without_shared(pairs)
+    cases, unusable = _each(pairs, lambda pair: _case(*pair, settings), label=lambda pair: pair[0].label)
+    place = {visit.label: number for number, visit in enumerate(visits)}
+    left_out = sorted((*unpaired, *unusable), key=lambda item: place[item[0]])
+    cohort = Cohort(name, tuple(cases), (*left_out, *shared), _unmatched(masks_of, settings))
     if not cases:
         raise NoInputError(
             f"No visit of {settings.bids_dir} can be trained on: {_codes(cohort.left_out)}.",
@@ -130,8 +146,21 @@ def _visits(settings: TrainingSettings) -> tuple[str, tuple[Visit, ...]]:
     return study.name, study.visits
 
 
-def _case(visit: Visit, settings: TrainingSettings) -> Case:
-    """One visit, its scans and its mask checked."""
+def _each(
+    items: Iterable[Item], make: Callable[[Item], Made], label: Callable[[Item], str] = lambda visit: visit.label
+) -> tuple[list[Made], list[tuple[str, Problem]]]:
+    """What is made of each item, and the label and problem of those of which nothing can be made."""
+    made, left_out = [], []
+    for item in items:
+        try:
+            made.append(make(item))
+        except _Unusable as unusable:
+            left_out.append((label(item), unusable.problem))
+    return made, left_out
+
+
+def _check_scans(visit: Visit, settings: TrainingSettings) -> None:
+    """Leave out a visit that lacks a scan which the model needs."""
     contrasts = FUSIONS[settings.fusion].contrasts
     for problem in visit.problems:
         if problem.severity is Severity.ERROR:
@@ -139,21 +168,23 @@ def _case(visit: Visit, settings: TrainingSettings) -> Case:
     if missing := [contrast for contrast in contrasts if contrast not in visit.contrasts]:
         message = f"{visit.label} has no {missing[0]}, which --fusion {settings.fusion} needs."
         raise _Unusable(f"no-{missing[0].lower()}", message)
-    mask = _only_mask(visit, settings)
-    drawn_on, doubts = _drawn_on(mask, visit)
+
+
+def _case(visit: Visit, mask: Path, settings: TrainingSettings) -> Case:
+    """One visit and its mask, checked."""
+    contrasts = FUSIONS[settings.fusion].contrasts
+    drawn_on = _drawn_on(mask, visit)
     if not is_there(drawn_on):
         message = f"{mask.name} was drawn on {drawn_on.name}, which is not there."
         raise _Unusable("no-scan-of-mask", message, mask)
     if not has_content(drawn_on):
         raise _Unusable("not-downloaded", f"{drawn_on.name} is not downloaded. Run: datalad get {drawn_on}", drawn_on)
-    volume = _checked_volume(mask, drawn_on)
-    if volume == 0:
-        message = f"{mask.name} is empty: a brain without lesion."
-        doubts += (Problem("empty-mask", Severity.INFO, message, (mask.name,)),)
+    given = _checked_mask(mask, drawn_on)
     # a model of FLAIR alone is prepared as the App prepares a visit that has nothing else
     needed = replace(visit, **{scan: None for scan in ("t1w", "flair") if scan not in _fields(contrasts)})
-    problems = tuple(problem for problem in visit.problems if problem.code != "flair-alone")
-    return Case(needed, mask, drawn_on, volume, problems + doubts)
+    # masks beside the scans that a participant run would not look for may be the very ones of --masks
+    problems = tuple(problem for problem in visit.problems if problem.code not in ("flair-alone", "mask-not-used"))
+    return Case(needed, mask, drawn_on, volume_ml(given.image), problems + given.problems)
 
 
 def _fields(contrasts: Sequence[str]) -> set[str]:
@@ -161,101 +192,66 @@ def _fields(contrasts: Sequence[str]) -> set[str]:
     return {contrast.lower() for contrast in contrasts}
 
 
-def _only_mask(visit: Visit, settings: TrainingSettings) -> Path:
+def _only_mask(visit: Visit, found: Sequence[Path], settings: TrainingSettings) -> Path:
     """The one mask of a visit."""
-    masks = find_masks(settings.masks, settings.bids_dir, visit)
-    if not masks:
-        raise _Unusable("no-mask", f"{visit.label} has no mask that --masks finds.")
-    if len(masks) > 1:
-        names = listed([mask.name for mask in masks], limit=3)
-        message = f"{visit.label} has {len(masks)} masks: {names}; make --masks narrower."
-        raise _Unusable("several-masks", message, *masks)
-    if not has_content(masks[0]):
-        raise _Unusable("not-downloaded", f"{masks[0].name} is not downloaded. Run: datalad get {masks[0]}", masks[0])
-    return masks[0]
+    if not found:
+        raise _Unusable("no-mask", _no_mask(visit, settings))
+    if len(found) > 1:
+        problem = several_masks(visit.label, found, "make --masks narrower")
+        raise _Unusable(problem.code, problem.message, *found)
+    if not has_content(found[0]):
+        raise _Unusable("not-downloaded", f"{found[0].name} is not downloaded. Run: datalad get {found[0]}", found[0])
+    return found[0]
 
 
-def _drawn_on(mask: Path, visit: Visit) -> tuple[Path, tuple[Problem, ...]]:
-    """The scan that shares the grid of the mask; else the one its name tells; else the T1w, with a warning."""
+def _no_mask(visit: Visit, settings: TrainingSettings) -> str:
+    """That a visit has no mask, and what lies where one was looked for."""
+    message = f"{visit.label} has no mask that --masks finds."
+    if near := beside_pattern(settings.masks, settings.bids_dir, visit):
+        return f"{message[:-1]}; where it looks there is {listed([path.name for path in near], limit=3)}."
+    return message
+
+
+def _drawn_on(mask: Path, visit: Visit) -> Path:
+    """The scan that shares the grid of the mask; else the one that its name tells; else the reference scan."""
     scans = [scan.path for scan in (visit.t1w, visit.flair) if scan]
-    same = next((path for path in scans if _same_grid(mask, path)), None)
-    chosen = same or scan_of_mask(mask, visit)
-    if chosen:
-        return chosen, ()
-    message = (
-        f"{mask.name} lies on the grid of no scan of {visit.label}; "
-        f"its header is trusted to place it on {visit.reference.path.name}."
-    )
-    return visit.reference.path, (Problem("mask-grid", Severity.WARNING, message, (mask.name,)),)
+    return masks.drawn_on(mask, scans) or scan_of_mask(mask, visit) or visit.reference.path
 
 
-def _same_grid(first: Path, second: Path) -> bool:
-    """Whether two files have the same voxels; False if one cannot be read."""
+def _checked_mask(mask: Path, scan: Path) -> masks.GivenMask:
+    """The mask, judged beside the scan that it was drawn on."""
     try:
-        one, two = nib.load(first), nib.load(second)
-    except Exception:  # whatever is wrong with a file is told when it is read whole
-        return False
-    if one.shape[:3] != two.shape[:3]:
-        return False
-    return bool(np.abs(_corners(one) - _corners(two)).max() <= GRID_TOLERANCE_MM)
-
-
-def _corners(image: nib.spatialimages.SpatialImage) -> np.ndarray:
-    """World coordinates of the eight corner voxels, ``(8, 3)``."""
-    ends = [(0, size - 1) for size in image.shape[:3]]
-    return nib.affines.apply_affine(image.affine, np.stack(np.meshgrid(*ends), axis=-1).reshape(-1, 3))
-
-
-def _checked_volume(mask: Path, scan: Path) -> float:
-    """Volume of a mask in mL, after making sure that it lies in the scan."""
-    try:
-        drawn = headers.clean_mask(mask)
-        grid = nib.load(scan)
-        affine, shape = grid.affine, grid.shape[:3]
+        return masks.read_lesion_mask(mask, scan)
+    except masks.MaskError as error:
+        raise _Unusable(error.code, str(error), mask) from error
     except VisitError as error:
-        raise _Unusable("mask-unreadable", error.message, mask) from error
-    except Exception as error:
-        raise _Unusable("scan-unreadable", f"{scan.name} cannot be read: {error}", scan) from error
-    _check_values(mask)
-    lesion = np.argwhere(np.asarray(drawn.dataobj) > 0)
-    if len(lesion) == 0:
-        return 0.0
-    voxels = nib.affines.apply_affine(np.linalg.inv(affine) @ drawn.affine, lesion)
-    inside = ((voxels > -0.5) & (voxels < np.array(shape) - 0.5)).all(axis=1).mean()
-    if inside < MIN_INSIDE:
-        message = f"{1 - inside:.0%} of the lesion in {mask.name} lies outside {scan.name}."
-        raise _Unusable("mask-elsewhere", message, mask)
-    volume = len(lesion) * images.voxel_volume_mm3(drawn) / 1000
-    if volume > MAX_LESION_ML:
-        message = f"{mask.name} marks {volume:.0f} mL, more than a lesion can have: is it a brain mask?"
-        raise _Unusable("mask-too-large", message, mask)
-    return volume
+        raise _Unusable("scan-unreadable", error.message, scan) from error
 
 
-def _check_values(mask: Path) -> None:
-    """Make sure that a mask has one value beside zero, or values up to 1 that say where the lesion is."""
-    values = np.asanyarray(nib.load(mask).dataobj)
-    marked = np.unique(values[np.isfinite(values) & (values != 0)])
-    if len(marked) <= 1 and (len(marked) == 0 or marked[0] > 0.5):
-        return
-    if marked.min() < 0 or marked.max() > 1:
-        message = f"{mask.name} has several values up to {marked.max():g}: it is a scan or a label map, no lesion mask."
-        raise _Unusable("mask-values", message, mask)
-    if marked.max() <= 0.5:
-        message = f"{mask.name} is nowhere above one half, from which a soft mask counts as lesion."
-        raise _Unusable("mask-values", message, mask)
-
-
-def _without_shared(cases: Sequence[Case]) -> tuple[list[Case], list[tuple[str, Problem]]]:
-    """Cases with a mask of their own, and the problems of those whose mask the pattern gives to several visits."""
-    users = Counter(case.mask.resolve() for case in cases)
-    kept = [case for case in cases if users[case.mask.resolve()] == 1]
+def _without_shared(
+    pairs: Sequence[tuple[Visit, Path]],
+) -> tuple[list[tuple[Visit, Path]], list[tuple[str, Problem]]]:
+    """Visits with a mask of their own, and the problems of those whose mask the pattern gives to several visits."""
+    users = Counter(mask.resolve() for _, mask in pairs)
+    kept = [(visit, mask) for visit, mask in pairs if users[mask.resolve()] == 1]
     shared = [
-        (case.label, Problem("shared-mask", Severity.ERROR, f"{case.mask.name} is the mask of several visits."))
-        for case in cases
-        if users[case.mask.resolve()] > 1
+        (visit.label, Problem("shared-mask", Severity.ERROR, f"{mask.name} is the mask of several visits."))
+        for visit, mask in pairs
+        if users[mask.resolve()] > 1
     ]
     return kept, shared
+
+
+def _unmatched(masks_of: Mapping[str, Sequence[Path]], settings: TrainingSettings) -> tuple[Problem, ...]:
+    """Masks that the pattern would find for a visit of any label, and that are of none there is."""
+    if settings.participants:  # those of the others are left alone on purpose
+        return ()
+    used = {mask for found in masks_of.values() for mask in found}
+    alone = [mask.name for mask in find_all_masks(settings.masks, settings.bids_dir) if mask not in used]
+    if not alone:
+        return ()
+    message = f"{counted(len(alone), 'mask')} of no visit: {listed(alone, limit=SHOWN)}."
+    return (Problem("mask-not-used", Severity.WARNING, message, tuple(alone)),)
 
 
 def render_cohort(cohort: Cohort, fusion: str) -> str:
@@ -273,6 +269,7 @@ def render_cohort(cohort: Cohort, fusion: str) -> str:
         lines.append(f"lesions   {volumes.min():.2f} to {volumes.max():.1f} mL, median {np.median(volumes):.1f} mL")
     notes = [(case.label, problem) for case in cohort.cases for problem in case.problems]
     rows = [("left out", *row) for row in _rows(cohort.left_out)] + [("used", *row) for row in _rows(notes)]
+    rows += [("not used", problem.code, "", problem.message) for problem in cohort.unmatched]
     if rows:
         heads = ("", "problem", "visit", "what")
         widths = [max(len(row[column]) for row in (heads, *rows)) for column in range(3)]

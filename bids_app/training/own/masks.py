@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bids_app.derivatives.names import ScanName
 from bids_app.errors import DatasetError, NoInputError, UsageError
 from bids_app.settings import DEFAULT_SPACE
 from bids_app.study.choice import choose
+from bids_app.study.derived import IMAGE_EXTENSIONS, files_in
+from bids_app.study.masks import looks_like_mask
 from bids_app.study.models import Scan, Visit
-from bids_app.study.reuse import IMAGE_EXTENSIONS
 from bids_app.wording import listed
 
 #: ATLAS v2.0 (Liew et al., Sci Data 2022), beside each T1w.
@@ -62,11 +63,26 @@ def find_masks(pattern: str, root: Path, visit: Visit) -> list[Path]:
     if pattern == ATLAS:
         mask = visit.t1w.path.with_name(visit.t1w.path.name.replace(ATLAS_T1W, ATLAS_MASK))
         return [mask] if is_there(mask) else []
-    place = Path(fill(KNOWN.get(pattern, pattern), visit))
-    base = Path(place.anchor) if place.is_absolute() else root
-    found = base.glob(str(place.relative_to(base) if place.is_absolute() else place))
-    there = (path for path in found if path.name.endswith(IMAGE_EXTENSIONS))
-    return sorted(path for path in there if _may_be_of(_below(path, root), visit))
+    found = _glob(Path(fill(KNOWN.get(pattern, pattern), visit)), root)
+    return sorted(path for path in found if _is_image(path) and _may_be_of(_below(path, root), visit))
+
+
+def find_all_masks(pattern: str, root: Path) -> list[Path]:
+    """Masks that the pattern would find, whatever their labels; none of ``atlas``, which lie beside their scans."""
+    if pattern == ATLAS:
+        return []
+    anyone = re.sub(r"\{[^}]*\}", "*", KNOWN.get(pattern, pattern))
+    return sorted(path for path in _glob(Path(anyone), root) if _is_image(path))
+
+
+def beside_pattern(pattern: str, root: Path, visit: Visit) -> list[Path]:
+    """Files in the folders where a pattern looks for the mask of a visit, which may be it by another name or format."""
+    if pattern == ATLAS:
+        return []
+    place = Path(fill(KNOWN.get(pattern, pattern), visit)).parent
+    folders = _glob(place, root) if place.parts else [root]
+    files = [file for folder in folders if folder.is_dir() for file in files_in(folder)]
+    return sorted(file.path for file in files if looks_like_mask(file) and _may_be_of(_below(file.path, root), visit))
 
 
 def fill(pattern: str, visit: Visit) -> str:
@@ -78,6 +94,16 @@ def fill(pattern: str, visit: Visit) -> str:
     if visit.session is None:
         pattern = pattern.replace("/ses-{session}", "").replace("_ses-{session}", "")
     return pattern.replace("{subject}", visit.subject).replace("{session}", visit.session or "")
+
+
+def _glob(place: Path, root: Path) -> Iterator[Path]:
+    """What a path with the stars of a shell matches, from the dataset on if it is relative."""
+    base = Path(place.anchor) if place.is_absolute() else root
+    return base.glob(str(place.relative_to(base) if place.is_absolute() else place))
+
+
+def _is_image(path: Path) -> bool:
+    return path.name.endswith(IMAGE_EXTENSIONS)
 
 
 def is_there(path: Path) -> bool:

@@ -17,8 +17,7 @@ from bids_app.derivatives.results import Prepared
 from bids_app.derivatives.write import write_json
 from bids_app.errors import VisitError
 from bids_app.images import Image
-from bids_app.measures.volumes import volume_ml
-from bids_app.preprocessing import headers, transforms
+from bids_app.preprocessing import headers, masks, transforms
 from bids_app.preprocessing.coregistration import register_flair
 from bids_app.preprocessing.templates import load_template
 from bids_app.settings import DEFAULT_SPACE, TrainingSettings
@@ -28,8 +27,6 @@ from bids_app.training.preparation import attempt, job_of, prepare_each
 from bids_app.workflow import stages
 
 RECORD = "record.json"
-#: A mask of which less than this share lies in the brain was not drawn on this scan.
-MIN_KEPT = 0.5
 
 
 @dataclass(frozen=True)
@@ -208,13 +205,12 @@ def moved_mask(case: Case, matrix: np.ndarray, grid: Image, brain: np.ndarray) -
     Raises
     ------
     VisitError
-        If most of the lesion lies outside the brain.
+        If it cannot be used; above all if most of the lesion lies outside the brain.
     """
-    drawn = headers.clean_mask(case.mask)
+    drawn = masks.read_lesion_mask(case.mask, case.drawn_on).image
     moved = transforms.apply_linear(drawn, matrix, grid, order=0)
-    inside = images.like(moved, (images.data(moved) > 0) & brain)
-    if volume_ml(inside) < MIN_KEPT * volume_ml(drawn):
-        raise VisitError(f"Most of the lesion in {case.mask.name} lies outside the brain of {case.label}.")
+    masks.check_kept(drawn, moved, case.mask.name)
+    masks.check_in_brain(moved, images.like(moved, brain), case.mask.name)
     return moved
 
 

@@ -59,15 +59,16 @@ def test_every_session_is_a_case_and_an_empty_mask_is_a_healthy_one(original: Pa
     assert [problem.code for problem in cohort.cases[2].problems] == ["empty-mask"]
 
 
-@pytest.mark.parametrize("order", ["RAS", "LAS", "LIA"])
-def test_a_mask_is_on_the_grid_of_its_scan_only_if_stored_alike(study: Path, order: str):
+@pytest.mark.parametrize(("order", "codes"), [("RAS", []), ("LAS", ["mask-side"]), ("LIA", [])])
+def test_a_mask_stored_in_another_order_lies_on_the_grid_of_its_scan(study: Path, order: str, codes: list[str]):
+    """LAS has the scan's number of voxels along every axis, so that its header might be wrong; LIA has not."""
     path = mask_of(study, "01", "1")
     mask = images.load(path)
     images.save(images.on_affine(*_array(stored_as(mask, order))), path)
     case = find_cases(settings_of(study)).cases[0]
     assert case.volume_ml == pytest.approx(24.4, abs=0.8)
-    # sub-01_ses-1 is stored RAS
-    assert ("mask-grid" in {problem.code for problem in case.problems}) == (order != "RAS")
+    assert case.drawn_on == case.visit.t1w.path  # stored RAS
+    assert [problem.code for problem in case.problems] == codes
 
 
 def _array(image: nib.Nifti1Image) -> tuple[np.ndarray, np.ndarray]:
@@ -77,6 +78,25 @@ def _array(image: nib.Nifti1Image) -> tuple[np.ndarray, np.ndarray]:
 def test_a_visit_without_mask_is_left_out(study: Path):
     mask_of(study, "01", "2").unlink()
     assert found(study) == (["sub-01_ses-1", "sub-02_ses-1"], {"sub-01_ses-2": "no-mask"})
+
+
+def test_what_lies_where_a_mask_was_looked_for_is_named(study: Path):
+    path = mask_of(study, "01", "2")
+    path.rename(path.with_name(path.name.replace("label-L_mask.nii.gz", "lesion.mgz")))
+    (label, problem), *_ = find_cases(settings_of(study)).left_out
+    assert (label, problem.code) == ("sub-01_ses-2", "no-mask")
+    assert problem.message.endswith("finds; where it looks there is sub-01_ses-2_lesion.mgz.")
+
+
+def test_masks_of_no_visit_are_named(study: Path):
+    path = mask_of(study, "01", "2")
+    other = Path(str(path).replace("sub-01", "sub-1"))
+    other.parent.mkdir(parents=True)
+    path.rename(other)
+    cohort = find_cases(settings_of(study))
+    assert [problem.files for problem in cohort.unmatched] == [(other.name,)]
+    assert f"1 mask of no visit: {other.name}." in render_cohort(cohort, "t1w")
+    assert find_cases(settings_of(study, participants=("01",))).unmatched == ()
 
 
 def test_a_visit_with_several_masks_is_left_out(study: Path):
@@ -94,6 +114,24 @@ def test_a_mask_beside_the_scan_is_left_out(study: Path):
     assert found(study)[1] == {"sub-01_ses-2": "mask-elsewhere"}
 
 
+def test_a_mask_with_the_voxels_of_the_scan_and_the_place_of_another_is_left_out(study: Path):
+    path = mask_of(study, "01", "2")
+    mask = images.load(path)
+    images.save(images.on_affine(np.asarray(mask.dataobj), np.diag([-1, 1, 1, 1]) @ mask.affine), path)
+    cohort = find_cases(settings_of(study))
+    (label, problem), *_ = cohort.left_out
+    assert (label, problem.code) == ("sub-01_ses-2", "mask-side")
+    assert "the grid of the scan, the place of another" in problem.message and "fslcpgeom" in problem.message
+
+
+def test_a_mask_without_orientation_is_left_out(study: Path):
+    path = mask_of(study, "01", "2")
+    image = nib.Nifti1Image(np.asarray(nib.load(path).dataobj), None)
+    image.header["sform_code"] = image.header["qform_code"] = 0
+    nib.save(image, path)
+    assert found(study)[1] == {"sub-01_ses-2": "mask-side"}
+
+
 def test_a_broken_mask_is_left_out(study: Path):
     path = mask_of(study, "01", "2")
     path.write_bytes(path.read_bytes()[:300])
@@ -107,11 +145,12 @@ def test_a_broken_mask_is_left_out(study: Path):
         (lambda mask: mask * 0.9, None),
         (lambda mask: mask * 0.4, "mask-values"),
         (lambda mask: mask + (np.arange(mask.size).reshape(mask.shape) % 7 == 0) * 3, "mask-values"),
+        (lambda mask: -mask, "mask-values"),
         (lambda mask: np.ones_like(mask), "mask-too-large"),
     ],
 )
 def test_what_is_no_lesion_mask_is_left_out(study: Path, monkeypatch, values, code: str | None):
-    monkeypatch.setattr("bids_app.training.own.cases.MAX_LESION_ML", 30.0)
+    monkeypatch.setattr("bids_app.preprocessing.masks.MAX_LESION_ML", 30.0)
     path = mask_of(study, "01", "1")
     image = nib.load(path)
     drawn = (image.get_fdata() > 0).astype(np.float32)
