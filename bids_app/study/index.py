@@ -24,7 +24,7 @@ from bids_app.study.derived import IMAGE_EXTENSIONS
 from bids_app.study.filters import Filter, ScanFilters, read_filters
 from bids_app.study.models import Problem, Scan, Severity, Study, Visit
 from bids_app.study.reuse import check_derivatives, find_reuse
-from bids_app.study.unused import masks_not_given, unused_folders
+from bids_app.study.unused_derivatives import masks_not_given, unused_folders
 from bids_app.wording import listed
 
 SUFFIXES = ("T1w", "FLAIR")
