@@ -195,10 +195,26 @@ def test_what_is_no_dataset_is_code_65(run, tmp_path):
     fails(run(*participants()), ExitCode.BAD_DATASET, "dataset_description.json")
 
 
-def test_invalid_dataset_is_code_65(run, raw):
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_invalid_dataset_is_code_65_and_the_dry_run_says_so(run, levels, tmp_path, more):
     pytest.importorskip("bids_validator_deno")
-    (raw / "sub-01/ses-1/anat/sub-01_ses-1_T1w.json").write_text("{")
-    fails(run("raw", "out", "participant"), ExitCode.BAD_DATASET, "JSON_INVALID", "--skip-bids-validation")
+    make_skeleton(tmp_path / "raw", ["sub-01_run-1_acq-a_T1w"])
+    result = run("raw", "out", "participant", *more)
+    fails(result, ExitCode.BAD_DATASET, "FILENAME_MISMATCH", "--skip-bids-validation")
+    assert not levels.calls
+
+
+def test_one_invalid_visit_ends_no_run(run, raw, levels):
+    pytest.importorskip("bids_validator_deno")
+    (raw / "sub-01/ses-1/anat/sub-01_ses-1_T1w.json").write_text('{"Manufacturer": "Somebody",}')
+    make_skeleton(raw, ["sub-03_run-1_acq-a_T1w"])
+    code, out, _ = run("raw", "out", "participant")
+    assert code == 0  # of the run that is not made here
+    assert "sub-03: cannot be processed" in out
+    assert "sub-01_ses-1: to do" in out
+    assert "[invalid-sidecar]" in out
+    [(_, study)] = levels.calls
+    assert [visit.usable for visit in study.visits] == [True, True, True, False]
 
 
 def test_no_input_is_code_66(run, raw, levels, tmp_path):

@@ -6,7 +6,6 @@ entity", ``"*"`` is "with this entity, whatever its label", a list is "one of th
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bids_app.errors import ConfigError
+from bids_app.text import read_json
 
 ANY = "*"
 
@@ -101,7 +101,7 @@ def read_filters(path: Path | None) -> ScanFilters:
     if path is None:
         return ScanFilters()
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except OSError as error:
         raise ConfigError(f"The filter file {path} cannot be read: {error.strerror}.") from error
     except ValueError as error:

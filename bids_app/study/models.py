@@ -10,6 +10,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from bids_app.derivatives.names import ScanName, visit_label
+from bids_app.study.participants import ParticipantsTable
+from bids_app.study.unused import Unused
 
 
 class Severity(StrEnum):
@@ -152,6 +154,14 @@ class Study:
         By subject and session.
     without_anatomy : tuple of str
         Labels of visits left out because they have no anat folder, as a session of fMRI alone.
+    unused : tuple of Unused
+        What looks like a scan, a mask, a participant, a session or their table, and is not used.
+    table : ParticipantsTable
+        Of the dataset.
+    notes : tuple of str
+        What was guessed or is odd in the dataset's own tables and description.
+    datatypes : tuple of str
+        Folders of other data than anatomy in the visits.
     """
 
     root: Path
@@ -159,3 +169,7 @@ class Study:
     participants: tuple[str, ...]
     visits: tuple[Visit, ...]
     without_anatomy: tuple[str, ...] = ()
+    unused: tuple[Unused, ...] = ()
+    table: ParticipantsTable = field(default_factory=ParticipantsTable)
+    notes: tuple[str, ...] = ()
+    datatypes: tuple[str, ...] = ()

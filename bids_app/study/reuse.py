@@ -18,7 +18,6 @@ no other: fMRIPrep makes them from the T1w of all sessions, and no lesion is the
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from pathlib import Path
 from bids_app.derivatives.names import RAW_DATASET, ScanName, sidecar, visit_folder
 from bids_app.errors import NoInputError, UsageError
 from bids_app.study.models import Problem, Reuse, Scan, Severity
+from bids_app.text import read_json
 
 IMAGE_EXTENSIONS = (".nii.gz", ".nii")
 _NAME = "[0-9A-Za-z_.+-]+"
@@ -271,7 +271,7 @@ def _named_as_lesion(file: DerivedFile) -> bool:
 def _made_by_machine(image: Path) -> bool:
     """Whether the sidecar says that no human drew the mask, as those of this App do."""
     try:
-        content = json.loads(Path(sidecar(image)).read_text(encoding="utf-8"))
+        content = read_json(sidecar(image))
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and content.get("Manual") is False

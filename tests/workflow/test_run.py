@@ -15,6 +15,7 @@ from bids_app.derivatives.record import Record, read_record, write_record
 from bids_app.errors import AppError, ExitCode, UnavailableError, VisitError
 from bids_app.settings import Settings
 from bids_app.study.models import Problem, Reuse, Scan, Severity, Study, Visit
+from bids_app.study.participants import read_participants
 from bids_app.workflow import run
 from bids_app.workflow.job import Job
 from bids_app.workflow.worker import Outcome, Tools
@@ -74,7 +75,7 @@ def study(tmp_path: Path) -> Study:
         visits.append(Visit(label, None, Scan(path, ScanName.parse(path.name), "T1w"), None))
     (root / "dataset_description.json").write_text('{"Name": "Cohort"}')
     (root / "participants.tsv").write_text("participant_id\tage\nsub-01\t60\n")
-    return Study(root, "Cohort", ("01", "02", "03"), tuple(visits))
+    return Study(root, "Cohort", ("01", "02", "03"), tuple(visits), table=read_participants(root))
 
 
 @pytest.fixture
@@ -96,7 +97,7 @@ def test_all_visits_are_processed_once(settings: Settings, study: Study):
     FakePool.seen.clear()
     assert run.run_participants(settings, study, say=said.append) is ExitCode.OK
     assert FakePool.seen == []
-    assert "3 of 3 visits are done already and unchanged." in said
+    assert "All 3 visits are done already and unchanged." in said
 
 
 def test_models_by_relative_paths_are_found_from_wherever_a_step_runs(settings: Settings, study: Study, monkeypatch):
