@@ -1,8 +1,8 @@
 """Text that people edit, in whatever form their editor or spreadsheet left it.
 
-JSON, TSV and TOML are UTF-8 by their standards; in practice they come with a byte order mark, as UTF-16 (Excel's "Unicode
-text"), as Windows-1252, with the line ends of three systems, and tables with commas or semicolons for tabs. All of that
-is read here; what is a guess is told in a note.
+JSON, TSV and TOML are UTF-8 by their standards; in practice they come with a byte order mark, as UTF-16 (Excel's
+"Unicode text"), as Windows-1252, with the line ends of three systems, and tables with commas or semicolons for tabs.
+All of that is read here; what is a guess is told in a note.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bids_app.derivatives.names import DESCRIPTION, PIPELINE, RAW_DATASET
+from bids_app.derivatives.names import DESCRIPTION, PIPELINE
 from bids_app.errors import DatasetError, NoInputError
 from bids_app.study.content import TO_BIDS, has_content, holds_dicom, target_of
 from bids_app.text import read_text
@@ -67,14 +67,6 @@ def makers(description: Mapping[str, Any]) -> list[str]:
     return [str(maker.get("Name", "?")) for maker in items if isinstance(maker, dict)]
 
 
-def raw_of(description: Mapping[str, Any], root: Path) -> Path | None:
-    """The raw dataset that the output of this App was made from, as far as it says so and it is there."""
-    links = description.get("DatasetLinks")
-    link = links.get(RAW_DATASET) if isinstance(links, dict) else None
-    folder = Path(os.path.normpath(root / link)) if isinstance(link, str) else None
-    return folder if folder and folder.is_dir() else None
-
-
 def _no_folder(bids_dir: Path | None) -> NoInputError:
     if bids_dir and (bids_dir.is_file() or bids_dir.suffix in (".nii", ".gz")):
         return NoInputError(
@@ -112,7 +104,7 @@ def _no_dataset(root: Path) -> DatasetError:
     message = f"{root} is no BIDS dataset: it has no {DESCRIPTION}."
     names = _names(root)
     if not names:
-        hint = f"The folder is empty. If it is a DataLad subdataset, run: datalad get -n {root}; in a container, bind it."
+        hint = f"The folder is empty. If it is a DataLad subdataset: datalad get -n {root}; in a container, bind it."
     elif alike := next((name for name in names if _is_alike(name)), None):
         hint = f"Rename {alike} to {DESCRIPTION}."
     elif inner := next((root / name for name in _inner(names) if (root / name / DESCRIPTION).is_file()), None):

@@ -12,6 +12,7 @@ from bids_app.errors import NoInputError
 from bids_app.settings import Settings
 from bids_app.study.choice import choose
 from bids_app.study.content import TO_BIDS, absence, holds_dicom
+from bids_app.study.copies import told_of_copy
 from bids_app.study.dataset import Dataset, open_dataset
 from bids_app.study.filters import Filter, ScanFilters, read_filters
 from bids_app.study.listing import Lister, Listing, Participant, Top, VisitKey, lister
@@ -21,8 +22,6 @@ from bids_app.study.reuse import IMAGE_EXTENSIONS, check_derivatives, find_reuse
 from bids_app.study.unused import ANAT, Reason, Unused
 from bids_app.wording import counted, listed
 
-#: Spaces that are the patient's own, under the names that pipelines give them; scans in all others are of another size.
-_NATIVE = ("orig", "T1w", "T2w", "FLAIR", "anat", "individual", "native", "scanner", "subject", "ACPC")
 #: Files that a sentence names.
 _SHOWN = 3
 
@@ -60,18 +59,17 @@ def index(settings: Settings) -> Study:
     reusing = people if settings.derivatives else ()
     sessions = {person.subject: _imaged_sessions(dataset.root, person) for person in reusing}
     found = [_visit(dataset, key, kept[key], sessions.get(key.subject, 1), settings, filters) for key in kept]
+    beside = [person.itself for person in people if VisitKey(person.subject, None) not in listings]
+    unused = [item for listing in (*beside, *(listings[key] for key in left_out)) for item in listing.unused]
+    unused += [item for _, items in found for item in items]
     table = read_participants(dataset.root)
-    unused = [] if settings.participants else list(top.unused)
-    unused += [item for person in people if VisitKey(person.subject, None) not in listings for item in person.itself.unused]
-    unused += [item for key in left_out for item in listings[key].unused]
-    unused += [item for _, some in found for item in some]
     return Study(
         root=dataset.root,
         name=dataset.name,
         participants=top.participants,
         visits=tuple(visit for visit, _ in found),
         without_anatomy=tuple(key.label for key in left_out),
-        unused=_told(unused, settings, dataset.root),
+        unused=_told((*(() if settings.participants else top.unused), *unused), settings, dataset.root),
         table=table,
         notes=(*dataset.notes, *_of_table((*table.notes, *compared(table, top.participants)))),
         datatypes=tuple(sorted({datatype for listing in listings.values() for datatype in listing.datatypes})),
@@ -182,7 +180,8 @@ def _visit(
         visit = replace(visit, reuse=reuse)
     filtered = _filtered(key, listing, filters)
     unused = (*listing.unused, *filtered)
-    problems = (*t1w_problems, *flair_problems, *_copies(visit), *_missing_scans(visit, listing, unused))
+    copies = [problem for scan in (t1w, flair) if scan for problem in told_of_copy(scan)]
+    problems = (*t1w_problems, *flair_problems, *copies, *_missing_scans(visit, listing, unused))
     return replace(visit, problems=(*problems, *_absent(visit), *reuse_problems)), list(unused)
 
 
@@ -204,23 +203,6 @@ def _filtered(key: VisitKey, listing: Listing, filters: ScanFilters) -> list[Unu
         for suffix, accepted in (("T1w", filters.t1w), ("FLAIR", filters.flair))
         if f"_{suffix}." in name and not accepted.accepts(name)
     ]
-
-
-def _copies(visit: Visit) -> list[Problem]:
-    """What to say of chosen scans that another pipeline has made: in another space, or processed."""
-    problems = []
-    for scan in (visit.t1w, visit.flair):
-        made = dict(re.findall(r"_(space|desc)-([^_]+)", scan.path.name)) if scan else {}
-        if made.get("space", "T1w") not in _NATIVE:
-            message = (
-                f"{scan.path.name} is a copy in {made['space']}, and there is no {scan.suffix} of the patient's own size: "
-                f"volumes are those of the brain in {made['space']}."
-            )
-            problems.append(Problem("standard-space", Severity.WARNING, message, (scan.path.name,)))
-        elif "desc" in made:
-            message = f"{scan.path.name} was processed before (desc-{made['desc']}), and there is no raw {scan.suffix}."
-            problems.append(Problem("processed-scan", Severity.INFO, message, (scan.path.name,)))
-    return problems
 
 
 def _missing_scans(visit: Visit, listing: Listing, unused: Sequence[Unused]) -> tuple[Problem, ...]:
@@ -279,6 +261,8 @@ def nothing_to_process(study: Study, settings: Settings) -> NoInputError:
         if given
     ]
     hints = [f"{_sentences(study.unused)}."] if study.unused else []
+    if any(item.reason in (Reason.OWN, Reason.PSEUDOHEALTHY) for item in study.unused):
+        hints.append("Give the raw dataset that these were made from.")
     if not hints and study.datatypes:
         hints.append(f"The dataset has {listed(study.datatypes)}, and no {ANAT} with a T1w or FLAIR.")
     if chosen:

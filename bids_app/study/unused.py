@@ -7,18 +7,16 @@ plan names it. The functions look at names alone; `study.listing` brings them th
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import PurePosixPath
 
 from bids_app.derivatives.names import ENTITY_ORDER, PARTICIPANTS, TWIN_DESC, visit_folder, visit_label
-from bids_app.wording import listed
 
 ANAT = "anat"
 #: Folders of a visit in which BIDS keeps other data than anatomy.
 OTHER_DATATYPES = (
-    "beh", "dwi", "eeg", "emg", "fmap", "func", "ieeg", "meg", "micr", "motion", "mrs", "nirs", "perf", "pet", "phenotype",
+    "beh", "dwi", "eeg", "emg", "fmap", "func", "ieeg", "meg", "micr", "motion", "mrs", "nirs", "perf", "pet",
 )  # fmt: skip
 IMAGE_EXTENSIONS = (".nii.gz", ".nii")
 LABEL = re.compile(r"[0-9a-zA-Z+]+")
@@ -197,7 +195,7 @@ _QUANTITATIVE = re.compile(
 _MASK = re.compile(r"mask|roi|lesions?|stroke|infarct|segmentation|seg|label")
 _SCAN = re.compile(r"(.*_)?(T1w|FLAIR)")
 #: Suffixes of other data, before which a T1w or FLAIR in a name means nothing.
-_OTHER_SUFFIX = re.compile(r"[A-Z0-9][A-Za-z0-9]*w|bold|cbv|sbref|dwi|epi|asl|m0scan|pet|angio|phase\d?|magnitude\d?|.*map")
+_OTHER_SUFFIX = re.compile(r"[A-Z0-9][A-Za-z0-9]*w|bold|cbv|sbref|dwi|epi|asl|m0scan|pet|angio|phase|magnitude|.*map")
 
 
 def participant_folder(name: str) -> tuple[Reason, str] | None:

@@ -83,8 +83,8 @@ def validate(study: Study, settings: Settings, folder: Path | None) -> Study:
     Returns
     -------
     Study
-        Visits with a scan of an invalid name have the error ``invalid-name``, those with an invalid sidecar, which is no
-        reason not to process them, the warning ``invalid-sidecar``.
+        Visits with a scan of an invalid name have the error ``invalid-name``, those with an invalid sidecar, which is
+        no reason not to process them, the warning ``invalid-sidecar``.
 
     Raises
     ------
@@ -109,8 +109,9 @@ def validate(study: Study, settings: Settings, folder: Path | None) -> Study:
         by_path.setdefault(issue.path, []).append(issue)
     judged = replace(study, visits=tuple(_judged(visit, by_path, study.root) for visit in study.visits))
     images = {image for visit in study.visits for image in _images(visit, study.root)}
-    told = images | {sidecar(image) for image in images}
-    if others := Counter(i.code for i in issues if not (i.path in told and (i.invalidates_name or i.path not in images))):
+    sidecars = {sidecar(image) for image in images}
+    told = {issue for issue in issues if issue.path in sidecars or (issue.path in images and issue.invalidates_name)}
+    if others := Counter(issue.code for issue in issues if issue not in told):
         codes = ", ".join(f"{count} {code}" for code, count in others.most_common())
         logger.warning("The BIDS validator finds errors that stop nothing: %s.", codes)
     _refuse_if_none_is_left(study, judged)

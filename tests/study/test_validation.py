@@ -81,7 +81,7 @@ def test_invalid_name_is_the_error_of_its_visit(tmp_path):
     assert told(study) == {"sub-01": ["invalid-name"], "sub-02": []}
     assert [visit.usable for visit in study.visits] == [False, True]
     assert "sub-01_acq-a_run-1_T1w.nii.gz" in study.visits[0].problems[0].message
-    with pytest.raises(DatasetError, match="run-1_acq-a.*FILENAME_MISMATCH"):
+    with pytest.raises(DatasetError, match=r"run-1_acq-a.*FILENAME_MISMATCH"):
         validated(root, participants=("01",))  # nothing is left of the dataset
     assert validated(root, participants=("01",), skip_bids_validation=True).visits[0].usable
 
