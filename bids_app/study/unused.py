@@ -7,7 +7,7 @@ plan names it. The functions look at names alone; `study.listing` brings them th
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import PurePosixPath
 
@@ -326,9 +326,9 @@ def _image(name: str, stem: str, extension: str, like: str, place: Place) -> Unu
         return found
     reason = _prefix(stem, place) or _odd(stem) or _suffix(stem, like)
     if reason is Reason.SESSION_ALONE:
-        session = dict(_pairs(stem)).get("ses", "")
-        target = visit_folder(place.subject, LABEL.fullmatch(session) and session) / ANAT / name
-        return _unused(name, place, reason, f"move it to {target}", like)
+        named = replace(place, session=_clean(_entities(stem)["ses"]))
+        better = better_name(stem, like, named, extension) if like else name
+        return _unused(name, place, reason, f"move it to {named.anat / better}", like)
     if reason in (Reason.OTHER_PARTICIPANT, Reason.OTHER_SESSION):  # whose it is, only a human can say
         return _unused(name, place, reason, "move it there, or rename it if the name is wrong", like)
     if reason:
@@ -339,7 +339,7 @@ def _image(name: str, stem: str, extension: str, like: str, place: Place) -> Unu
 def _other_kind(name: str, stem: str, place: Place) -> Unused | None:
     """Images that are neither T1w nor FLAIR, by their suffix."""
     suffix = re.split("[_ ]", stem)[-1]
-    entities = dict(_pairs(stem))
+    entities = _entities(stem)
     if suffix == "UNIT1":
         return _unused(name, place, Reason.UNIT1, like="T1w")
     if suffix.upper() == "MP2RAGE":
@@ -363,10 +363,10 @@ def _other_kind(name: str, stem: str, place: Place) -> Unused | None:
 
 def _prefix(stem: str, place: Place) -> Reason | None:
     """What is wrong with the participant and the session at the beginning of a name."""
-    if stem.startswith(f"{place.label}_") and (place.session or not re.match("ses-", stem[len(place.label) + 1 :])):
-        return None
     pairs = _pairs(stem)
-    entities = {key.lower(): label for key, label in pairs}
+    entities = _entities(stem)
+    if stem.startswith(f"{place.label}_") and entities.get("ses") == place.session:
+        return None
     subject, session = entities.get("sub"), entities.get("ses")
     if re.match(rf"{place.label}[-. ]", stem):
         return Reason.SEPARATOR
@@ -411,7 +411,7 @@ def _no_whole_scan(name: str, stem: str, like: str, place: Place) -> Unused | No
     suffix = stem.rpartition("_")[2]
     if suffix not in ("T1w", "FLAIR"):
         return _unused(name, place, Reason.CONTRAST, detail=suffix)
-    entities = dict(_pairs(stem))
+    entities = _entities(stem)
     if entities.get("desc") == TWIN_DESC:
         return _unused(name, place, Reason.PSEUDOHEALTHY, like=like)
     if place.own_output and ("desc" in entities or "space" in entities):
@@ -436,7 +436,7 @@ def better_name(stem: str, like: str, place: Place, extension: str = ".nii.gz") 
     >>> better_name("SUB-1_t1w_Acq-a b", "T1w", Place("01", "2", PurePosixPath("sub-01/ses-2/anat")))
     'sub-01_ses-2_acq-ab_T1w.nii.gz'
     """
-    entities = {key.lower(): _clean(label) for key, label in _pairs(stem)}
+    entities = {key: _clean(label) for key, label in _entities(stem).items()}
     kept = {key: label for key, label in entities.items() if key in ENTITY_ORDER and label}
     kept |= {"sub": place.subject} | ({"ses": place.session} if place.session else {})
     if not place.session:
@@ -453,6 +453,11 @@ def _rename(stem: str, like: str, place: Place, extension: str = ".nii.gz") -> s
 def _pairs(stem: str) -> list[tuple[str, str]]:
     """Entities of a name, whatever their case and the characters of their labels."""
     return re.findall(r"(?:^|_)([A-Za-z]+)[-=]([^_]+)", stem)
+
+
+def _entities(stem: str) -> dict[str, str]:
+    """The same with keys in lower case."""
+    return {key.lower(): label for key, label in _pairs(stem)}
 
 
 def _like(stem: str) -> str:
