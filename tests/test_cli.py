@@ -231,6 +231,33 @@ def test_no_input_is_code_66(run, raw, levels, tmp_path):
     assert levels.calls == []
 
 
+def test_the_dataset_is_told_before_the_places(run, tmp_path):
+    fails(run("absent", "absent/sub-01/out", "participant"), ExitCode.NO_INPUT, "absent does not exist")
+    (tmp_path / "dicom" / "a").mkdir(parents=True)
+    (tmp_path / "dicom" / "a" / "IM1.dcm").touch()
+    fails(run("dicom", "dicom", "participant"), ExitCode.BAD_DATASET, "dcm2niix", "BIDScoin")
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_forgotten_output_folder_is_told(run, levels, tmp_path, more):
+    write_scan(tmp_path / "t1.nii.gz")
+    write_scan(tmp_path / "flair.nii.gz")
+    fails(run("case", "t1.nii.gz", "flair.nii.gz", *more), ExitCode.USAGE, "the output folder is missing", "OUT")
+
+
+def test_a_folder_in_the_place_of_a_scan_is_told(run, tmp_path):
+    (tmp_path / "series").mkdir()
+    (tmp_path / "series" / "IM1.dcm").touch()
+    fails(run("case", "series", "out"), ExitCode.USAGE, "folder of DICOM", "dcm2niix", "HeuDiConv")
+
+
+def test_no_scan_is_told_with_what_is_not_used(run, levels, tmp_path):
+    make_empty(make_skeleton(tmp_path / "raw", []), "sub-01/Anat/sub-01_T1w.nii.gz")
+    result = run(*participants())
+    fails(result, ExitCode.NO_INPUT, "No requested visit has a T1w or FLAIR", "rename it to anat")
+    assert "filter file" not in result[2]
+
+
 def test_what_is_unavailable_is_code_69(run, raw, levels):
     def no_gpu():
         raise UnavailableError("There is no GPU.", "With Docker, use --gpus all.")

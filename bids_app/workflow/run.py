@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -43,11 +44,11 @@ def _say(line: str) -> None:
 
 
 def visit_status(settings: Settings, study: Study) -> dict[str, str]:
-    """What there is to do for every visit, by its label: a `Status`, or why the lesion model cannot process it."""
+    """What there is to do for every visit, by its label: a `Status`, or why it cannot be processed."""
     configuration, served = provenance_of(settings, study).configuration_hash, _served(settings)
 
     def of(visit: Visit) -> str:
-        problem = unserved(visit, served, settings.lesion_model)
+        problem = _against(visit, settings, served)
         return f"{UNUSABLE}: {problem.message}" if problem else status_of_visit(settings, visit, configuration)
 
     return {visit.label: of(visit) for visit in study.visits}
@@ -87,6 +88,22 @@ def anomaly_model_in_words(settings: Settings) -> str:
         return "none"
     card = read_folder(folder).card
     return f"{card.name}, of {card.contrast}: visits without one have no anomaly map"
+
+
+def blocked(visit: Visit, out_dir: Path) -> Problem | None:
+    """An error if a file is where a folder of the visit's outputs belongs, told before anything runs."""
+    own = names.visit_folder(visit.subject, visit.session)
+    folders = (names.visit_folder(visit.subject, None), own, own / "anat", names.log_folder(visit.subject))
+    for folder in (out_dir / folder for folder in folders):
+        if os.path.lexists(folder) and not folder.is_dir():
+            message = f"{folder} is in the way: a folder for the outputs of {visit.label} belongs there. Rename it."
+            return Problem("output-blocked", Severity.ERROR, message)
+    return None
+
+
+def _against(visit: Visit, settings: Settings, served: Sequence[frozenset[str]]) -> Problem | None:
+    """What speaks against processing a visit, apart from its scans: no model for them, or no place."""
+    return unserved(visit, served, settings.lesion_model) or blocked(visit, settings.out_dir)
 
 
 def provenance_of(settings: Settings, study: Study) -> Provenance:
@@ -186,9 +203,9 @@ def run_participants(
 
 
 def _judged(visits: Sequence[Visit], settings: Settings) -> list[Visit]:
-    """The visits; those that the lesion model cannot process have an error that says so."""
+    """The visits; those that cannot be processed have an error that says so."""
     served = _served(settings)
-    problems = [unserved(visit, served, settings.lesion_model) for visit in visits]
+    problems = [_against(visit, settings, served) for visit in visits]
     return [
         replace(visit, problems=(*visit.problems, problem)) if problem else visit
         for visit, problem in zip(visits, problems, strict=True)

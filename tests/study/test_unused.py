@@ -65,7 +65,7 @@ NAMES = [
     ("sub-1_T1w.nii.gz", PLAIN, Reason.OTHER_SPELLING, "sub-01_T1w.nii.gz"),
     ("sub-01-T1w.nii.gz", PLAIN, Reason.SEPARATOR, "sub-01_T1w.nii.gz"),
     ("sub-01 T1w.nii.gz", PLAIN, Reason.SEPARATOR, "sub-01_T1w.nii.gz"),
-    ("sub-01_acq-x_ses-02_T1w.nii.gz", PLAIN, Reason.SESSION_ALONE, "sub-01/ses-02/anat/sub-01_ses-02_acq-x_T1w.nii.gz"),
+    ("sub-01_acq-x_ses-02_T1w.nii.gz", PLAIN, Reason.SESSION_ALONE, "ses-02/anat/sub-01_ses-02_acq-x_T1w.nii.gz"),
     ("sub-01_ses-02_T1w.nii.gz", PLAIN, Reason.SESSION_ALONE, "sub-01/ses-02/anat/sub-01_ses-02_T1w.nii.gz"),
     ("sub-01_T1w.nii.gz", SESSION, Reason.SESSION_MISSING, "sub-01_ses-02_T1w.nii.gz"),
     ("sub-01_acq-x_FLAIR.nii", SESSION, Reason.SESSION_MISSING, "sub-01_ses-02_acq-x_FLAIR.nii"),
