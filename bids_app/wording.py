@@ -15,14 +15,14 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 
 def of_all(number: int, total: int, noun: str) -> str:
-    """A part of a whole, or the whole, with its verb.
+    """A part of a whole, or the whole.
 
-    >>> of_all(1, 1, "visit"), of_all(1, 3, "visit"), of_all(2, 3, "visit"), of_all(3, 3, "visit")
-    ('the only visit is', '1 of 3 visits is', '2 of 3 visits are', 'all 3 visits are')
+    >>> of_all(1, 1, "visit"), of_all(1, 3, "visit"), of_all(3, 3, "visit")
+    ('the only visit', '1 of 3 visits', 'all 3 visits')
     """
     if number == total:
-        return f"the only {noun} is" if total == 1 else f"all {counted(total, noun)} are"
-    return f"{number} of {counted(total, noun)} {'is' if number == 1 else 'are'}"
+        return f"the only {noun}" if total == 1 else f"all {counted(total, noun)}"
+    return f"{number} of {counted(total, noun)}"
 
 
 def capitalized(sentence: str) -> str:

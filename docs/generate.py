@@ -194,8 +194,8 @@ def outputs() -> str:
         "# Outputs",
         f"Written by `python docs/generate.py` from the App itself. {DISCLAIMER}",
         "Names keep the entities of the source scan (`task`, `acq`, `rec`, `run`, ...); without sessions, `ses-` falls"
-        " away. Every image has a JSON sidecar with its sources and the configuration hash; those of the lesion maps also"
-        " name model, checksum, threshold and device. The sidecar of a table describes its columns.",
+        " away. Every image has a JSON sidecar with its sources and the configuration hash; those of the lesion maps"
+        " also name model, checksum, threshold and device. The sidecar of a table describes its columns.",
         "## A visit",
         files_table(visit_rows()),
         "A mask drawn by hand keeps these names; its sidecar says `Manual: true`, and there is no probability.",

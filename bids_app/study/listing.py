@@ -33,7 +33,7 @@ from bids_app.study.unused import (
 #: Folders of a dataset in which no participant is looked for.
 _KNOWN = ("derivatives", "sourcedata", "code", "stimuli", "phenotype", "logs", "log", "work", "docs", "figures")
 #: What DataLad and git leave at the top of a dataset.
-_DATALAD = (".datalad", ".gitmodules")
+_DATALAD = (".datalad", ".gitmodules", ".git")
 
 
 @dataclass(frozen=True)
@@ -276,7 +276,7 @@ class Lister:
         return Unused(path, Reason.DANGLING, f"bind {target}") if target and not target.exists() else None
 
     def _empty(self, path: PurePosixPath) -> Unused:
-        return Unused(path, Reason.EMPTY, f"run: datalad get {self.root / path}" if self.datalad else "")
+        return Unused(path, Reason.EMPTY, f"{'' if self.datalad else 'if so, '}run: datalad get {self.root / path}")
 
     def _holds_visits(self, path: PurePosixPath) -> bool:
         """Whether a folder has one of scans or of a session in it."""

@@ -139,11 +139,13 @@ def validator_command() -> list[str] | None:
 
 
 def link_visits(study: Study, folder: Path) -> None:
-    """Make `folder` a dataset of links: the top-level files, and anat of each requested visit."""
+    """Make `folder` a dataset of links: the top-level files, and anat of each requested visit that has a scan."""
     for path in study.root.iterdir():
         if path.is_file() and (not path.name.startswith(".") or path.name == ".bidsignore"):
             (folder / path.name).symlink_to(path)
     for visit in study.visits:
+        if visit.reference is None:
+            continue
         place = folder / visit_folder(visit.subject, visit.session)
         place.mkdir(parents=True, exist_ok=True)
         source = study.root / visit_folder(visit.subject, visit.session)

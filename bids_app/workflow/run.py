@@ -194,7 +194,8 @@ def run_participants(
     todo = [visit for visit in study.visits if settings.force or status[visit.label] != Status.DONE]
     done = [] if settings.force else [visit for visit in study.visits if status[visit.label] == Status.DONE]
     if done:
-        say(f"{capitalized(of_all(len(done), len(study.visits), 'visit'))} done already and unchanged.")
+        are = "is" if len(done) == 1 else "are"
+        say(f"{capitalized(of_all(len(done), len(study.visits), 'visit'))} {are} done already and unchanged.")
     exported = _export_done(done, settings, say)
     run_id, model, anomaly = new_run_id(), find_model(settings.lesion_model), anomaly_folder(settings)
     todo = _judged(todo, settings)
@@ -282,7 +283,8 @@ def _report(outcomes: Iterator[Outcome], total: int, settings: Settings, say: Sa
         if settings.stop_on_first_crash:
             break
     if failed:
-        say(f"{len(failed)} of {total} visits failed: {', '.join(o.label for o in failed)}. See sub-*/log/.")
+        labels = ", ".join(outcome.label for outcome in failed)
+        say(f"{capitalized(of_all(len(failed), total, 'visit'))} failed: {labels}. See sub-*/log/.")
     return ExitCode.VISIT_FAILED if failed else ExitCode.OK
 
 

@@ -479,7 +479,7 @@ def test_an_empty_participant_of_a_datalad_dataset_is_to_be_got(tmp_path):
     root = make_skeleton(tmp_path / "raw", ["sub-01_T1w"])
     (root / "sub-02").mkdir()
     [item] = indexed(root).unused
-    assert (item.reason, item.advice) == (Reason.EMPTY, "")
+    assert (item.reason, item.advice) == (Reason.EMPTY, f"if so, run: datalad get {root / 'sub-02'}")
     (root / ".gitmodules").write_text('[submodule "sub-02"]')
     assert indexed(root).unused[0].advice == f"run: datalad get {root / 'sub-02'}"
 
