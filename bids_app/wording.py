@@ -25,6 +25,15 @@ def of_all(number: int, total: int, noun: str) -> str:
     return f"{number} of {counted(total, noun)}"
 
 
+def printable(text: str) -> str:
+    """Text that any terminal can show: control characters and bytes that are no UTF-8 as escapes.
+
+    >>> printable("Icon\\r"), printable("sub-\\udcfc"), printable("Zürich")
+    ('Icon\\\\r', 'sub-\\\\udcfc', 'Zürich')
+    """
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def capitalized(sentence: str) -> str:
     """A sentence with a capital first letter; all others stay as they are.
 

@@ -117,12 +117,17 @@ def _requested_participants(top: Top, settings: Settings) -> tuple[str, ...]:
 def _who_there_is(unknown: Sequence[str], top: Top) -> str:
     """What to say to who asked for participants that are not there."""
     there_are = f"There are {len(top.participants)} participants: {listed(top.participants)}."
-    plain = {_plain(label): label for label in top.participants}
-    if meant := [plain[_plain(label)] for label in unknown if _plain(label) in plain]:
+    if meant := _meant(unknown, top.participants):
         return f"Did you mean {listed(meant)}? {there_are}"
     names = {_plain(label) for label in unknown}
     odd = [item for item in top.unused if _plain(re.sub("^sub-", "", item.path.name)) in names]
     return f"{_sentences(odd)}. {there_are}" if odd else there_are
+
+
+def _meant(unknown: Sequence[str], labels: Sequence[str]) -> list[str]:
+    """The labels that are there under another spelling of those that are not."""
+    plain = {_plain(label): label for label in labels}
+    return [plain[_plain(label)] for label in unknown if _plain(label) in plain]
 
 
 def _plain(label: str) -> str:
@@ -138,9 +143,10 @@ def _listings(
     sessions = sorted({key.session for key in existing if key.session})
     if unknown := [label for label in settings.sessions if label not in sessions]:
         there_are = f"there are {listed(sessions)}" if sessions else "these participants have no sessions"
+        meant = _meant(unknown, sessions)
         raise NoInputError(
             f"{listed(unknown, 'ses-')} is no session of the requested participants: {there_are}.",
-            "Change --session-label.",
+            f"Did you mean {listed(meant)}?" if meant else "Change --session-label.",
         )
     keys = [key for key in existing if not settings.sessions or key.session in settings.sessions]
     keys = [key for key in keys if filters.accept_visit(key.label)]

@@ -1,7 +1,7 @@
 """One walk through the folders of a dataset: which scans there are, and what is not used.
 
 Every folder of a requested participant is listed once, down to the files of anat and of the other datatypes. No file is
-opened, but where there is no scan: a few of those without extension may be DICOM.
+opened but the table of a participant's sessions, and, where there is no scan, a few files that may be DICOM.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from bids_app.study.unused import (
     top_file,
     why_unused,
 )
+from bids_app.text import read_table
+from bids_app.wording import listed
 
 #: Folders of a dataset in which no participant is looked for.
 _KNOWN = ("derivatives", "sourcedata", "code", "stimuli", "phenotype", "logs", "log", "work", "docs", "figures")
@@ -194,6 +196,7 @@ class Lister:
         scans, unused = self._anat(anat, place) if anat else ((), [])
         unused += _files(folder.files, place)
         unused += self._no_folders(folder, session)
+        unused += self._session_rows(folder) if session is None else []
         others = [name for name in folder.folders if name != ANAT and not name.startswith(".")]
         for name in others:
             unused += self._other_folder(name, place, folder.folders)
@@ -253,6 +256,19 @@ class Lister:
             if name == ANAT or (session is None and name.startswith("ses-") and LABEL.fullmatch(name[4:])):
                 yield self._no_folder(folder.path / name) or Unused(folder.path / name, Reason.PARTICIPANT_FILE)
 
+    def _session_rows(self, folder: Folder) -> list[Unused]:
+        """The table of a participant's sessions, if it names one that has no folder."""
+        name = f"{folder.path}_sessions.tsv"
+        if name not in folder.files:
+            return []
+        try:
+            rows = read_table(self.root / folder.path / name).records()
+        except (OSError, ValueError):
+            return []  # the App does not need it
+        named = [row["session_id"] for row in rows if row.get("session_id")]
+        absent = [label for label in named if f"ses-{label.removeprefix('ses-')}" not in folder.folders]
+        return [Unused(folder.path / name, Reason.SESSION_ROW, detail=listed(absent, limit=5))] if absent else []
+
     def _top_unused(self, folder: Folder) -> Iterator[Unused]:
         for name in folder.folders:
             if name.startswith("sub-") and LABEL.fullmatch(name.removeprefix("sub-")):
@@ -300,7 +316,7 @@ class Lister:
         try:
             with os.scandir(self.root / path) as entries:
                 for entry in entries:
-                    (folders if entry.is_dir() else files).append(entry.name)
+                    (folders if _is_folder(entry) else files).append(entry.name)
         except OSError as error:
             return Folder(path, error=error.strerror or str(error))
         return Folder(path, tuple(sorted(files)), tuple(sorted(folders)))
@@ -309,6 +325,14 @@ class Lister:
 def lister(root: Path, own_output: bool = False) -> Lister:
     """A lister of a dataset."""
     return Lister(root, own_output, any((root / name).exists() for name in _DATALAD))
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    """Whether an entry is a folder; a link in a circle, or into a closed folder, is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _labels(names: Sequence[str], prefix: str) -> tuple[str, ...]:

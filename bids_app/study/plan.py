@@ -12,7 +12,7 @@ from bids_app.settings import Settings
 from bids_app.study.choice import RULE
 from bids_app.study.models import Scan, Severity, Study, Visit
 from bids_app.study.unused import Unused
-from bids_app.wording import counted, listed
+from bids_app.wording import counted, listed, printable
 
 TO_DO = "to do"
 DONE = "done"
@@ -57,7 +57,7 @@ def render_unused(unused: Sequence[Unused]) -> Iterator[str]:
     for sentence, items in list(by_sentence.items())[:REASONS_SHOWN]:
         for item in items[:PATHS_SHOWN]:
             advice = f" ({item.advice})" if item.advice else ""
-            yield f"  {item.path}: {sentence}{advice}"
+            yield printable(f"  {item.path}: {sentence}{advice}")
         if len(items) > PATHS_SHOWN:
             yield f"  and {len(items) - PATHS_SHOWN} more: {sentence}"
     if left := sum(len(items) for items in list(by_sentence.values())[REASONS_SHOWN:]):

@@ -12,6 +12,7 @@ from enum import Enum
 from pathlib import PurePosixPath
 
 from bids_app.derivatives.names import ENTITY_ORDER, PARTICIPANTS, TWIN_DESC, visit_folder, visit_label
+from bids_app.wording import printable
 
 ANAT = "anat"
 #: Folders of a visit in which BIDS keeps other data than anatomy.
@@ -33,6 +34,7 @@ class Reason(Enum):
     SESSION_LABEL = "the label of a session has letters and digits only"
     SESSION_CASE = "the folder of a session starts with ses-, in lower case"
     SESSION_FORM = "the folder of a session is called ses-<label>"
+    SESSION_ROW = "a table with sessions that have no folder:"  # goes on with their labels
     TABLE = f"the table of the participants is {PARTICIPANTS}, with tabs"
     # folders
     EMPTY = "the folder is empty, as a DataLad subdataset is that is not installed"
@@ -124,7 +126,7 @@ class Unused:
         return f"{self.reason.value} {self.detail}".strip()
 
     def __str__(self) -> str:
-        return f"{self.path.name} is not used ({'; '.join(part for part in (self.sentence, self.advice) if part)})"
+        return printable(f"{self.path.name} is not used ({'; '.join(filter(None, (self.sentence, self.advice)))})")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from bids_app.errors import ConfigError, DatasetError, ExitCode, NoInputError
 from bids_app.settings import Settings
 from bids_app.study.index import index, nothing_to_process
 from bids_app.study.models import Severity, Study, Visit
+from bids_app.study.plan import render
 from bids_app.study.unused import Reason
 from tests.skeletons import ONE_SESSION, TWO_SESSIONS, anat, listing, make_dangling, make_empty, make_skeleton
 
@@ -448,6 +449,8 @@ def test_labels_that_were_meant_are_told(tmp_path):
     root = make_empty(make_skeleton(tmp_path / "raw", ["sub-01_T1w", "sub-AB_T1w"]), "sub-B_C/anat/sub-B_C_T1w.nii.gz")
     with pytest.raises(NoInputError, match=r"has no sub-1, sub-ab\. Did you mean 01, AB\?"):
         indexed(root, participants=("1", "ab"))
+    with pytest.raises(NoInputError, match=r"ses-1 is no session .* there are 01\..*Did you mean 01\?"):
+        indexed(make_skeleton(tmp_path / "sessions", ["sub-01_ses-01_T1w"]), sessions=("1",))
     with pytest.raises(NoInputError, match=r"letters and digits only; rename it to sub-BC"):
         indexed(root, participants=("B_C",))
 
@@ -482,6 +485,31 @@ def test_an_empty_participant_of_a_datalad_dataset_is_to_be_got(tmp_path):
     assert (item.reason, item.advice) == (Reason.EMPTY, f"if so, run: datalad get {root / 'sub-02'}")
     (root / ".gitmodules").write_text('[submodule "sub-02"]')
     assert indexed(root).unused[0].advice == f"run: datalad get {root / 'sub-02'}"
+
+
+def test_a_link_in_a_circle_is_told_of_its_visit(tmp_path):
+    root = make_skeleton(tmp_path / "raw", ["sub-01_T1w", "sub-02_T1w"])
+    (root / "sub-03").symlink_to("sub-03")
+    (root / "sub-02" / "anat" / "sub-02_run-2_T1w.nii.gz").symlink_to("sub-02_run-2_T1w.nii.gz")
+    study = indexed(root)
+    assert [str(item.path) for item in study.unused] == ["sub-03"]
+    assert labels(study) == ["sub-01", "sub-02"]
+
+
+def test_names_that_no_terminal_can_show(tmp_path):
+    root = make_skeleton(tmp_path / "raw", ["sub-01_T1w"])
+    Path(os.fsdecode(os.fsencode(root) + b"/sub-\xfc1/anat")).mkdir(parents=True)
+    settings = Settings(out_dir=tmp_path / "out", bids_dir=root)
+    text = render(index(settings), settings, {})
+    assert "sub-\\udcfc1: the label" in text
+    text.encode("utf-8")
+
+
+def test_sessions_of_a_table_without_a_folder_are_named(tmp_path):
+    root = make_skeleton(tmp_path / "raw", ["sub-01_ses-1_T1w"])
+    (root / "sub-01" / "sub-01_sessions.tsv").write_text("session_id\tage\nses-1\t50\nses-2\t51\n")
+    [item] = indexed(root).unused
+    assert item.sentence == "a table with sessions that have no folder: ses-2"
 
 
 def test_a_link_to_nowhere_says_what_to_bind(tmp_path):
