@@ -19,7 +19,7 @@ from bids_app import app_version
 from bids_app.cli_parser import Request, read_request
 from bids_app.derivatives import names
 from bids_app.environment import quiet_libraries
-from bids_app.errors import NO_SPACE, AppError, CannotWriteError, ExitCode, NoInputError
+from bids_app.errors import NO_SPACE, AppError, CannotWriteError, ExitCode
 from bids_app.settings import AnomalyTraining, Settings, TrainingSettings
 from bids_app.study.folders import check_group_input, check_places, check_writable, check_writable_output, dataset_of
 
@@ -76,15 +76,17 @@ def _run(request: Request) -> ExitCode:
 
 def _participants(settings: Settings, dry_run: bool) -> ExitCode:
     """Find the visits, print what will be done with them, and do it."""
-    from bids_app.study.index import index
+    from bids_app.study.dataset import open_dataset
+    from bids_app.study.index import index, nothing_to_process
     from bids_app.study.plan import render
     from bids_app.study.validation import validate
 
+    open_dataset(settings.bids_dir)  # what is wrong with it explains most of what is wrong with the places
     check_places(settings)
     study = index(_without_new_database(settings) if dry_run else settings)
     if not dry_run:
         check_writable(settings)
-        validate(study, settings)
+    study = validate(study, settings, None if dry_run else settings.work_dir)
     # takes seconds: last of the imports
     from bids_app.workflow.given import with_masks_judged
     from bids_app.workflow.run import anomaly_model_in_words, check_run, run_participants, visit_status
@@ -95,7 +97,7 @@ def _participants(settings: Settings, dry_run: bool) -> ExitCode:
     status = visit_status(settings, study)
     print(render(study, settings, status, anomaly_model_in_words(settings)), flush=True)
     if not any(visit.t1w or visit.flair for visit in study.visits):
-        raise NoInputError("No requested visit has a T1w or FLAIR.", "Check the labels and the filter file.")
+        raise nothing_to_process(study, settings)
     return ExitCode.OK if dry_run else run_participants(settings, study, status)
 
 
@@ -106,9 +108,10 @@ def _case(request: Request) -> ExitCode:
     from bids_app.study.single import check_case, make_case
 
     case = request.case
-    check_case(case)
+    check_case(case, request.settings.out_dir)
     settings = replace(request.settings, skip_bids_validation=True)
-    check_places(replace(settings, bids_dir=dataset_of(case.scans[0])))
+    datasets = {dataset for scan in case.scans if (dataset := dataset_of(scan))}
+    check_places(settings, *datasets)
     refuse_other_pipeline(settings.out_dir)  # before anything is written there
     if not settings.force:
         scans = {"t1w": case.t1w, "flair": case.flair}

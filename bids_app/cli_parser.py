@@ -156,7 +156,7 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
         'null is without, "*" is any'
     )
     add(group, "--bids-filter-file", text, "FILE", Path)
-    text = "keep pybids's index there, of all participants, and use it again"
+    text = "keep pybids's index of all participants there, for scripts and other Apps; refused if it is out of date"
     add(group, "--bids-database-dir", text, "DIR", Path)
     text = "do not run bids-validator-deno on the requested scans"
     add_flag(group, "--skip-bids-validation --skip-bids-validator", text, dest="skip_bids_validation")

@@ -89,6 +89,18 @@ class CannotWriteError(AppError):
     exit_code = ExitCode.CANNOT_WRITE
 
 
+class BlockedError(CannotWriteError):
+    """One file cannot be written where others can: something else is in its place, or its folder is closed.
+
+    Below the folder of a participant this is the matter of one visit, at the top of the output of the whole run.
+    """
+
+
+def visit_code(error: AppError) -> ExitCode:
+    """Exit code of an error that happened to one visit; VISIT_FAILED means that the other visits go on."""
+    return ExitCode.VISIT_FAILED if isinstance(error, BlockedError) else error.exit_code
+
+
 def no_space_left(place: Path) -> CannotWriteError:
     """The error of a full disk, or of a quota that is used up."""
     return CannotWriteError(f"No space left to write {place}.", "Free some space and start the same command again.")

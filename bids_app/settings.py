@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bids_app.errors import ConfigError
+from bids_app.text import read_text
 
 DEFAULT_SPACE = "MNI152NLin2009aSym"
 NATIVE_SPACE = "T1w"
@@ -289,11 +290,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         If the file cannot be read, is not TOML, or names something that is no setting.
     """
     try:
-        content = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The configuration file {path} cannot be read: {error}.") from error
+        content = tomllib.loads(read_text(path).content)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.", "Correct that line.") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"The configuration file {path} cannot be read: {error}.") from error
     known = {item.name: item.type for item in fields(Settings)}
     if unknown := sorted(set(content) - set(known)):
         raise ConfigError(

@@ -24,8 +24,12 @@ PROBLEMS = """\
 |---|---|
 | `several-t1w`, `several-flair` | one of several was chosen |
 | `no-t1w` | neither a T1w nor a FLAIR is left to process, or the lesion model needs the T1w that there is not |
-| `not-downloaded` | the scan is a link whose content is not here |
-| `no-flair` | every FLAIR was left out, by the filter file or for its `part-`, or the lesion model needs one |
+| `not-downloaded`, `dangling-link`, `empty-file` | the scan is listed, and its content is not here |
+| `invalid-name`, `invalid-sidecar` | the BIDS validator refuses a scan's name (an error), or its sidecar (told only) |
+| `standard-space` | the scan is a copy in a standard space: volumes are those of the brain in that space |
+| `processed-scan` | the scan was processed before (`desc-`), and there is no raw one |
+| `output-blocked` | a file is where a folder of the outputs belongs |
+| `no-flair` | what looks like a FLAIR is not used (the plan says why), or the lesion model needs one |
 | `flair-alone` | there is no T1w |
 | `flair-unusable`, `flair-misaligned` | the FLAIR was treated as missing |
 | `not-reused`, `no-inverse` | a file of `--derivatives` was not used |
@@ -46,6 +50,17 @@ visit, or holds participants whom the dataset does not have |
 | `affine-registration-doubtful` | the same of the affine alignment that the anomaly map rests on |
 | `mni152nlin2009asym-registration-doubtful` or `-failed` | see `mni_registration` of the sessions table |
 | `header-...` | a header was repaired or is doubtful; the sentence is in the record |"""
+
+
+QUERY = """`desc-pseudohealthy` images are synthetic and called as T1w (or FLAIR) are. The App itself never takes one
+for a scan; in your own scripts, ask for what you want:
+
+```python
+from bids.layout import BIDSLayout, Query
+
+layout = BIDSLayout(OUT, validate=False, config=["bids", "derivatives"])
+scans = layout.get(suffix="T1w", extension=".nii.gz", desc=[Query.NONE, "preproc"])  # not desc-pseudohealthy
+```"""
 
 
 FINDINGS = """**What a finding means.** The model has seen healthy brains only. It draws the brain that it would have
@@ -186,9 +201,9 @@ def outputs() -> str:
     parts = [
         "# Outputs",
         f"Written by `python docs/generate.py` from the App itself. {DISCLAIMER}",
-        "Names keep the entities of the source scan (`acq`, `rec`, `run`); without sessions, `ses-` falls away. Every"
-        " image has a JSON sidecar with its sources and the configuration hash; those of the lesion maps also name"
-        " model, checksum, threshold and device. The sidecar of a table describes its columns.",
+        "Names keep the entities of the source scan (`task`, `acq`, `rec`, `run`, ...); without sessions, `ses-` falls"
+        " away. Every image has a JSON sidecar with its sources and the configuration hash; those of the lesion maps"
+        " also name model, checksum, threshold and device. The sidecar of a table describes its columns.",
         "## A visit",
         files_table(visit_rows()),
         "A mask drawn by hand keeps these names; its sidecar says `Manual: true`, and there is no probability.",
@@ -196,6 +211,7 @@ def outputs() -> str:
         "Unless `--no-anomaly`, a visit that the anomaly model can see (the embedded one sees T1w) has these as well."
         " With a model of FLAIR the twin is called `..._FLAIR`.",
         files_table(anomaly_rows()),
+        QUERY,
         findings(),
         "## A visit without T1w",
         "It is processed in the space of its FLAIR, and every name says so; masks and maps in MNI are called as those"

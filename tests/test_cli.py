@@ -195,10 +195,26 @@ def test_what_is_no_dataset_is_code_65(run, tmp_path):
     fails(run(*participants()), ExitCode.BAD_DATASET, "dataset_description.json")
 
 
-def test_invalid_dataset_is_code_65(run, raw):
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_invalid_dataset_is_code_65_and_the_dry_run_says_so(run, levels, tmp_path, more):
     pytest.importorskip("bids_validator_deno")
-    (raw / "sub-01/ses-1/anat/sub-01_ses-1_T1w.json").write_text("{")
-    fails(run("raw", "out", "participant"), ExitCode.BAD_DATASET, "JSON_INVALID", "--skip-bids-validation")
+    make_skeleton(tmp_path / "raw", ["sub-01_run-1_acq-a_T1w"])
+    result = run("raw", "out", "participant", *more)
+    fails(result, ExitCode.BAD_DATASET, "FILENAME_MISMATCH", "--skip-bids-validation")
+    assert not levels.calls
+
+
+def test_one_invalid_visit_ends_no_run(run, raw, levels):
+    pytest.importorskip("bids_validator_deno")
+    (raw / "sub-01/ses-1/anat/sub-01_ses-1_T1w.json").write_text('{"Manufacturer": "Somebody",}')
+    make_skeleton(raw, ["sub-03_run-1_acq-a_T1w"])
+    code, out, _ = run("raw", "out", "participant")
+    assert code == 0  # of the run that is not made here
+    assert "sub-03: cannot be processed" in out
+    assert "sub-01_ses-1: to do" in out
+    assert "[invalid-sidecar]" in out
+    [(_, study)] = levels.calls
+    assert [visit.usable for visit in study.visits] == [True, True, True, False]
 
 
 def test_no_input_is_code_66(run, raw, levels, tmp_path):
@@ -213,6 +229,33 @@ def test_no_input_is_code_66(run, raw, levels, tmp_path):
     (tmp_path / "empty").mkdir()
     fails(run("raw", "empty", "group"), ExitCode.NO_INPUT, "empty holds no participant")
     assert levels.calls == []
+
+
+def test_the_dataset_is_told_before_the_places(run, tmp_path):
+    fails(run("absent", "absent/sub-01/out", "participant"), ExitCode.NO_INPUT, "absent does not exist")
+    (tmp_path / "dicom" / "a").mkdir(parents=True)
+    (tmp_path / "dicom" / "a" / "IM1.dcm").touch()
+    fails(run("dicom", "dicom", "participant"), ExitCode.BAD_DATASET, "dcm2niix", "BIDScoin")
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_forgotten_output_folder_is_told(run, levels, tmp_path, more):
+    write_scan(tmp_path / "t1.nii.gz")
+    write_scan(tmp_path / "flair.nii.gz")
+    fails(run("case", "t1.nii.gz", "flair.nii.gz", *more), ExitCode.USAGE, "the output folder is missing", "OUT")
+
+
+def test_a_folder_in_the_place_of_a_scan_is_told(run, tmp_path):
+    (tmp_path / "series").mkdir()
+    (tmp_path / "series" / "IM1.dcm").touch()
+    fails(run("case", "series", "out"), ExitCode.USAGE, "folder of DICOM", "dcm2niix", "HeuDiConv")
+
+
+def test_no_scan_is_told_with_what_is_not_used(run, levels, tmp_path):
+    make_empty(make_skeleton(tmp_path / "raw", []), "sub-01/Anat/sub-01_T1w.nii.gz")
+    result = run(*participants())
+    fails(result, ExitCode.NO_INPUT, "No requested visit has a T1w or FLAIR", "rename it to anat")
+    assert "filter file" not in result[2]
 
 
 def test_what_is_unavailable_is_code_69(run, raw, levels):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bids_app.study.choice import RULE
+from tests.skeletons import make_empty
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -41,3 +42,16 @@ def test_the_usage_page_tells_the_rule_by_which_scans_are_chosen():
 def test_the_readme_starts_with_the_two_commands():
     commands = re.search(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL).group(1)
     assert [line.split("#")[0].strip() for line in commands.splitlines()] == ["make demo", "make test"]
+
+
+def test_the_query_of_the_outputs_leaves_out_the_synthetic_image(tmp_path: Path):
+    page = (ROOT / "docs" / "outputs.md").read_text(encoding="utf-8")
+    [code] = [part for part in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "pseudohealthy" in part]
+    names = ("T1w", "desc-preproc_T1w", "space-T1w_desc-pseudohealthy_T1w", "space-MNI152NLin2009aSym_desc-preproc_T1w")
+    make_empty(tmp_path, *(f"sub-01/anat/sub-01_{name}.nii.gz" for name in names))
+    (tmp_path / "dataset_description.json").write_text('{"Name": "Out", "BIDSVersion": "1.9.0"}')
+    found = {"OUT": tmp_path}
+    exec(code, found)
+    assert sorted(file.filename for file in found["scans"]) == sorted(
+        f"sub-01_{name}.nii.gz" for name in names if "pseudohealthy" not in name
+    )

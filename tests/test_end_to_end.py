@@ -162,7 +162,7 @@ def test_a_second_run_does_nothing_again(finished, dataset: Path):
         "--work-dir", dataset / "work", "--anomaly-model", dataset / "anomaly", *OPTIONS,
     )  # fmt: skip
     assert run.returncode == 0
-    assert "1 of 1 visits are done already" in run.stdout
+    assert "The only visit is done already" in run.stdout
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 #: Lowest first. A room is the first component below ``bids_app``; ``derivatives.names`` lies below its room.
 LAYERS = (
     {"errors", "data", "wording"},
+    {"text"},
     {"settings", "images", "environment"},
     {"derivatives.names"},
     {"networks", "measures", "study"},

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bids_app.errors import ConfigError
+from bids_app.text import read_json
 
 CARD, AUTOENCODER, VELOCITY = "card.json", "autoencoder.pth", "velocity.pth"
 USUAL = "usual.nii.gz"
@@ -134,7 +134,7 @@ def read_card(folder: Path, of_authors: bool) -> Card:
     """
     path = folder / CARD
     try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        content = read_json(path) if path.is_file() else {}
         shape = content.get("slice_shape") or (THEIR_SHAPE if of_authors else None)
         threshold = content.get("threshold")
         card = Card(

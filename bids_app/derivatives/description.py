@@ -14,9 +14,10 @@ from bids_app.derivatives import names
 from bids_app.derivatives.read import read_object
 from bids_app.derivatives.write import write_json, write_table, write_text
 from bids_app.errors import CannotWriteError
+from bids_app.study.dataset import makers
 
 BIDS_VERSION = "1.11.1"
-PIPELINE = "afterstroke"
+PIPELINE = names.PIPELINE
 CONTRIBUTORS = f"{PIPELINE} contributors"
 DISCLAIMER = "Research use only: not a medical device."
 
@@ -76,8 +77,13 @@ def dataset_description(
         "Authors": _authors(raw, name),
         "GeneratedBy": [generated],
         "SourceDatasets": [_source_dataset(raw, bids_dir)],
-        "DatasetLinks": {link: os.path.relpath(folder, out_dir) for link, folder in sorted(folders.items())},
+        "DatasetLinks": {link: _relative(folder, out_dir) for link, folder in sorted(folders.items())},
     }
+
+
+def _relative(folder: Path, out_dir: Path) -> str:
+    """A relative link between two folders, however they are reached: `..` leads out of where a link leads to."""
+    return os.path.relpath(folder.resolve(), out_dir.resolve())
 
 
 def _text(raw: Mapping[str, Any], key: str) -> str:
@@ -130,17 +136,10 @@ def refuse_other_pipeline(out_dir: Path) -> None:
         Naming the pipeline whose derivatives it holds.
     """
     found = read_object(out_dir / names.DESCRIPTION)
-    makers = _makers(found)
-    if found and PIPELINE not in makers:
-        what = f"derivatives of {', '.join(makers)}" if makers else "another dataset"
+    pipelines = makers(found)
+    if found and PIPELINE not in pipelines:
+        what = f"derivatives of {', '.join(pipelines)}" if pipelines else "another dataset"
         raise CannotWriteError(f"{out_dir} already holds {what}.", "Choose an empty output folder.")
-
-
-def _makers(description: Mapping[str, Any]) -> list[str]:
-    """Names of the pipelines in GeneratedBy, which some write as one object instead of a list of them."""
-    generated = description.get("GeneratedBy")
-    makers = generated if isinstance(generated, list) else [generated]
-    return [str(maker.get("Name", "?")) for maker in makers if isinstance(maker, dict)]
 
 
 def _readme() -> str:

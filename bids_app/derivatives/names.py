@@ -13,9 +13,13 @@ from typing import TypeVar
 
 AnyPath = TypeVar("AnyPath", bound=PurePath)
 
-#: Entities in BIDS order.
-ENTITY_ORDER = ("sub", "ses", "acq", "ce", "rec", "run", "echo", "part", "space", "from", "to", "mode",
-                "atlas", "seg", "scale", "res", "label", "desc")  # fmt: skip
+#: Entities that say what a scan is, in BIDS order; derivatives keep them.
+SCAN_ENTITIES = ("sub", "ses", "sample", "task", "tracksys", "acq", "nuc", "voi", "ce", "trc", "stain", "rec", "dir",
+                 "run", "mod", "echo", "flip", "inv", "mt", "part", "proc", "hemi")  # fmt: skip
+
+#: All entities in BIDS order; those after `SCAN_ENTITIES` say what was made of a scan.
+ENTITY_ORDER = (*SCAN_ENTITIES, "space", "from", "to", "mode", "split", "recording", "chunk",
+                "atlas", "seg", "scale", "res", "den", "label", "desc")  # fmt: skip
 
 #: Contrasts that a visit's results can lie in the space of, the preferred one first: a space is named after its scan.
 NATIVE_SPACES = ("T1w", "FLAIR")
@@ -28,6 +32,7 @@ TWIN_DESC = "pseudohealthy"
 FINDINGS_SEG = "findings"
 STANDARD_RES = "1"
 
+PIPELINE = "afterstroke"  # how GeneratedBy calls the App
 RAW_DATASET = "raw"  # how BIDS URIs call the dataset that the scans come from
 DESCRIPTION = "dataset_description.json"
 BIDSIGNORE = ".bidsignore"
@@ -65,7 +70,7 @@ class ScanName:
         (('sub', '01'), ('ses', '1'), ('run', '2'))
         """
         pairs = re.findall(r"(?:^|_)([a-z]+)-([0-9a-zA-Z+]+)", PurePosixPath(filename).name)
-        return cls(tuple(pair for pair in pairs if pair[0] in ENTITY_ORDER[:8]))
+        return cls(tuple(pair for pair in pairs if pair[0] in SCAN_ENTITIES))
 
     @property
     def subject(self) -> str:

@@ -16,11 +16,13 @@ from typing import Any
 import nibabel as nib
 import pandas as pd
 
-from bids_app.errors import NO_SPACE, CannotWriteError, no_space_left
+from bids_app.errors import NO_SPACE, BlockedError, CannotWriteError, no_space_left
 from bids_app.images import Image
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 """What file systems without locks answer (Lustre, some network drives)."""
+_IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.ELOOP)
+_CLOSED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
 
 
 @contextmanager
@@ -81,9 +83,21 @@ def _remove_quietly(path: Path) -> None:
 def _cannot_write(path: Path, error: OSError) -> CannotWriteError:
     if error.errno in NO_SPACE:
         return no_space_left(path)
+    if error.errno in _IN_THE_WAY:
+        return BlockedError(
+            f"{path} cannot be written: {_what_is_in_the_way(path)} is in the way.", "Rename or remove it."
+        )
+    if error.errno in _CLOSED:
+        return BlockedError(f"{path} cannot be written: {error.strerror}.", "Check the permissions of its folder.")
     return CannotWriteError(
         f"{path} cannot be written: {error.strerror or error}.", "Choose a folder that you may write to."
     )
+
+
+def _what_is_in_the_way(path: Path) -> str:
+    """The file in the place of a folder of `path`, or the folder in its own place."""
+    blocking = next((parent for parent in path.parents if os.path.lexists(parent) and not parent.is_dir()), None)
+    return f"the file {blocking}" if blocking else f"the folder {path}"
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import zlib
 from collections import Counter
@@ -20,6 +19,7 @@ from bids_app.derivatives.description import DISCLAIMER
 from bids_app.group.collect import Cohort, label_of, warning
 from bids_app.images import Image
 from bids_app.study.models import Problem
+from bids_app.text import read_json
 
 Value = TypeVar("Value")
 
@@ -171,7 +171,7 @@ def _lesion_voxels(out_dir: Path, mask: StandardMask, grid: _Grid) -> np.ndarray
 def _registration_failed(path: Path) -> bool:
     """Whether the sidecar of an image says that its registration failed; a missing sidecar says nothing."""
     try:
-        content = json.loads(names.sidecar(path).read_text(encoding="utf-8"))
+        content = read_json(names.sidecar(path))
         return content["Registration"]["Status"] == "failed"
     except (OSError, ValueError, TypeError, KeyError):
         return False

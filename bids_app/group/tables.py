@@ -17,6 +17,7 @@ from bids_app.derivatives.visit import session_id
 from bids_app.group.collect import Cohort, label_of, warning
 from bids_app.measures.volumes import volume_class
 from bids_app.study.models import Problem
+from bids_app.text import read_table
 
 CARRIED_OVER = "Carried over from the participants.tsv of the raw dataset, which does not describe it"
 
@@ -134,8 +135,7 @@ def _tables_of(record: Record, kind: Kind) -> Iterator[str]:
 
 
 def _rows(path: Path, kind: Kind) -> Iterator[dict[str, str]]:
-    table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
-    for row in table.to_dict("records"):
+    for row in read_table(path).records():
         yield {f"{kind.word}_id": row["index"], **row}
 
 

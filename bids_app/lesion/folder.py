@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bids_app.errors import ConfigError
+from bids_app.text import read_text
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 CARD = "card.json"
@@ -186,7 +187,7 @@ def read_json(path: Path) -> dict:
         If the file is missing, no JSON, or no object.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_text(path).content)
     except OSError as error:
         raise ConfigError(f"The model lacks {path}.", "Check the model folder.") from error
     except ValueError as error:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bids_app.study.copies import rawness
 from bids_app.study.models import Problem, Scan, Severity
 
 #: The rule, as the plan and the documentation print it.
 RULE = (
-    "the filter file first; then a scan without contrast agent (ce-) that is no derived copy (space-, desc-); "
-    "for FLAIR, the one with the acq- and run- of the T1w; then the finest voxels (longest side to 0.1 mm, then "
-    "volume); then the last run; then the last name"
+    "the filter file first; then a scan without contrast agent (ce-) that is no derived copy (space-, desc-), "
+    "or at least in its native space; for FLAIR, the one with the acq- and run- of the T1w; then the finest voxels "
+    "(longest side to 0.1 mm, then volume); then the last run; then the last name"
 )
 
 #: Parts of a complex image that show no anatomy.
@@ -82,7 +83,7 @@ def _rank(scan: Scan, partner: Scan | None, size: VoxelSize) -> tuple:
     run = entities.get("run", "0")
     return (
         "ce" not in entities,
-        "_space-" not in scan.path.name and "_desc-" not in scan.path.name,
+        rawness(scan.path.name),
         _shared(scan, partner),
         (-size.longest_mm, -size.volume_mm3),
         int(run) if run.isdigit() else 0,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bids_app.derivatives.names import ScanName, visit_folder
+from bids_app.study.unused import IMAGE_EXTENSIONS
 
-IMAGE_EXTENSIONS = (".nii.gz", ".nii")
 #: Entities that say which scan a file was made from.
 SOURCE_ENTITIES = ("sub", "ses", "acq", "ce", "rec", "run")
 #: Scans that a name can say in its middle, as in ``sub-01_T1w_label-lesion_roi``; in small letters.

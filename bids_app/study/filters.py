@@ -6,7 +6,6 @@ entity", ``"*"`` is "with this entity, whatever its label", a list is "one of th
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,29 +13,46 @@ from pathlib import Path
 from typing import Any
 
 from bids_app.errors import ConfigError
+from bids_app.text import read_json
 
 ANY = "*"
 
-#: Entities by the long names of pybids; the short ones of file names are understood too.
+#: Entities by the long names of pybids and the BIDS schema; the short ones of file names are understood too.
 SHORT_KEYS = {
     "subject": "sub",
     "session": "ses",
-    "acquisition": "acq",
-    "ceagent": "ce",
-    "reconstruction": "rec",
-    "run": "run",
-    "echo": "echo",
-    "part": "part",
-    "space": "space",
-    "description": "desc",
-    "direction": "dir",
-    "modality": "mod",
-    "inversion": "inv",
-    "inv": "inv",
-    "mt": "mt",
-    "flip": "flip",
     "sample": "sample",
+    "task": "task",
+    "tracksys": "tracksys",
+    "acquisition": "acq",
+    "nucleus": "nuc",
+    "volume": "voi",
+    "ceagent": "ce",
+    "tracer": "trc",
+    "stain": "stain",
+    "staining": "stain",
+    "reconstruction": "rec",
+    "direction": "dir",
+    "run": "run",
+    "modality": "mod",
+    "echo": "echo",
+    "flip": "flip",
+    "inversion": "inv",
+    "mtransfer": "mt",
+    "part": "part",
+    "processing": "proc",
+    "hemisphere": "hemi",
+    "space": "space",
+    "split": "split",
+    "recording": "recording",
     "chunk": "chunk",
+    "atlas": "atlas",
+    "segmentation": "seg",
+    "scale": "scale",
+    "resolution": "res",
+    "density": "den",
+    "label": "label",
+    "description": "desc",
     "extension": "extension",
 }
 
@@ -101,7 +117,7 @@ def read_filters(path: Path | None) -> ScanFilters:
     if path is None:
         return ScanFilters()
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except OSError as error:
         raise ConfigError(f"The filter file {path} cannot be read: {error.strerror}.") from error
     except ValueError as error:

@@ -6,20 +6,26 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from bids_app.derivatives.names import DESCRIPTION
+from bids_app.derivatives.names import DESCRIPTION, PIPELINE
 from bids_app.errors import CannotWriteError, NoInputError, UsageError
 from bids_app.settings import Settings
 
 
-def check_places(settings: Settings) -> None:
+def check_places(settings: Settings, *more_raw: Path) -> None:
     """Refuse folders that would mix what is written with the raw dataset. Writes nothing.
+
+    Parameters
+    ----------
+    *more_raw : Path
+        Further datasets that are not to be written, beside ``settings.bids_dir``.
 
     Raises
     ------
     UsageError
-        If the output folder is the dataset or inside one of its participants, or the work folder, the database of
-        pybids or the exported masks are inside the dataset (its ``derivatives`` excepted), or the work folder is in the
-        output folder.
+        If the output folder, the work folder, the database of pybids or the exported masks are inside the dataset (its
+        ``derivatives`` excepted), or the work folder is in the output folder.
+    CannotWriteError
+        If the output or the work folder is a file.
     """
     out, work = settings.out_dir.resolve(), settings.work_dir.resolve()
     if work.is_relative_to(out):
@@ -27,21 +33,23 @@ def check_places(settings: Settings) -> None:
             f"The work folder {work} is in the output folder {out}, which would be no valid BIDS dataset then.",
             "Choose another one with -w.",
         )
-    if settings.bids_dir is None:
-        return
-    raw = settings.bids_dir.resolve()
-    if out == raw:
-        raise UsageError(
-            f"The output folder is the dataset {raw} itself.", f"Choose {raw / 'derivatives/afterstroke'}."
-        )
-    if out.is_relative_to(raw) and out.relative_to(raw).parts[0].startswith("sub-"):
-        raise UsageError(
-            f"The output folder {out} is inside a participant of the dataset {raw}.",
-            f"Choose {raw / 'derivatives/afterstroke'}.",
-        )
+    for raw in (settings.bids_dir, *more_raw):
+        if raw is not None:
+            _check_raw(settings, raw.resolve())
+    for folder, what, hint in ((out, "output folder", ""), (work, "work folder", "Choose another one with -w.")):
+        if folder.exists() and not folder.is_dir():
+            raise CannotWriteError(f"The {what} {folder} is a file.", hint or "Give a folder, or a name that is free.")
+
+
+def _check_raw(settings: Settings, raw: Path) -> None:
+    """Refuse to write into a raw dataset."""
     never = "The raw dataset is never written: choose another folder"
+    derivatives = f"Choose {raw / 'derivatives' / PIPELINE}."
+    if settings.out_dir.resolve() == raw:
+        raise UsageError(f"The output folder is the dataset {raw} itself.", derivatives)
     for folder, what, hint in (
-        (work, "The work folder", "Choose another one with -w."),
+        (settings.out_dir, "The output folder", derivatives),
+        (settings.work_dir, "The work folder", "Choose another one with -w."),
         (settings.bids_database_dir, "--bids-database-dir", f"{never}."),
         (settings.export_lesion_roi, "--export-lesion-roi", f"{never} and copy the masks from there."),
     ):

@@ -1,60 +1,30 @@
-"""From a BIDS dataset to its visits; the one module that knows pybids.
-
-pybids walks the folders of the requested visits and lists their T1w and FLAIR. No sidecar is read.
-"""
+"""From a BIDS dataset to its visits: those that were asked for, the scans of each, and what is not used."""
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import shutil
-import tempfile
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from dataclasses import replace
+from pathlib import Path
 
-from bids_app.derivatives.names import DESCRIPTION, ScanName, visit_folder, visit_label
-from bids_app.errors import CannotWriteError, ConfigError, DatasetError, NoInputError
+from bids_app.derivatives.names import DESCRIPTION, PARTICIPANTS, ScanName
+from bids_app.errors import NoInputError
 from bids_app.settings import Settings
 from bids_app.study.choice import choose
-from bids_app.study.content import has_content
-from bids_app.study.derived import IMAGE_EXTENSIONS
+from bids_app.study.content import TO_BIDS, absence, holds_dicom
+from bids_app.study.copies import told_of_copy
+from bids_app.study.dataset import Dataset, open_dataset
 from bids_app.study.filters import Filter, ScanFilters, read_filters
+from bids_app.study.listing import Lister, Listing, Participant, Top, VisitKey, lister
 from bids_app.study.models import Problem, Scan, Severity, Study, Visit
+from bids_app.study.participants import compared, read_participants
 from bids_app.study.reuse import check_derivatives, find_reuse
+from bids_app.study.unused import ANAT, IMAGE_EXTENSIONS, Reason, Unused
 from bids_app.study.unused_derivatives import masks_not_given, unused_folders
-from bids_app.wording import listed
+from bids_app.wording import counted, listed
 
-SUFFIXES = ("T1w", "FLAIR")
-
-#: Never looked at: what is no participant, no anatomy, and neither T1w nor FLAIR.
-_IGNORED = (
-    re.compile(r"^/(?!sub-)"),
-    re.compile(r"^/sub-[^/]+(/ses-[^/]+)?/(?!ses-|anat(/|$))"),
-    re.compile(r"/anat/(?!.*_(T1w|FLAIR)\.nii(\.gz)?$)"),
-)
-_LABEL = re.compile(r"[0-9a-zA-Z+]+")
-_DATABASE_FILE = "layout_index.sqlite"  # the name is pybids's
-_REMAKE = "Delete that folder: the next run makes it anew."
-
-
-@dataclass(frozen=True)
-class _Key:
-    """A visit before its scans are known."""
-
-    subject: str
-    session: str | None
-
-    @property
-    def label(self) -> str:
-        return visit_label(self.subject, self.session)
-
-    @property
-    def anat(self) -> PurePosixPath:
-        """Folder of its scans, relative to the dataset."""
-        return visit_folder(self.subject, self.session) / "anat"
+#: Files that a sentence names.
+_SHOWN = 3
 
 
 def index(settings: Settings) -> Study:
@@ -71,72 +41,77 @@ def index(settings: Settings) -> Study:
     CannotWriteError
         If a new database cannot be written.
     """
-    root = _dataset_root(settings.bids_dir)
+    dataset = open_dataset(settings.bids_dir)
     check_derivatives(settings.derivatives)
     filters = read_filters(settings.bids_filter_file)
-    name = _dataset_name(root)
-    participants = _folder_labels(root, "sub")
-    if not participants:
-        raise NoInputError(f"{root} holds no participant.", "A BIDS dataset has a folder sub-<label> for each.")
-    keys = _requested_visits(root, _requested_participants(participants, settings), settings, filters)
-    left_out = _without_anatomy(root, keys, settings)
-    keys = [key for key in keys if key not in left_out]
-    files = _list_scans(root, keys, settings.bids_database_dir)
+    folders = lister(dataset.root, dataset.own_output)
+    top = folders.top()
+    if not top.participants:
+        raise _no_participant(dataset, top)
+    people = [folders.participant(subject) for subject in _requested_participants(top, settings)]
+    listings = _listings(folders, people, settings, filters)
+    left_out = _without_anatomy(listings, settings)
+    kept = {key: listing for key, listing in listings.items() if key not in left_out}
+    if settings.bids_database_dir:
+        from bids_app.study.database import check_database
+
+        check_database(dataset.root, kept, settings.bids_database_dir)
     # only reuse asks for them, and large datasets are slow to list
-    reusing = {key.subject for key in keys} if settings.derivatives else set()
-    sessions = {subject: _imaged_sessions(root, subject) for subject in reusing}
-    visits = tuple(
-        _visit(key, [root / file for file in files.get(key.anat, ())], sessions.get(key.subject, ()), settings, filters)
-        for key in keys
+    reusing = people if settings.derivatives else ()
+    sessions = {person.subject: _imaged_sessions(dataset.root, person) for person in reusing}
+    found = [_visit(dataset, key, kept[key], sessions.get(key.subject, ()), settings, filters) for key in kept]
+    visits = tuple(visit for visit, _ in found)
+    everyone = None if settings.participants else top.participants
+    problems = unused_folders(dataset.root, settings.derivatives, visits, everyone)
+    problems += masks_not_given(dataset.root, settings.derivatives, visits)
+    beside = [person.itself for person in people if VisitKey(person.subject, None) not in listings]
+    unused = [item for listing in (*beside, *(listings[key] for key in left_out)) for item in listing.unused]
+    unused += [item for _, items in found for item in items]
+    table = read_participants(dataset.root)
+    return Study(
+        root=dataset.root,
+        name=dataset.name,
+        participants=top.participants,
+        visits=visits,
+        without_anatomy=tuple(key.label for key in left_out),
+        problems=problems,
+        unused=_told((*(() if settings.participants else top.unused), *unused), settings, dataset.root),
+        table=table,
+        notes=(*dataset.notes, *_of_table((*table.notes, *compared(table, top.participants)))),
+        datatypes=tuple(sorted({datatype for listing in listings.values() for datatype in listing.datatypes})),
     )
-    everyone = None if settings.participants else participants
-    notes = unused_folders(root, settings.derivatives, visits, everyone)
-    notes += masks_not_given(root, settings.derivatives, visits)
-    return Study(root, name, participants, visits, tuple(key.label for key in left_out), notes)
 
 
-def _dataset_root(bids_dir: Path | None) -> Path:
-    if bids_dir is None or not bids_dir.is_dir():
-        raise NoInputError(f"The BIDS folder {bids_dir} does not exist.", "Check the path; in a container, bind it.")
-    return bids_dir.absolute()
+def _of_table(notes: Sequence[str]) -> tuple[str, ...]:
+    """All notes on the table of the participants as one."""
+    return (f"{PARTICIPANTS}: {'; '.join(notes)}",) if notes else ()
 
 
-def _dataset_name(root: Path) -> str:
-    """Name of the dataset, after making sure that it is one."""
-    path = root / DESCRIPTION
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DatasetError(
-            f"{root} is no BIDS dataset: it has no {DESCRIPTION}.",
-            "Give the folder that holds dataset_description.json and the sub-* folders.",
-        ) from None
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror}.", "Check its permissions.") from error
-    except ValueError as error:
-        raise DatasetError(f"{path} is not valid JSON: {error}.", "Correct that place.") from error
-    if not isinstance(content, dict):
-        raise DatasetError(f"{path} is not a JSON object.", "BIDS wants at least Name and BIDSVersion in it.")
-    return str(content.get("Name") or root.name)
+def _no_participant(dataset: Dataset, top: Top) -> NoInputError:
+    """The error of a dataset without participants, with what looks like one."""
+    message = f"{dataset.root} holds no participant."
+    if top.unused:
+        return NoInputError(message, f"{_sentences(top.unused)}.")
+    inner = [path.parent for path in sorted(dataset.root.glob(f"*/{DESCRIPTION}")) if any(path.parent.glob("sub-*/"))]
+    inner += [path.parent for path in sorted(dataset.root.glob(f"derivatives/*/{DESCRIPTION}"))]
+    if inner:
+        return NoInputError(message, f"There are some in {listed([str(path) for path in inner], limit=_SHOWN)}.")
+    if holds_dicom(dataset.root):
+        return NoInputError(f"{dataset.root} holds DICOM and no participant.", TO_BIDS)
+    return NoInputError(message, "A BIDS dataset has a folder sub-<label> for each.")
 
 
-def _folder_labels(parent: Path, prefix: str) -> tuple[str, ...]:
-    """Labels of the folders ``prefix-<label>`` in `parent`, sorted."""
-    try:
-        names = [entry.name for entry in os.scandir(parent) if entry.name.startswith(f"{prefix}-") and entry.is_dir()]
-    except OSError as error:
-        raise DatasetError(
-            f"The folder {parent} cannot be read: {error.strerror}.", "Check its permissions."
-        ) from error
-    labels = [name.removeprefix(f"{prefix}-") for name in names]
-    return tuple(sorted(label for label in labels if _LABEL.fullmatch(label)))
+def _sentences(items: Sequence[Unused]) -> str:
+    """The first of what is not used, in words."""
+    more = len(items) - _SHOWN
+    return "; ".join(map(str, items[:_SHOWN])) + (f"; and {more} more" if more > 0 else "")
 
 
-def _requested_participants(participants: Sequence[str], settings: Settings) -> tuple[str, ...]:
+def _requested_participants(top: Top, settings: Settings) -> tuple[str, ...]:
+    participants = top.participants
     if unknown := [label for label in settings.participants if label not in participants]:
         raise NoInputError(
-            f"{settings.bids_dir} has no {listed(unknown, 'sub-')}.",
-            f"There are {len(participants)} participants: {listed(participants)}.",
+            f"{settings.bids_dir} has no {listed(unknown, 'sub-')}.", _who_there_is(unknown, top)
         )
     wanted = settings.participants or participants
     kept = tuple(sorted(label for label in wanted if label not in settings.excluded))
@@ -145,15 +120,39 @@ def _requested_participants(participants: Sequence[str], settings: Settings) -> 
     return kept
 
 
-def _requested_visits(root: Path, subjects: Iterable[str], settings: Settings, filters: ScanFilters) -> list[_Key]:
-    """The visits of some participants that sessions and filter file leave."""
-    existing = [key for subject in subjects for key in _visits_of(root, subject)]
+def _who_there_is(unknown: Sequence[str], top: Top) -> str:
+    """What to say to who asked for participants that are not there."""
+    there_are = f"There are {len(top.participants)} participants: {listed(top.participants)}."
+    if meant := _meant(unknown, top.participants):
+        return f"Did you mean {listed(meant)}? {there_are}"
+    names = {_plain(label) for label in unknown}
+    odd = [item for item in top.unused if _plain(re.sub("^sub-", "", item.path.name)) in names]
+    return f"{_sentences(odd)}. {there_are}" if odd else there_are
+
+
+def _meant(unknown: Sequence[str], labels: Sequence[str]) -> list[str]:
+    """The labels that are there under another spelling of those that are not."""
+    plain = {_plain(label): label for label in labels}
+    return [plain[_plain(label)] for label in unknown if _plain(label) in plain]
+
+
+def _plain(label: str) -> str:
+    """A label without what people vary: zeros in front, case, and other characters than letters and digits."""
+    return re.sub("[^0-9a-z]", "", label.lower()).lstrip("0")
+
+
+def _listings(
+    folders: Lister, people: Iterable[Participant], settings: Settings, filters: ScanFilters
+) -> dict[VisitKey, Listing]:
+    """What the visits hold that sessions and filter file leave."""
+    existing = {key: person for person in people for key in person.keys}
     sessions = sorted({key.session for key in existing if key.session})
     if unknown := [label for label in settings.sessions if label not in sessions]:
         there_are = f"there are {listed(sessions)}" if sessions else "these participants have no sessions"
+        meant = _meant(unknown, sessions)
         raise NoInputError(
             f"{listed(unknown, 'ses-')} is no session of the requested participants: {there_are}.",
-            "Change --session-label.",
+            f"Did you mean {listed(meant)}?" if meant else "Change --session-label.",
         )
     keys = [key for key in existing if not settings.sessions or key.session in settings.sessions]
     keys = [key for key in keys if filters.accept_visit(key.label)]
@@ -162,130 +161,45 @@ def _requested_visits(root: Path, subjects: Iterable[str], settings: Settings, f
             f"{settings.bids_filter_file} leaves no visit of the requested participants.",
             "Its t1w part names subjects or sessions that are not there.",
         )
-    return keys
+    return {key: folders.visit(key) if key.session else existing[key].itself for key in keys}
 
 
-def _visits_of(root: Path, subject: str) -> list[_Key]:
-    """A participant's sessions; what lies beside them, or instead of them, is a visit without session."""
-    folder = root / f"sub-{subject}"
-    sessions = [_Key(subject, session) for session in _folder_labels(folder, "ses")]
-    return sessions if sessions and not (folder / "anat").is_dir() else [_Key(subject, None), *sessions]
-
-
-def _without_anatomy(root: Path, keys: Sequence[_Key], settings: Settings) -> list[_Key]:
+def _without_anatomy(listings: Mapping[VisitKey, Listing], settings: Settings) -> list[VisitKey]:
     """Visits without an anat folder, which is no mistake; but it is one in what was asked for by its label."""
-    empty = [key for key in keys if not (root / key.anat).is_dir()]
-    imaged = {key.subject for key in keys if key not in empty}
+    empty = [key for key, listing in listings.items() if not listing.anat and not listing.error]
+    imaged = {key.subject for key in listings if key not in empty}
     asked = [key for key in empty if key.subject in settings.participants and key.subject not in imaged]
     return [key for key in empty if key not in asked and key.session not in settings.sessions]
 
 
-def _imaged_sessions(root: Path, subject: str) -> tuple[str | None, ...]:
+def _imaged_sessions(root: Path, person: Participant) -> tuple[str | None, ...]:
     """The sessions of a participant, asked for or not, that have an anat folder; None beside or instead of them."""
-    return tuple(key.session for key in _visits_of(root, subject) if (root / key.anat).is_dir())
-
-
-def _list_scans(root: Path, keys: Sequence[_Key], database: Path | None) -> dict[PurePosixPath, list[PurePosixPath]]:
-    """T1w and FLAIR files by their folder, relative to the dataset, from pybids or its database."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pybids announces its own deprecations
-        layout = _new_layout(root, keys) if database is None else _database_layout(root, database)
-        paths = layout.get(return_type="file", suffix=list(SUFFIXES), extension=list(IMAGE_EXTENSIONS))
-    files: dict[PurePosixPath, list[PurePosixPath]] = {}
-    for path in paths:
-        relative = PurePosixPath(path).relative_to(layout.root)
-        files.setdefault(relative.parent, []).append(relative)
-    if database is not None:
-        _refuse_old_database(root, keys, files, database)
-    return files
-
-
-def _new_layout(root: Path, keys: Sequence[_Key] | None, database: Path | None = None):
-    """A pybids layout of the requested visits or (None) of all, in memory or in a database."""
-    from bids.layout import BIDSLayout  # takes most of a second
-
-    return BIDSLayout(root, validate=False, database_path=database, indexer=_indexer(keys))
-
-
-def _indexer(keys: Sequence[_Key] | None):
-    """What pybids shall look at: anat, of the requested visits or (None) of all."""
-    from bids.layout import BIDSLayoutIndexer
-
-    ignored = list(_IGNORED)
-    if keys is not None:
-        subjects = "|".join(sorted({re.escape(key.subject) for key in keys}))
-        ignored.append(re.compile(rf"^/sub-(?!({subjects})(/|$))"))
-    if keys and all(key.session for key in keys):
-        sessions = "|".join(sorted({re.escape(key.session) for key in keys if key.session}))
-        ignored.append(re.compile(rf"^/sub-[^/]+/ses-(?!({sessions})(/|$))"))
-    return BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=ignored)
-
-
-def _database_layout(root: Path, database: Path):
-    """The layout of a database of the whole dataset, made now if it is not there."""
-    from bids.layout import BIDSLayout
-    from sqlalchemy.exc import SQLAlchemyError
-
-    if not (database / _DATABASE_FILE).is_file():
-        _create_database(root, database)
-    try:
-        layout = BIDSLayout(root, validate=False, database_path=database)
-    except (SQLAlchemyError, ValueError, AttributeError) as error:
-        raise ConfigError(f"The database in {database} cannot be used: {error}.", _REMAKE) from error
-    if Path(layout.root).resolve() != root.resolve():
-        raise ConfigError(f"The database in {database} is of another dataset, {layout.root}.", _REMAKE)
-    return layout
-
-
-def _refuse_old_database(
-    root: Path, keys: Iterable[_Key], files: Mapping[PurePosixPath, Sequence[PurePosixPath]], database: Path
-) -> None:
-    """Fail if a requested visit has a scan by now that the database does not know."""
-    newer = [key.label for key in keys if _scans_on_disk(root, key) - {file.name for file in files.get(key.anat, ())}]
-    if newer:
-        raise ConfigError(f"The database in {database} is older than {listed(newer)}.", _REMAKE)
-
-
-def _scans_on_disk(root: Path, key: _Key) -> set[str]:
-    """Names of the T1w and FLAIR in a visit's folder, downloaded or not."""
-    folder = root / key.anat
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return {name for name in names if re.fullmatch(rf"{re.escape(key.label)}_([^.]*_)?(T1w|FLAIR)\.nii(\.gz)?", name)}
-
-
-def _create_database(root: Path, database: Path) -> None:
-    """Index all participants beside the final place, then move: two runs may do it at the same time."""
-    try:
-        database.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=database))
-    except OSError as error:
-        raise CannotWriteError(
-            f"The database folder {database} cannot be written: {error.strerror}.",
-            "Choose another --bids-database-dir.",
-        ) from error
-    try:
-        _new_layout(root, None, temporary)
-        (temporary / _DATABASE_FILE).replace(database / _DATABASE_FILE)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    return tuple(key.session for key in person.keys if (root / key.anat).is_dir())
 
 
 def _visit(
-    key: _Key, files: Sequence[Path], sessions: Sequence[str | None], settings: Settings, filters: ScanFilters
-) -> Visit:
-    """A visit, its scans chosen, with everything that should be said of it."""
-    own = [path for path in files if path.name.startswith(f"{key.label}_") and os.path.lexists(path)]
-    t1w, t1w_problems = choose(_scans(own, "T1w", filters.t1w))
-    flair, flair_problems = choose(_scans(own, "FLAIR", filters.flair), partner=t1w)
+    dataset: Dataset,
+    key: VisitKey,
+    listing: Listing,
+    sessions: Sequence[str | None],
+    settings: Settings,
+    filters: ScanFilters,
+) -> tuple[Visit, list[Unused]]:
+    """A visit, its scans chosen, with everything that should be said of it; and what of it is not used."""
+    files = [dataset.root / key.anat / name for name in listing.scans]
+    t1w, t1w_problems = choose(_scans(files, "T1w", filters.t1w))
+    flair, flair_problems = choose(_scans(files, "FLAIR", filters.flair), partner=t1w)
     visit, reuse_problems = Visit(key.subject, key.session, t1w, flair), ()
     if visit.reference:
         reuse, reuse_problems = find_reuse(
             key.subject, key.session, visit.reference, settings.derivatives, settings.standard_spaces, sessions
         )
         visit = replace(visit, reuse=reuse)
-    missing = _missing_scans(visit, own)
-    problems = t1w_problems + flair_problems + missing + _not_downloaded(visit) + reuse_problems
-    return replace(visit, problems=problems)
+    filtered = _filtered(key, listing, filters)
+    unused = (*listing.unused, *filtered)
+    copies = [problem for scan in (t1w, flair) if scan for problem in told_of_copy(scan)]
+    problems = (*t1w_problems, *flair_problems, *copies, *_missing_scans(visit, listing, unused))
+    return replace(visit, problems=(*problems, *_absent(visit), *reuse_problems)), list(unused)
 
 
 def _scans(files: Iterable[Path], suffix: str, accepted: Filter) -> list[Scan]:
@@ -298,38 +212,80 @@ def _scans(files: Iterable[Path], suffix: str, accepted: Filter) -> list[Scan]:
     ]
 
 
-def _missing_scans(visit: Visit, files: Sequence[Path]) -> tuple[Problem, ...]:
-    """What to say of a visit without T1w, or whose FLAIR were all rejected."""
-    problems = []
+def _filtered(key: VisitKey, listing: Listing, filters: ScanFilters) -> list[Unused]:
+    """The scans that the filter file leaves out."""
+    return [
+        Unused(key.anat / name, Reason.FILTERED, like=suffix)
+        for name in listing.scans
+        for suffix, accepted in (("T1w", filters.t1w), ("FLAIR", filters.flair))
+        if f"_{suffix}." in name and not accepted.accepts(name)
+    ]
+
+
+def _missing_scans(visit: Visit, listing: Listing, unused: Sequence[Unused]) -> tuple[Problem, ...]:
+    """What to say of a visit without T1w, or of one whose FLAIR are not used."""
     if visit.t1w is None:
-        rejected = [path.name for path in files if "_T1w." in path.name]
-        why = f"none of {', '.join(rejected)} may be used (filter file, part-)" if rejected else "there is none in anat"
-        problems.append(_no_t1w(visit, why, tuple(rejected)))
-    rejected = [path.name for path in files if "_FLAIR." in path.name]
-    if visit.flair is None and rejected:
-        message = f"None of {', '.join(rejected)} may be used (filter file, part-); the T1w is used alone."
-        problems.append(Problem("no-flair", Severity.INFO, message, tuple(rejected)))
-    return tuple(problems)
+        return (_no_t1w(visit, listing, unused),)
+    flairs = [item for item in unused if item.like == "FLAIR"]
+    if visit.flair or not flairs:
+        return ()
+    files = tuple(item.path.name for item in flairs)
+    message = f"There is no FLAIR: {_sentences(flairs)}. The T1w is used alone."
+    return (Problem("no-flair", Severity.INFO, message, files),)
 
 
-def _no_t1w(visit: Visit, why: str, rejected: tuple[str, ...]) -> Problem:
+def _no_t1w(visit: Visit, listing: Listing, unused: Sequence[Unused]) -> Problem:
     """An error, unless there is a FLAIR to work on."""
-    message = f"{visit.label} has no T1w: {why}"
+    likely = [item for item in unused if item.like == "T1w"] or ([] if visit.flair else list(unused))
+    files = tuple(item.path.name for item in likely)
+    message = f"{visit.label} has no T1w: {_sentences(likely) if likely else _nothing_in(listing)}"
     if visit.flair is None:
-        return Problem("no-t1w", Severity.ERROR, f"{message}.", rejected)
+        return Problem("no-t1w", Severity.ERROR, f"{message}.", files)
     message += "; its FLAIR takes its place, for models that can use it alone."
-    return Problem("flair-alone", Severity.INFO, message, rejected)
+    return Problem("flair-alone", Severity.INFO, message, files)
 
 
-def _not_downloaded(visit: Visit) -> tuple[Problem, ...]:
+def _nothing_in(listing: Listing) -> str:
+    if listing.anat:
+        return f"there is none in {ANAT}"
+    others = f", only {listed(listing.datatypes)}" if listing.datatypes else ""
+    return f"there is no folder {ANAT}{others}"
+
+
+def _absent(visit: Visit) -> tuple[Problem, ...]:
     """One problem a file that is listed, but whose content is elsewhere."""
     reuse = visit.reuse
     files = [scan.path for scan in (visit.t1w, visit.flair) if scan]
     files += [reuse.preprocessed, reuse.brain_mask, reuse.to_standard, reuse.from_standard, reuse.lesion_mask]
-    absent = [path for path in files if path and not has_content(path)]
-    return tuple(
-        Problem(
-            "not-downloaded", Severity.ERROR, f"{path.name} is not downloaded. Run: datalad get {path}", (path.name,)
+    return tuple(problem for path in files if path and (problem := absence(path)))
+
+
+def _told(unused: Sequence[Unused], settings: Settings, root: Path) -> tuple[Unused, ...]:
+    """What the plan names: masks beside the scans only if the dataset is not given for reuse as well."""
+    reused = any(folder.resolve() == root.resolve() for folder in settings.derivatives.values())
+    return tuple(item for item in unused if not (reused and item.reason is Reason.MASK))
+
+
+def nothing_to_process(study: Study, settings: Settings) -> NoInputError:
+    """The error of a study in which no visit has a scan: what there is instead, or what leaves everything out."""
+    message = "No requested visit has a T1w or FLAIR."
+    chosen = [
+        name
+        for name, given in (
+            ("labels", settings.participants or settings.sessions or settings.excluded),
+            ("filter file", settings.bids_filter_file),
         )
-        for path in absent
-    )
+        if given
+    ]
+    hints = [f"{_sentences(study.unused)}."] if study.unused else []
+    if any(item.reason in (Reason.OWN, Reason.PSEUDOHEALTHY) for item in study.unused):
+        hints.append("Give the raw dataset that these were made from.")
+    if not hints and study.datatypes:
+        hints.append(f"The dataset has {listed(study.datatypes)}, and no {ANAT} with a T1w or FLAIR.")
+    if chosen:
+        hints.append(f"Check the {' and the '.join(chosen)}.")
+    if not hints:
+        hints.append(f"There is {counted(len(study.participants), 'participant')}, none with a T1w or FLAIR in {ANAT}.")
+    return NoInputError(message, " ".join(hints))
+
+

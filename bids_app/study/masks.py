@@ -8,15 +8,15 @@ Every other file that looks like one is named with its reason.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bids_app.derivatives.names import ANOMALY_DESC, LESION_LABEL, sidecar, visit_folder
-from bids_app.study.derived import SOURCE_ENTITIES, DerivedFile, best, files_in, other_sources
+from bids_app.study.derived import SOURCE_ENTITIES, DerivedFile, best, other_sources
 from bids_app.study.models import Problem, Scan, Severity
+from bids_app.text import read_json
 from bids_app.wording import listed
 
 #: Words for a lesion; not for what is merely named after one.
@@ -81,12 +81,6 @@ def find_drawn(files: Sequence[DerivedFile], others: Sequence[DerivedFile], refe
         (why_not(file, reference) or _misplaced(file, reference), file.path) for file in others if looks_like_mask(file)
     ]
     return Drawn(tuple(chosen), tuple(refused))
-
-
-def find_beside(reference: Scan) -> tuple[Path, ...]:
-    """Lesion masks in the folder of the raw scan, where fMRIPrep reads them and this App does not."""
-    files = files_in(reference.path.parent)
-    return tuple(file.path for file in files if looks_like_mask(file) and not why_not(file, reference))
 
 
 def several_masks(label: str, masks: Sequence[Path], what_to_do: str) -> Problem:
@@ -205,7 +199,7 @@ def _misplaced(file: DerivedFile, reference: Scan) -> str:
 def _sidecar(image: Path) -> dict:
     """What the JSON beside a file says; nothing where there is none."""
     try:
-        content = json.loads(Path(sidecar(image)).read_text(encoding="utf-8-sig"))
+        content = read_json(sidecar(image))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -10,6 +10,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from bids_app.derivatives.names import ScanName, visit_label
+from bids_app.study.participants import ParticipantsTable
+from bids_app.study.unused import Unused
 
 
 class Severity(StrEnum):
@@ -154,6 +156,14 @@ class Study:
         Labels of visits left out because they have no anat folder, as a session of fMRI alone.
     problems : tuple of Problem
         What is said of the run as a whole, as of a folder of derivatives that serves no visit.
+    unused : tuple of Unused
+        What looks like a scan, a mask, a participant, a session or their table, and is not used.
+    table : ParticipantsTable
+        Of the dataset.
+    notes : tuple of str
+        What was guessed or is odd in the dataset's own tables and description.
+    datatypes : tuple of str
+        Folders of other data than anatomy in the visits.
     """
 
     root: Path
@@ -162,3 +172,7 @@ class Study:
     visits: tuple[Visit, ...]
     without_anatomy: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
+    unused: tuple[Unused, ...] = ()
+    table: ParticipantsTable = field(default_factory=ParticipantsTable)
+    notes: tuple[str, ...] = ()
+    datatypes: tuple[str, ...] = ()

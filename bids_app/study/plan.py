@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 
 from bids_app import app_version
@@ -11,12 +11,16 @@ from bids_app.derivatives import names
 from bids_app.settings import Settings
 from bids_app.study.choice import RULE
 from bids_app.study.models import Problem, Scan, Severity, Study, Visit
-from bids_app.wording import counted, listed
+from bids_app.study.unused import Unused
+from bids_app.wording import counted, listed, printable
 
 TO_DO = "to do"
 DONE = "done"
 UNUSABLE = "cannot be processed"
 AGAIN = "to do again"
+
+#: Reasons why something is not used, and paths of each, that the plan shows.
+REASONS_SHOWN, PATHS_SHOWN = 100, 5
 
 
 def render(study: Study, settings: Settings, status: Mapping[str, str], anomaly_model: str = "") -> str:
@@ -37,9 +41,27 @@ def render(study: Study, settings: Settings, status: Mapping[str, str], anomaly_
     """
     states = {visit.label: visit_state(visit, settings, status) for visit in study.visits}
     lines = [f"afterstroke {app_version()}: plan", *_header(study, settings, anomaly_model), *_problems(study.problems)]
+    if study.unused:
+        lines += ["", *render_unused(study.unused)]
     for visit in study.visits:
         lines += ["", *_visit(visit, states[visit.label])]
     return "\n".join([*lines, "", _summary(study, settings, states)])
+
+
+def render_unused(unused: Sequence[Unused]) -> Iterator[str]:
+    """What looks like data and is not used: a line each, and of a reason that many have, the first and their number."""
+    by_sentence: dict[str, list[Unused]] = {}
+    for item in unused:
+        by_sentence.setdefault(item.sentence, []).append(item)
+    yield f"not used: {counted(len(unused), 'file or folder', 'files and folders')}"
+    for sentence, items in list(by_sentence.items())[:REASONS_SHOWN]:
+        for item in items[:PATHS_SHOWN]:
+            advice = f" ({item.advice})" if item.advice else ""
+            yield printable(f"  {item.path}: {sentence}{advice}")
+        if len(items) > PATHS_SHOWN:
+            yield f"  and {len(items) - PATHS_SHOWN} more: {sentence}"
+    if left := sum(len(items) for items in list(by_sentence.values())[REASONS_SHOWN:]):
+        yield f"  and {left} more, for other reasons"
 
 
 def render_group(settings: Settings) -> str:
@@ -101,6 +123,8 @@ def _header(study: Study, settings: Settings, anomaly_model: str) -> Iterator[st
         facts["no visit of"] = f"{', '.join(idle)} (sessions or filter file)"
     if study.without_anatomy:
         facts["left out"] = f"{listed(study.without_anatomy)} (no anat folder)"
+    if study.notes:
+        facts["to know"] = "; ".join(study.notes)
     width = max(map(len, facts))
     return (f"  {name:<{width}}  {value}" for name, value in facts.items())
 

@@ -18,14 +18,14 @@ no other: fMRIPrep makes them from the T1w of all sessions, and no lesion is the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bids_app.derivatives.names import RAW_DATASET, ScanName, visit_folder, visit_label
+from bids_app.derivatives.names import RAW_DATASET, ScanName, visit_label
 from bids_app.errors import NoInputError, UsageError
 from bids_app.study.derived import DerivedFile, best, files_of_visit, made_from, other_files
-from bids_app.study.masks import MACHINE, Drawn, find_beside, find_drawn, not_used, several_masks
+from bids_app.study.masks import MACHINE, Drawn, find_drawn, not_used, several_masks
 from bids_app.study.models import Problem, Reuse, Scan, Severity
 
 _NAME = "[0-9A-Za-z_.+-]+"
@@ -117,7 +117,6 @@ def find_reuse(
             problems.append(several_masks(visit_label(subject, session), drawn.masks, what_to_do))
         else:
             found = _add(found, name, root, Reuse(lesion_mask=next(iter(drawn.masks), None)))
-    refused += _beside(reference, derivatives.values())
     return found, (*problems, *_not_used(refused, found))
 
 
@@ -135,15 +134,6 @@ def _drawn(
     known = {file.path for file in there}
     elsewhere = [file for file in other_files(root, subject, others) if file.entities.get("ses") not in others]
     return find_drawn(own, [file for file in elsewhere if file.path not in known], reference)
-
-
-def _beside(reference: Scan, roots: Iterable[Path]) -> list[tuple[str, Path]]:
-    """Lesion masks beside the raw scan, unless their dataset was given."""
-    name, folder = reference.name, reference.path.parent.resolve()
-    if any((root / visit_folder(name.subject, name.session) / "anat").resolve() == folder for root in roots):
-        return []
-    why = "beside the raw scan, where none is looked for: to use it, give the dataset with --derivatives too"
-    return [(why, path) for path in find_beside(reference)]
 
 
 def _not_used(refused: Sequence[tuple[str, Path]], found: Reuse) -> tuple[Problem, ...]:

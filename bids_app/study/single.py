@@ -16,8 +16,10 @@ from pathlib import Path
 
 from bids_app.derivatives.names import DESCRIPTION, RAW_DATASET, ScanName, visit_folder, visit_label
 from bids_app.errors import NoInputError, UsageError
-from bids_app.study.derived import IMAGE_EXTENSIONS
+from bids_app.study.content import TO_BIDS, holds_dicom, how_to_bind, is_dicom, target_of
 from bids_app.study.folders import link
+from bids_app.study.unused import IMAGE_EXTENSIONS, LABEL, format_of
+from bids_app.wording import capitalized
 
 _DATASET = {"Name": "Single cases", "BIDSVersion": "1.11.1", "DatasetType": "raw"}
 
@@ -62,8 +64,8 @@ class Case:
         return entities.get("ses") if "sub" in entities else None
 
 
-def check_case(case: Case) -> None:
-    """Make sure that the files are there and are NIfTI.
+def check_case(case: Case, out_dir: Path | None = None) -> None:
+    """Make sure that the files are there and are NIfTI, and that an output folder was given.
 
     Raises
     ------
@@ -71,14 +73,44 @@ def check_case(case: Case) -> None:
         Naming the file.
     """
     for path in case.scans:
-        if not path.is_file():
-            raise NoInputError(f"The file {path} does not exist.", "Check the path; in a container, bind its folder.")
-        if not path.name.endswith(IMAGE_EXTENSIONS):
-            raise UsageError(
-                f"{path} is no NIfTI file (.nii or .nii.gz).", "Convert it first, with dcm2niix for DICOM."
-            )
-    if case.label and not re.fullmatch(r"[0-9A-Za-z+]+", case.label):
+        _check_scan(path)
+    if case.label and not LABEL.fullmatch(case.label):
         raise UsageError(f"'{case.label}' is no participant label.", "Use letters and digits only.")
+    if out_dir and _extension_of(out_dir):
+        raise UsageError(
+            f"{out_dir} is called like a scan: the output folder is missing.", "Put it last: T1W [FLAIR] OUT."
+        )
+
+
+def _check_scan(path: Path) -> None:
+    if path.is_dir():
+        raise _no_file(path)
+    if not path.is_file():
+        if target := target_of(path):
+            raise NoInputError(f"{path} is a link to {target}, which is not here.", how_to_bind(target))
+        raise NoInputError(f"The file {path} does not exist.", "Check the path; in a container, bind its folder.")
+    if _extension_of(path):
+        return
+    reason = format_of(path.name)
+    if is_dicom(path) or reason is None:
+        hint = TO_BIDS if is_dicom(path) else "Convert it first, with dcm2niix for DICOM."
+    else:
+        hint = f"{capitalized(reason.value)}."
+    raise UsageError(f"{path} is no NIfTI file (.nii or .nii.gz).", hint)
+
+
+def _no_file(folder: Path) -> UsageError:
+    """The error of a folder in the place of a scan."""
+    scans = sorted(path.name for path in folder.iterdir() if _extension_of(path))
+    if scans:
+        return UsageError(f"{folder} is a folder.", f"Give the scan in it, as {folder / scans[0]}.")
+    if (folder / DESCRIPTION).is_file():
+        return UsageError(f"{folder} is a BIDS dataset.", f"Run: afterstroke {folder} OUT participant")
+    if holds_dicom(folder):
+        return UsageError(f"{folder} is a folder of DICOM, no NIfTI file.", TO_BIDS)
+    return UsageError(
+        f"{folder} is a folder, no NIfTI file.", f"Give one scan (.nii or .nii.gz). For DICOM: {TO_BIDS}"
+    )
 
 
 def make_case(case: Case, out_dir: Path) -> Path:
@@ -121,8 +153,13 @@ def _replace(stem: str, source: Path | None) -> None:
     for extension in IMAGE_EXTENSIONS:
         Path(stem + extension).unlink(missing_ok=True)
     if source:
-        link(source, Path(stem + next(item for item in IMAGE_EXTENSIONS if source.name.endswith(item))))
+        link(source, Path(stem + _extension_of(source)))
+
+
+def _extension_of(path: Path) -> str:
+    """``.nii.gz`` or ``.nii``, in whatever case it is written; empty for other files."""
+    return next((item for item in IMAGE_EXTENSIONS if path.name.lower().endswith(item)), "")
 
 
 def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".nii")
+    return path.name[: len(path.name) - len(_extension_of(path))]

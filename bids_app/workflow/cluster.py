@@ -13,8 +13,9 @@ import yaml
 
 from bids_app.derivatives.record import Record, read_record
 from bids_app.environment import thread_variables
-from bids_app.errors import ConfigError
+from bids_app.errors import AppError, ConfigError
 from bids_app.settings import Settings
+from bids_app.text import read_text
 from bids_app.workflow import worker
 from bids_app.workflow.job import Job, left_error
 from bids_app.workflow.worker import Outcome
@@ -31,8 +32,8 @@ def read_plugin(path: Path) -> dict[str, Any]:
         If the file cannot be read, names no plugin, or one that cannot be used here.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = yaml.safe_load(read_text(path).content)
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"The plugin file {path} cannot be read: {error}.", "Correct the file.") from error
     if not isinstance(content, dict) or not isinstance(content.get("plugin"), str):
         raise ConfigError(f"The plugin file {path} names no plugin.", "It needs a line such as 'plugin: SLURM'.")
@@ -63,6 +64,16 @@ def _check_plugin(path: Path, name: str) -> None:
 def process_with_plugin(jobs: Sequence[Job], settings: Settings) -> Iterator[Outcome]:
     """Process the visits with the plugin of `settings`; outcomes come when all have ended."""
     plugin = read_plugin(settings.plugin_file)
+    refused = [(job, error) for job in jobs if (error := _cannot_begin(job))]
+    not_begun = {job.visit.label for job, _ in refused}
+    if begun := [job for job in jobs if job.visit.label not in not_begun]:
+        yield from _processed(begun, settings, plugin)
+    for job, error in refused:
+        yield worker.failed(job, error, 0.0)
+
+
+def _processed(jobs: Sequence[Job], settings: Settings, plugin: dict[str, Any]) -> Iterator[Outcome]:
+    """Process visits whose folders are there."""
     started = time.time()
     failure: Exception | None = None
     try:
@@ -83,8 +94,17 @@ def process_with_plugin(jobs: Sequence[Job], settings: Settings) -> Iterator[Out
         yield worker.failed(job, failure or RuntimeError("the visit was not run"), seconds)
 
 
+def _cannot_begin(job: Job) -> AppError | None:
+    """Make the folders of a visit; the error if something is in their way."""
+    try:
+        worker.prepare(job)
+    except AppError as error:
+        return error
+    return None
+
+
 def _joined_workflow(jobs: Sequence[Job], settings: Settings) -> Any:
-    """One graph of all visits, and the process made ready to run it."""
+    """One graph of all visits."""
     import nipype.pipeline.engine as pe
     from nipype import config
 
@@ -92,8 +112,6 @@ def _joined_workflow(jobs: Sequence[Job], settings: Settings) -> Any:
 
     # the processes that the plugin starts, and the jobs it submits, inherit these
     os.environ.update(thread_variables(settings.omp_nthreads))
-    for job in jobs:
-        worker.prepare(job)
     config.set("execution", "poll_sleep_duration", str(POLL_SECONDS))
     config.set("execution", "stop_on_first_crash", str(settings.stop_on_first_crash).lower())
     # made after nipype is configured: a workflow keeps the configuration it was born with. Its name and folder are

@@ -13,7 +13,7 @@ from bids_app.derivatives import names
 from bids_app.derivatives.record import Status, checksums, fingerprint, read_record, status_of
 from bids_app.derivatives.results import Provenance
 from bids_app.derivatives.write import write_json
-from bids_app.errors import NO_SPACE, CannotWriteError, ExitCode, VisitError, no_space_left
+from bids_app.errors import NO_SPACE, AppError, CannotWriteError, ExitCode, VisitError, no_space_left, visit_code
 from bids_app.networks.registry import find_anomaly_model
 from bids_app.settings import Settings
 from bids_app.study.models import Visit
@@ -145,8 +145,9 @@ def leave_error(job: Job, error: Exception) -> None:
         error = no_space_left(job.settings.work_dir)
     hint = getattr(error, "hint", "")
     message = getattr(error, "message", None) or f"{type(error).__name__}: {error}"
+    code = visit_code(error) if isinstance(error, AppError) else ExitCode.VISIT_FAILED
     with suppress(CannotWriteError):
-        write_json(job.error_file, {"message": message, "hint": hint, "code": int(getattr(error, "exit_code", 1))})
+        write_json(job.error_file, {"message": message, "hint": hint, "code": int(code)})
 
 
 def left_error(job: Job) -> tuple[str, ExitCode] | None:

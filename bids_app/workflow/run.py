@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import cache
@@ -15,12 +17,11 @@ from bids_app import app_version
 from bids_app.anomaly.folder import AnomalyFolder, read_folder
 from bids_app.anomaly.slices import SHAPE, margins
 from bids_app.derivatives import names
-from bids_app.derivatives.description import write_top_level
-from bids_app.derivatives.read import read_object
+from bids_app.derivatives.description import refuse_other_pipeline, write_top_level
 from bids_app.derivatives.record import Status
 from bids_app.derivatives.results import Provenance
 from bids_app.derivatives.sessions import RawDataset, write_raw_participants
-from bids_app.errors import AppError, ConfigError, ExitCode, VisitError
+from bids_app.errors import AppError, BlockedError, ConfigError, ExitCode, VisitError
 from bids_app.lesion.folder import model_files, served_contrasts
 from bids_app.networks.device import choose_device
 from bids_app.networks.registry import find_model, verify
@@ -29,12 +30,11 @@ from bids_app.preprocessing.templates import check_spaces
 from bids_app.settings import Settings, configuration_hash
 from bids_app.study.models import Problem, Severity, Study, Visit
 from bids_app.study.plan import UNUSABLE
-from bids_app.wording import counted
-from bids_app.workflow.deliver import deliver_failure
+from bids_app.wording import capitalized, counted, of_all
 from bids_app.workflow.export import export_lesion_roi
 from bids_app.workflow.job import Job, anomaly_folder, input_checksums, status_of_visit
 from bids_app.workflow.pool import WorkerPool
-from bids_app.workflow.worker import Outcome
+from bids_app.workflow.worker import Outcome, leave_failure
 
 Say = Callable[[str], None]
 
@@ -44,11 +44,11 @@ def _say(line: str) -> None:
 
 
 def visit_status(settings: Settings, study: Study) -> dict[str, str]:
-    """What there is to do for every visit, by its label: a `Status`, or why the lesion model cannot process it."""
+    """What there is to do for every visit, by its label: a `Status`, or why it cannot be processed."""
     configuration, served = provenance_of(settings, study).configuration_hash, _served(settings)
 
     def of(visit: Visit) -> str:
-        problem = unserved(visit, served, settings.lesion_model)
+        problem = _against(visit, settings, served)
         return f"{UNUSABLE}: {problem.message}" if problem else status_of_visit(settings, visit, configuration)
 
     return {visit.label: of(visit) for visit in study.visits}
@@ -90,6 +90,22 @@ def anomaly_model_in_words(settings: Settings) -> str:
     return f"{card.name}, of {card.contrast}: visits without one have no anomaly map"
 
 
+def blocked(visit: Visit, out_dir: Path) -> Problem | None:
+    """An error if a file is where a folder of the visit's outputs belongs, told before anything runs."""
+    own = names.visit_folder(visit.subject, visit.session)
+    folders = (names.visit_folder(visit.subject, None), own, own / "anat", names.log_folder(visit.subject))
+    for folder in (out_dir / folder for folder in folders):
+        if os.path.lexists(folder) and not folder.is_dir():
+            message = f"{folder} is in the way: a folder for the outputs of {visit.label} belongs there. Rename it."
+            return Problem("output-blocked", Severity.ERROR, message)
+    return None
+
+
+def _against(visit: Visit, settings: Settings, served: Sequence[frozenset[str]]) -> Problem | None:
+    """What speaks against processing a visit, apart from its scans: no model for them, or no place."""
+    return unserved(visit, served, settings.lesion_model) or blocked(visit, settings.out_dir)
+
+
 def provenance_of(settings: Settings, study: Study) -> Provenance:
     """What all sidecars of this run share."""
     version = app_version()
@@ -114,11 +130,14 @@ def check_run(settings: Settings) -> None:
 
     Raises
     ------
+    CannotWriteError
+        If the output folder holds the derivatives of another pipeline.
     ConfigError
         If a model is incomplete, was changed or has no such fold, or the plugin file is wrong.
     UnavailableError
         If a template is missing, or a GPU that was asked for.
     """
+    refuse_other_pipeline(settings.out_dir)
     check_spaces(settings.standard_spaces)
     model = find_model(settings.lesion_model)
     model_files(model, settings.folds)
@@ -175,7 +194,8 @@ def run_participants(
     todo = [visit for visit in study.visits if settings.force or status[visit.label] != Status.DONE]
     done = [] if settings.force else [visit for visit in study.visits if status[visit.label] == Status.DONE]
     if done:
-        say(f"{len(done)} of {len(study.visits)} visits are done already and unchanged.")
+        are = "is" if len(done) == 1 else "are"
+        say(f"{capitalized(of_all(len(done), len(study.visits), 'visit'))} {are} done already and unchanged.")
     exported = _export_done(done, settings, say)
     run_id, model, anomaly = new_run_id(), find_model(settings.lesion_model), anomaly_folder(settings)
     todo = _judged(todo, settings)
@@ -184,9 +204,9 @@ def run_participants(
 
 
 def _judged(visits: Sequence[Visit], settings: Settings) -> list[Visit]:
-    """The visits; those that the lesion model cannot process have an error that says so."""
+    """The visits; those that cannot be processed have an error that says so."""
     served = _served(settings)
-    problems = [unserved(visit, served, settings.lesion_model) for visit in visits]
+    problems = [_against(visit, settings, served) for visit in visits]
     return [
         replace(visit, problems=(*visit.problems, problem)) if problem else visit
         for visit, problem in zip(visits, problems, strict=True)
@@ -229,8 +249,7 @@ def _outcomes(jobs: list[Job], settings: Settings, say: Say) -> Iterator[Outcome
     for job in jobs:
         if not job.visit.usable:
             message = " ".join(p.message for p in job.visit.problems if p.severity is Severity.ERROR)
-            deliver_failure(job, message)
-            yield Outcome(job.visit.label, 0.0, {}, message, ExitCode.VISIT_FAILED)
+            yield Outcome(job.visit.label, 0.0, {}, *leave_failure(job, message))
 
 
 def _processed(jobs: list[Job], settings: Settings, say: Say) -> Iterator[Outcome]:
@@ -264,7 +283,8 @@ def _report(outcomes: Iterator[Outcome], total: int, settings: Settings, say: Sa
         if settings.stop_on_first_crash:
             break
     if failed:
-        say(f"{len(failed)} of {total} visits failed: {', '.join(o.label for o in failed)}. See sub-*/log/.")
+        labels = ", ".join(outcome.label for outcome in failed)
+        say(f"{capitalized(of_all(len(failed), total, 'visit'))} failed: {labels}. See sub-*/log/.")
     return ExitCode.VISIT_FAILED if failed else ExitCode.OK
 
 
@@ -291,18 +311,17 @@ def _leave_raw_participants(out_dir: Path, study: Study) -> None:
     """Keep what the group level must know of the raw dataset, so that it needs the output folder alone."""
     raw = _raw_dataset(study)
     for subject in sorted({visit.subject for visit in study.visits}):
-        write_raw_participants(out_dir, subject, raw)
+        with suppress(BlockedError):  # the visit will say so
+            write_raw_participants(out_dir, subject, raw)
 
 
 def _raw_dataset(study: Study) -> RawDataset:
-    header, rows = _participants_table(study.root / "participants.tsv")
-    key = header.index("participant_id") if "participant_id" in header else None
     return RawDataset(
         name=study.name,
         visits={label: _sessions_on_disk(study.root / f"sub-{label}") for label in study.participants},
-        columns=header,
-        rows={} if key is None else {row[key].removeprefix("sub-"): row for row in rows if len(row) > key},
-        dictionary=read_object(study.root / "participants.json"),
+        columns=study.table.columns,
+        rows=study.table.rows,
+        dictionary=study.table.dictionary,
     )
 
 
@@ -310,13 +329,3 @@ def _sessions_on_disk(folder: Path) -> list[str | None]:
     """Sessions with anatomy; ``[None]``, the subject as a whole, where there is no such session."""
     found = (path.parent.name for path in folder.glob("ses-*/anat") if path.is_dir())
     return sorted(name.removeprefix("ses-") for name in found) or [None]
-
-
-def _participants_table(path: Path) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Header and rows of the raw table; nothing where there is none that can be read."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return (), []
-    header, *rows = [tuple(line.split("\t")) for line in lines if line.strip()] or [()]
-    return header, rows

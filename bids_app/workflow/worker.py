@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bids_app.derivatives.record import Record
 from bids_app.derivatives.write import write_json, write_text
-from bids_app.errors import AppError, ExitCode
+from bids_app.errors import AppError, ExitCode, visit_code
 from bids_app.settings import Settings, to_toml
 from bids_app.workflow.job import Job, anomaly_folder, forget_finished, left_error
 
@@ -111,15 +111,31 @@ def process(job: Job) -> Outcome:
 
 def failed(job: Job, error: Exception, seconds: float) -> Outcome:
     """Leave the record of a visit that failed, unless that cannot be written either, and say how it ended."""
-    from bids_app.workflow.deliver import deliver_failure
-
     message, code = sentence_of(job, error)
     if code is ExitCode.VISIT_FAILED:
-        try:
-            deliver_failure(job, message)
-        except AppError as unwritable:
-            message, code = str(unwritable), unwritable.exit_code
+        message, code = leave_failure(job, message)
     return Outcome(job.visit.label, seconds, {}, message, code)
+
+
+def leave_failure(job: Job, message: str) -> tuple[str, ExitCode]:
+    """Leave the record of a visit that failed, as far as it can be written; its sentence and exit code.
+
+    Where something is in the way of the record, the visit has failed all the same, for the reason that it had.
+    """
+    from bids_app.workflow.deliver import deliver_failure
+
+    try:
+        deliver_failure(job, message)
+    except AppError as unwritable:
+        return _unless_blocked(unwritable, message, ExitCode.VISIT_FAILED)
+    return message, ExitCode.VISIT_FAILED
+
+
+def _unless_blocked(unwritable: AppError, message: str, code: ExitCode) -> tuple[str, ExitCode]:
+    """What to say where a file about a failure cannot be written: that, if it ends the run; else the failure."""
+    if visit_code(unwritable) is ExitCode.VISIT_FAILED:
+        return message, code
+    return str(unwritable), unwritable.exit_code
 
 
 def sentence_of(job: Job, error: BaseException) -> tuple[str, ExitCode]:
@@ -128,14 +144,14 @@ def sentence_of(job: Job, error: BaseException) -> tuple[str, ExitCode]:
     nipype wraps what a step raised into text, so the step has left its own sentence in a file.
     """
     if isinstance(error, AppError):
-        message, code = str(error), error.exit_code
+        message, code = str(error), visit_code(error)
     else:
         message, code = left_error(job) or (f"{type(error).__name__}: {error}", ExitCode.VISIT_FAILED)
     try:
         details = "".join(traceback.format_exception(error))
         write_text(job.log_folder / f"crash-{job.visit.label}.txt", f"{message}\n\n{details}")
     except AppError as unwritable:
-        return str(unwritable), unwritable.exit_code
+        return _unless_blocked(unwritable, message, code)
     return message, code
 
 

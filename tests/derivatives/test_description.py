@@ -117,3 +117,20 @@ def test_output_of_another_pipeline_is_refused_in_a_sentence(tmp_path, generated
     with pytest.raises(CannotWriteError, match=f"already holds {told}"):
         refuse_other_pipeline(tmp_path)
     refuse_other_pipeline(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("linked", ["out", "bids", "prep"])
+def test_links_lead_to_the_datasets_however_these_are_reached(tmp_path, linked):
+    """`..` in a link leads out of the folder that a symbolic link leads to."""
+    far = tmp_path / "far" / "away"
+    folders = {name: (far if name == linked else tmp_path) / name for name in ("out", "bids", "prep")}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+    (tmp_path / linked).symlink_to(far / linked)
+    (folders["bids"] / names.DESCRIPTION).write_text('{"Name": "Cohort", "BIDSVersion": "1.8.0"}')
+    for _ in range(2):  # the second run keeps the links of the first
+        write_top_level(tmp_path / "out", tmp_path / "bids", "a1b2c3d4", {"prep": tmp_path / "prep"})
+        links = description(tmp_path / "out")["DatasetLinks"]
+        for out in (tmp_path / "out", folders["out"]):
+            found = {name: (out / link).resolve() for name, link in links.items()}
+            assert found == {"raw": folders["bids"], "prep": folders["prep"]}

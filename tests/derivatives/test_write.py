@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from bids_app.derivatives.write import atomic, copy_file, write_json, write_table, write_text
-from bids_app.errors import CannotWriteError, ExitCode
+from bids_app.errors import BlockedError, CannotWriteError, ExitCode, visit_code
 
 
 def test_a_file_appears_only_when_whole(tmp_path: Path):
@@ -52,3 +52,24 @@ def test_json_and_copies(tmp_path: Path):
     assert list(json.loads(path.read_text())) == ["b", "a"]
     assert "é" in path.read_text(encoding="utf-8")
     assert copy_file(path, tmp_path / "b.json").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("blocked", "told"), [("sub-01", r"the file .*sub-01 is in the way"), ("sub-01/a.txt/", r"folder .*a\.txt is in")]
+)
+def test_what_is_in_the_way_is_named_and_concerns_one_visit(tmp_path: Path, blocked, told):
+    if blocked.endswith("/"):
+        (tmp_path / blocked).mkdir(parents=True)
+    else:
+        (tmp_path / blocked).touch()
+    with pytest.raises(BlockedError, match=told) as caught:
+        write_text(tmp_path / "sub-01" / "a.txt", "")
+    assert caught.value.exit_code is ExitCode.CANNOT_WRITE  # at the top of the output
+    assert visit_code(caught.value) is ExitCode.VISIT_FAILED
+
+
+def test_a_closed_folder_concerns_one_visit_and_a_full_disk_all(tmp_path: Path):
+    for number, code in ((errno.EACCES, ExitCode.VISIT_FAILED), (errno.ENOSPC, ExitCode.CANNOT_WRITE)):
+        with pytest.raises(CannotWriteError) as caught, atomic(tmp_path / "a.txt"):
+            raise OSError(number, os.strerror(number))
+        assert visit_code(caught.value) is code

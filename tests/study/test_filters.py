@@ -43,6 +43,11 @@ def test_labels_are_no_numbers():
     assert accepted({"acq": "1"}, "sub-1_acq-01_T1w.nii") == []
 
 
+@pytest.mark.parametrize(("long", "short"), [("task", "task"), ("direction", "dir"), ("modality", "mod")])
+def test_every_entity_can_be_filtered(long, short):
+    assert accepted({long: "1"}, f"sub-1_{short}-1_T1w.nii", "sub-1_T1w.nii") == [f"sub-1_{short}-1_T1w.nii"]
+
+
 def test_extension():
     assert accepted({"extension": [".nii.gz"]}, "sub-1_T1w.nii", "sub-1_T1w.nii.gz") == ["sub-1_T1w.nii.gz"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,24 @@ def test_group_needs_participants(tmp_path):
         check_group_input(tmp_path / "out")
     (tmp_path / "out" / "sub-01").mkdir()
     check_group_input(tmp_path / "out")
+
+
+@pytest.mark.parametrize("out", ["raw/results", "raw/sourcedata", "raw/sourcedata/afterstroke", "raw/code/out"])
+def test_output_anywhere_in_the_dataset_but_its_derivatives_is_refused(tmp_path, out):
+    with pytest.raises(UsageError, match=r"output folder .* is inside the dataset") as caught:
+        check_places(places(tmp_path, out))
+    assert "raw/derivatives/afterstroke" in caught.value.hint
+
+
+@pytest.mark.parametrize("folder", ["out", "work"])
+def test_folder_that_is_a_file_is_told_before_anything_is_written(tmp_path, folder):
+    (tmp_path / folder).write_text("a file")
+    with pytest.raises(CannotWriteError, match=rf"{folder} is a file"):
+        check_places(places(tmp_path, "out"))
+
+
+def test_the_datasets_of_all_scans_of_a_case_are_raw(tmp_path):
+    settings = replace(places(tmp_path, "other/results"), bids_dir=None)
+    check_places(settings)
+    with pytest.raises(UsageError, match="inside the dataset"):
+        check_places(settings, tmp_path / "raw", tmp_path / "other")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bids.layout import BIDSLayoutIndexer
 
-from bids_app.errors import ConfigError, DatasetError, NoInputError
+from bids_app.errors import ConfigError, DatasetError, ExitCode, NoInputError
 from bids_app.settings import Settings
-from bids_app.study.index import index
+from bids_app.study.index import index, nothing_to_process
 from bids_app.study.models import Severity, Study, Visit
+from bids_app.study.plan import render
+from bids_app.study.unused import Reason
 from tests.skeletons import ONE_SESSION, TWO_SESSIONS, anat, listing, make_dangling, make_empty, make_skeleton
 
 
@@ -207,10 +210,11 @@ def test_link_to_a_file_elsewhere_keeps_its_own_name(tmp_path):
     assert visit.problems == ()
 
 
-def test_zero_byte_scan_is_a_scan(tmp_path):
-    root = make_skeleton(tmp_path / "raw", ["sub-01_T1w"])
+def test_empty_scan_fails_its_visit(tmp_path):
+    root = make_skeleton(tmp_path / "raw", ["sub-01_T1w", "sub-02_T1w"])
     (anat(root, "sub-01_T1w") / "sub-01_T1w.nii.gz").write_bytes(b"")
-    assert indexed(root).visits[0].usable  # processing says what is wrong with it
+    first, second = indexed(root).visits
+    assert (codes(first), first.usable, second.usable) == (["empty-file"], False, True)
 
 
 def test_what_is_no_raw_anatomy_is_left_alone(tmp_path):
@@ -273,7 +277,7 @@ def test_database_is_made_whole_and_used_again(tmp_path, monkeypatch):
     settings = Settings(out_dir=tmp_path / "out", bids_dir=root, bids_database_dir=database, participants=("02",))
     assert labels(index(settings)) == ["sub-02_ses-1"]
     assert [path.name for path in database.iterdir()] == ["layout_index.sqlite"]
-    monkeypatch.setattr("bids_app.study.index._indexer", None)  # indexing again would call it
+    monkeypatch.setattr("bids_app.study.database._create", None)  # indexing again would call it
     again = index(replace(settings, participants=()))
     assert [scan_names(visit)[0] for visit in again.visits] == [
         "sub-01_ses-1_T1w",
@@ -324,14 +328,202 @@ def test_file_removed_since_the_database_was_made(tmp_path):
     assert scan_names(indexed(root, bids_database_dir=database).visits[0]) == ("sub-01_T1w", None)
 
 
-def test_pybids_looks_at_the_requested_scans_only(tmp_path, monkeypatch):
-    seen = []
-    index_file = BIDSLayoutIndexer._index_file
-    monkeypatch.setattr(BIDSLayoutIndexer, "_index_file", lambda *a: seen.append(Path(a[1]).name) or index_file(*a))
+def test_every_folder_of_the_requested_visits_is_listed_once(tmp_path, monkeypatch):
+    listed, scandir = [], os.scandir
     root = make_skeleton(tmp_path / "raw", [*TWO_SESSIONS, "sub-011_ses-1_T1w", "sub-01_ses-11_T1w"])
     make_skeleton(root / "derivatives" / "x", ["sub-01_ses-1_T1w"])
     make_empty(root, "sourcedata/a.nii", "sub-01/ses-1/func/sub-01_ses-1_bold.nii.gz", "sub-01/ses-1/anat/x_T1w.json")
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(str(path)) or scandir(path))
     indexed(root, participants=("01",), sessions=("1",))
-    assert sorted(seen) == ["sub-01_ses-1_FLAIR.nii.gz", "sub-01_ses-1_T1w.nii.gz"]
-    indexed(root, participants=("02",))
-    assert sorted(seen[2:]) == ["sub-02_ses-1_FLAIR.nii.gz", "sub-02_ses-1_T1w.nii.gz"]
+    below = ("", "/sub-01", "/sub-01/ses-1", "/sub-01/ses-1/anat", "/sub-01/ses-1/func")
+    own = [path for path in listed if not path.startswith(f"{root}/derivatives")]  # masks are looked for there
+    assert sorted(own) == [f"{root}{folder}" for folder in below]
+    listed.clear()
+    indexed(root)
+    own = [path for path in listed if not path.startswith(f"{root}/derivatives")]
+    assert len(own) == len(set(own)) == 15
+
+
+def test_odd_labels_and_sessions_are_named_and_the_others_go_on(tmp_path):
+    root = make_skeleton(tmp_path / "raw", ["sub-01_T1w", "sub-02_ses-1_T1w"])
+    make_empty(root, "sub-B_C/anat/sub-B_C_T1w.nii.gz", "sub-03/ses-1/anat/sub-03_T1w.nii.gz")
+    study = indexed(root)
+    assert {str(item.path): item.reason for item in study.unused} == {
+        "sub-B_C": Reason.PARTICIPANT_LABEL,
+        "sub-03/ses-1/anat/sub-03_T1w.nii.gz": Reason.SESSION_MISSING,
+    }
+    assert [visit.usable for visit in study.visits] == [True, True, False]
+    assert "rename it to sub-03_ses-1_T1w.nii.gz" in study.visits[2].problems[0].message
+
+
+def test_an_unreadable_folder_fails_its_visit_only(tmp_path, monkeypatch):
+    root, scandir = make_skeleton(tmp_path / "raw", ["sub-01_T1w", "sub-02_T1w", "sub-03_ses-1_T1w"]), os.scandir
+
+    def closed(path):
+        if Path(path) in (root / "sub-01", root / "sub-03/ses-1/anat"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    visits = {visit.label: visit for visit in indexed(root).visits}
+    assert [label for label, visit in visits.items() if visit.usable] == ["sub-02"]
+    assert "Permission denied" in visits["sub-01"].problems[0].message
+    assert "Permission denied" in visits["sub-03_ses-1"].problems[0].message
+
+
+def test_what_the_filter_file_leaves_out_is_named(tmp_path):
+    root = make_skeleton(tmp_path / "raw", ["sub-01_run-1_T1w", "sub-01_run-2_T1w", "sub-01_FLAIR"])
+    filter_file = tmp_path / "filter.json"
+    filter_file.write_text(json.dumps({"t1w": {"run": 1}, "flair": {"acq": "3d"}}))
+    study = indexed(root, bids_filter_file=filter_file)
+    assert [item.path.name for item in study.unused] == ["sub-01_FLAIR.nii.gz", "sub-01_run-2_T1w.nii.gz"]
+    assert {item.reason for item in study.unused} == {Reason.FILTERED}
+    assert "left out by the filter file" in study.visits[0].problems[0].message
+
+
+@pytest.mark.parametrize("pattern", ["sub-01_flair.nii.gz", "sub-01_acq-FLAIR_T2w.nii.gz", "sub-01_FLAIR.mgz"])
+def test_a_flair_that_is_not_used_is_told_of_its_visit(tmp_path, pattern):
+    root = make_empty(make_skeleton(tmp_path / "raw", ["sub-01_T1w"]), f"sub-01/anat/{pattern}")
+    [visit] = indexed(root).visits
+    assert (codes(visit), visit.usable) == (["no-flair"], True)
+    assert pattern in visit.problems[0].message
+
+
+def test_half_a_head_is_not_measured_as_a_whole(tmp_path):
+    root = make_skeleton(tmp_path / "raw", ["sub-01_chunk-1_T1w", "sub-01_chunk-2_T1w", "sub-02_T1w"])
+    first, second = indexed(root).visits
+    assert (first.usable, second.usable) == (False, True)
+    assert "chunk-" in first.problems[0].message
+
+
+@pytest.mark.parametrize(
+    ("scans", "chosen", "told"),
+    [
+        (["space-MNI152NLin6Asym_desc-preproc_T1w", "desc-preproc_T1w"], 1, ["several-t1w", "processed-scan"]),
+        (["space-MNI152NLin2009cAsym_T1w", "T1w"], 1, ["several-t1w"]),
+        (["desc-preproc_T1w", "T1w"], 1, ["several-t1w"]),
+        (["space-orig_desc-brain_T1w", "space-MNI152NLin6Asym_T1w"], 0, ["several-t1w", "processed-scan"]),
+        (["space-MNI152NLin2009aSym_T1w"], 0, ["standard-space"]),
+    ],
+)
+def test_a_scan_comes_before_its_copies_and_a_native_copy_before_the_others(tmp_path, scans, chosen, told):
+    fine = {f"sub-01_{scan}": (0.7, 0.7, 0.7) for scan in scans if "space-" in scan}
+    [visit] = indexed(make_skeleton(tmp_path / "raw", [f"sub-01_{scan}" for scan in scans], fine)).visits
+    assert scan_names(visit)[0] == f"sub-01_{scans[chosen]}"
+    assert (codes(visit), visit.usable) == (told, True)
+
+
+def test_the_pseudohealthy_image_is_never_a_scan(tmp_path):
+    scans = ["sub-01_space-T1w_desc-pseudohealthy_T1w", "sub-01_desc-pseudohealthy_FLAIR"]
+    root = make_skeleton(tmp_path / "raw", [*scans, "sub-02_T1w", f"{scans[0].replace('01', '02')}"])
+    first, second = indexed(root).visits
+    assert (first.reference, codes(first)) == (None, ["no-t1w"])
+    assert (scan_names(second), codes(second)) == (("sub-02_T1w", None), [])
+
+
+def test_nothing_that_this_app_wrote_is_a_scan(tmp_path):
+    root = make_skeleton(tmp_path / "raw", ["sub-01_desc-preproc_T1w", "sub-02_space-MNI152NLin2009aSym_res-1_T1w"])
+    description = {"Name": "Out", "BIDSVersion": "1.9.0", "GeneratedBy": [{"Name": "afterstroke"}]}
+    (root / "dataset_description.json").write_text(json.dumps(description))
+    study = indexed(root)
+    assert [visit.reference for visit in study.visits] == [None, None]
+    assert {item.reason for item in study.unused} == {Reason.OWN}
+    error = nothing_to_process(study, Settings(out_dir=tmp_path / "out", bids_dir=root))
+    assert (error.exit_code, "Give the raw dataset" in error.hint) == (ExitCode.NO_INPUT, True)
+
+
+@pytest.mark.parametrize(
+    ("more", "told", "not_told"),
+    [
+        ({}, "eeg, func", "Check the"),
+        ({"participants": ("01",)}, "Check the labels.", "filter"),
+    ],
+)
+def test_only_what_was_given_is_to_be_checked(tmp_path, more, told, not_told):
+    root = make_empty(make_skeleton(tmp_path / "raw", []), "sub-01/func/sub-01_task-x_bold.nii.gz", "sub-01/eeg/a.edf")
+    settings = Settings(out_dir=tmp_path / "out", bids_dir=root, **more)
+    hint = nothing_to_process(index(settings), settings).hint
+    assert told in hint
+    assert not_told not in hint
+
+
+def test_labels_that_were_meant_are_told(tmp_path):
+    root = make_empty(make_skeleton(tmp_path / "raw", ["sub-01_T1w", "sub-AB_T1w"]), "sub-B_C/anat/sub-B_C_T1w.nii.gz")
+    with pytest.raises(NoInputError, match=r"has no sub-1, sub-ab\. Did you mean 01, AB\?"):
+        indexed(root, participants=("1", "ab"))
+    with pytest.raises(NoInputError, match=r"ses-1 is no session .* there are 01\..*Did you mean 01\?"):
+        indexed(make_skeleton(tmp_path / "sessions", ["sub-01_ses-01_T1w"]), sessions=("1",))
+    with pytest.raises(NoInputError, match=r"letters and digits only; rename it to sub-BC"):
+        indexed(root, participants=("B_C",))
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (["Sub-01/anat/Sub-01_T1w.nii.gz"], "in lower case; rename it to sub-01"),
+        (["rawdata/dataset_description.json", "rawdata/sub-01/anat/sub-01_T1w.nii.gz"], "There are some in .*rawdata"),
+        (["derivatives/ATLAS/dataset_description.json"], "There are some in .*ATLAS"),
+        (["patient/series/IM1.dcm"], "dcm2niix"),
+        ([], "A BIDS dataset has a folder"),
+    ],
+)
+def test_a_dataset_without_participants_says_what_it_has_instead(tmp_path, files, told):
+    root = make_empty(make_skeleton(tmp_path / "raw", []), *files)
+    with pytest.raises(NoInputError, match=f"no participant.*{told}"):
+        indexed(root)
+
+
+def test_masks_beside_the_scans_are_named_unless_the_dataset_is_given_for_reuse(tmp_path):
+    root = make_skeleton(tmp_path / "raw", ["sub-01_T1w"])
+    make_empty(root, "sub-01/anat/sub-01_label-lesion_roi.nii.gz")
+    assert [item.reason for item in indexed(root).unused] == [Reason.MASK]
+    assert indexed(root, derivatives={"own": root}).unused == ()
+
+
+def test_an_empty_participant_of_a_datalad_dataset_is_to_be_got(tmp_path):
+    root = make_skeleton(tmp_path / "raw", ["sub-01_T1w"])
+    (root / "sub-02").mkdir()
+    [item] = indexed(root).unused
+    assert (item.reason, item.advice) == (Reason.EMPTY, f"if so, run: datalad get {root / 'sub-02'}")
+    (root / ".gitmodules").write_text('[submodule "sub-02"]')
+    assert indexed(root).unused[0].advice == f"run: datalad get {root / 'sub-02'}"
+
+
+def test_a_link_in_a_circle_is_told_of_its_visit(tmp_path):
+    root = make_skeleton(tmp_path / "raw", ["sub-01_T1w", "sub-02_T1w"])
+    (root / "sub-03").symlink_to("sub-03")
+    (root / "sub-02" / "anat" / "sub-02_run-2_T1w.nii.gz").symlink_to("sub-02_run-2_T1w.nii.gz")
+    study = indexed(root)
+    assert [str(item.path) for item in study.unused] == ["sub-03"]
+    assert labels(study) == ["sub-01", "sub-02"]
+
+
+def test_names_that_no_terminal_can_show(tmp_path):
+    root = make_skeleton(tmp_path / "raw", ["sub-01_T1w"])
+    Path(os.fsdecode(os.fsencode(root) + b"/sub-\xfc1/anat")).mkdir(parents=True)
+    settings = Settings(out_dir=tmp_path / "out", bids_dir=root)
+    text = render(index(settings), settings, {})
+    assert "sub-\\udcfc1: the label" in text
+    text.encode("utf-8")
+
+
+def test_sessions_of_a_table_without_a_folder_are_named(tmp_path):
+    root = make_skeleton(tmp_path / "raw", ["sub-01_ses-1_T1w"])
+    (root / "sub-01" / "sub-01_sessions.tsv").write_text("session_id\tage\nses-1\t50\nses-2\t51\n")
+    [item] = indexed(root).unused
+    assert item.sentence == "a table with sessions that have no folder: ses-2"
+
+
+def test_a_link_to_nowhere_says_what_to_bind(tmp_path):
+    root = make_skeleton(tmp_path / "raw", ["sub-01_T1w"])
+    scan = anat(root, "sub-01_T1w") / "sub-01_T1w.nii.gz"
+    scan.unlink()
+    scan.symlink_to(tmp_path / "elsewhere" / "scan.nii.gz")
+    (root / "sub-02").symlink_to(tmp_path / "elsewhere" / "sub-02")
+    study = indexed(root)
+    [problem] = study.visits[0].problems
+    assert (problem.code, problem.severity) == ("dangling-link", Severity.ERROR)
+    assert f"bind {tmp_path / 'elsewhere'}" in problem.message
+    assert [(item.reason, item.advice) for item in study.unused] == [
+        (Reason.DANGLING, f"bind {tmp_path / 'elsewhere' / 'sub-02'}")
+    ]

@@ -210,16 +210,3 @@ def test_the_space_of_a_scan_that_lies_in_a_standard_space_is_its_own(tmp_path):
     found, problems = reuse(tmp_path, f"sub-01_ses-1_{space}_T1w", sessions=("1",))
     assert found.lesion_mask is not None and problems == ()
     assert reuse(tmp_path, "sub-01_ses-1_T1w", sessions=("1",))[0].lesion_mask is None
-
-
-def test_a_mask_beside_the_raw_scan_is_named(tmp_path):
-    """Where fMRIPrep looks for it."""
-    names = ("sub-01_T1w.nii.gz", "sub-01_T1w_label-lesion_roi.nii.gz")
-    raw = make_empty(tmp_path / "raw", *(f"sub-01/anat/{name}" for name in names))
-    reference = scan_of("sub-01_T1w", raw / "sub-01" / "anat")
-    found, problems = find_reuse("01", None, reference, {})
-    problem = one_problem(problems)
-    assert found.lesion_mask is None and problem.severity is Severity.WARNING
-    assert "beside the raw scan" in problem.message and "--derivatives" in problem.message
-    found, problems = find_reuse("01", None, reference, {"raw2": raw})
-    assert found.lesion_mask is not None and problems == ()

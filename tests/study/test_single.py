@@ -139,3 +139,50 @@ def test_description_is_never_half_written(tmp_path, monkeypatch):
     make_case(Case(write_scan(tmp_path / "b.nii")), tmp_path / "out")
     assert seen == [whole]
     assert sorted(path.name for path in root.iterdir()) == [description.name, "sub-a", "sub-b"]
+
+
+def test_a_folder_is_told_with_what_is_in_it(tmp_path):
+    for name in ("dicom/series", "nifti", "empty", "bids"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "dicom/series/IM1").write_bytes(bytes(128) + b"DICM")
+    write_scan(tmp_path / "nifti" / "t1.nii.gz")
+    (tmp_path / "bids" / "dataset_description.json").write_text("{}")
+    for name, told in (
+        ("dicom", "folder of DICOM.*dcm2niix"),
+        ("nifti", r"Give the scan in it, as .*t1\.nii\.gz"),
+        ("empty", "no NIfTI file.*dcm2niix"),
+        ("bids", "is a BIDS dataset.*participant"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            check_case(Case(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("a.dcm", "dcm2niix"), ("IM1", "dcm2niix"), ("a.mgz", "mri_convert"), ("a.mha", "Slicer"), ("a.zip", "unpack")],
+)
+def test_other_formats_are_told_with_what_converts_them(tmp_path, name, told):
+    (tmp_path / name).write_bytes(bytes(128) + b"DICM" if name.startswith("IM") else b"x")
+    with pytest.raises(UsageError, match=rf"{name} is no NIfTI.*{told}"):
+        check_case(Case(tmp_path / name))
+
+
+def test_extension_in_capitals_is_read(tmp_path):
+    scan = write_scan(tmp_path / "head.nii.gz").rename(tmp_path / "HEAD.NII.GZ")
+    case = Case(scan)
+    check_case(case)
+    [visit] = indexed(case, tmp_path)
+    assert (visit.label, visit.t1w.path.name) == ("sub-HEAD", "sub-HEAD_T1w.nii.gz")
+
+
+def test_an_output_folder_that_is_a_scan_was_forgotten(tmp_path):
+    t1w, flair = write_scan(tmp_path / "t1.nii.gz"), write_scan(tmp_path / "flair.nii")
+    with pytest.raises(UsageError, match="the output folder is missing"):
+        check_case(Case(t1w), flair)
+    check_case(Case(t1w, flair), tmp_path / "out")
+
+
+def test_a_link_to_nowhere_says_what_to_bind(tmp_path):
+    (tmp_path / "t1.nii.gz").symlink_to(tmp_path / "far" / "t1.nii.gz")
+    with pytest.raises(NoInputError, match=rf"link to .*bind {tmp_path / 'far'}"):
+        check_case(Case(tmp_path / "t1.nii.gz"))

@@ -11,11 +11,11 @@ import pytest
 from bids_app.derivatives.names import ScanName
 from bids_app.derivatives.record import Record, Status, fingerprint, write_record
 from bids_app.derivatives.results import Provenance
-from bids_app.errors import CannotWriteError, ExitCode, VisitError
+from bids_app.errors import BlockedError, CannotWriteError, ExitCode, VisitError
 from bids_app.settings import Settings
 from bids_app.study.models import Scan, Visit
 from bids_app.workflow.job import Job, input_checksums, leave_error, status_of_visit
-from bids_app.workflow.worker import sentence_of
+from bids_app.workflow.worker import process, sentence_of
 
 
 @pytest.fixture
@@ -87,3 +87,16 @@ def test_an_unforeseen_error_becomes_a_sentence_and_a_crash_file(job: Job):
 def test_leave_error_keeps_other_errors_as_failures_of_the_visit(job: Job):
     leave_error(job, MemoryError("too big"))
     assert json.loads(job.error_file.read_text())["code"] == ExitCode.VISIT_FAILED
+
+
+def test_a_step_that_cannot_write_beside_a_file_in_its_way_fails_its_visit_only(job: Job):
+    leave_error(job, BlockedError("a is in the way.", "Rename it."))
+    assert sentence_of(job, RuntimeError("of nipype")) == ("a is in the way. Rename it.", ExitCode.VISIT_FAILED)
+
+
+def test_a_failure_that_cannot_be_recorded_is_a_failure_all_the_same(job: Job):
+    job.settings.out_dir.mkdir(parents=True, exist_ok=True)
+    (job.settings.out_dir / "sub-01").write_text("a file")
+    outcome = process(job)
+    assert outcome.code is ExitCode.VISIT_FAILED
+    assert "sub-01 is in the way" in outcome.error

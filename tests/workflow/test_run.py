@@ -12,9 +12,10 @@ import pytest
 from bids_app.derivatives import names
 from bids_app.derivatives.names import ScanName
 from bids_app.derivatives.record import Record, read_record, write_record
-from bids_app.errors import AppError, ExitCode, UnavailableError, VisitError
+from bids_app.errors import AppError, CannotWriteError, ExitCode, UnavailableError, VisitError
 from bids_app.settings import Settings
 from bids_app.study.models import Problem, Reuse, Scan, Severity, Study, Visit
+from bids_app.study.participants import read_participants
 from bids_app.workflow import run
 from bids_app.workflow.job import Job
 from bids_app.workflow.worker import Outcome, Tools
@@ -74,7 +75,7 @@ def study(tmp_path: Path) -> Study:
         visits.append(Visit(label, None, Scan(path, ScanName.parse(path.name), "T1w"), None))
     (root / "dataset_description.json").write_text('{"Name": "Cohort"}')
     (root / "participants.tsv").write_text("participant_id\tage\nsub-01\t60\n")
-    return Study(root, "Cohort", ("01", "02", "03"), tuple(visits))
+    return Study(root, "Cohort", ("01", "02", "03"), tuple(visits), table=read_participants(root))
 
 
 @pytest.fixture
@@ -96,7 +97,7 @@ def test_all_visits_are_processed_once(settings: Settings, study: Study):
     FakePool.seen.clear()
     assert run.run_participants(settings, study, say=said.append) is ExitCode.OK
     assert FakePool.seen == []
-    assert "3 of 3 visits are done already and unchanged." in said
+    assert "All 3 visits are done already and unchanged." in said
 
 
 def test_models_by_relative_paths_are_found_from_wherever_a_step_runs(settings: Settings, study: Study, monkeypatch):
@@ -321,3 +322,32 @@ def test_out_of_another_pipeline_is_refused(settings: Settings, study: Study):
     with pytest.raises(AppError, match="derivatives of fMRIPrep") as caught:
         run.run_participants(settings, study, say=str)
     assert caught.value.exit_code is ExitCode.CANNOT_WRITE
+
+
+@pytest.mark.parametrize("place", ["sub-01", "sub-01/anat", "sub-01/log"])
+def test_a_file_in_the_way_of_a_visit_fails_that_visit_and_the_plan_says_so(settings: Settings, study: Study, place):
+    path = settings.out_dir / place
+    path.parent.mkdir(parents=True)
+    path.touch()
+    status = run.visit_status(settings, study)
+    assert status["sub-01"].startswith(f"cannot be processed: {path} is in the way")
+    assert status["sub-02"] == "to do"
+    said: list[str] = []
+    assert run.run_participants(settings, study, say=said.append) is ExitCode.VISIT_FAILED
+    assert FakePool.seen == ["sub-02", "sub-03"]
+    assert any(line.startswith("[3/3] sub-01: FAILED") and f"{path} is in the way" in line for line in said)
+    assert path.is_file()
+
+
+def test_the_only_visit_is_not_one_of_one(settings: Settings, study: Study):
+    one, said = replace(study, visits=study.visits[:1]), []
+    run.run_participants(settings, one, say=said.append)
+    run.run_participants(settings, one, say=said.append)
+    assert "The only visit is done already and unchanged." in said
+
+
+def test_the_dry_run_knows_an_output_folder_of_another_pipeline(settings: Settings):
+    settings.out_dir.mkdir()
+    (settings.out_dir / "dataset_description.json").write_text('{"GeneratedBy": [{"Name": "fMRIPrep"}]}')
+    with pytest.raises(CannotWriteError, match="derivatives of fMRIPrep"):
+        run.check_run(settings)

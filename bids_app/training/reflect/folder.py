@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from bids_app.anomaly.velocity import Velocity
 from bids_app.derivatives.write import atomic, write_json
 from bids_app.errors import ConfigError, VisitError
 from bids_app.networks.device import Device
+from bids_app.text import read_json
 from bids_app.wording import counted
 
 Item = TypeVar("Item")
@@ -231,5 +231,5 @@ def _anomalies(model: AnomalyModel, grey: np.ndarray) -> np.ndarray:
 def add_to_card(folder: Path, content: Mapping[str, Any]) -> None:
     """Set some keys of a model's card; one is begun where there is none (models of REFLECT's authors)."""
     path = folder / CARD
-    card = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"name": folder.name}
+    card = read_json(path) if path.is_file() else {"name": folder.name}
     write_json(path, card | dict(content))
