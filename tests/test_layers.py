@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 #: Lowest first. A room is the first component below ``bids_app``; ``derivatives.names`` lies below its room.
 LAYERS = (
     {"errors", "data", "wording"},
-    {"settings", "images", "environment"},
+    {"settings", "images", "environment", "process"},
     {"derivatives.names"},
     {"networks", "measures", "study"},
     {"preprocessing", "lesion", "anomaly"},

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from bids_app.derivatives.record import Record, read_record
-from bids_app.environment import thread_variables
+from bids_app.environment import check_semaphores, thread_variables
 from bids_app.errors import ConfigError
 from bids_app.settings import Settings
 from bids_app.workflow import worker
-from bids_app.workflow.job import Job, left_error
-from bids_app.workflow.worker import Outcome
+from bids_app.workflow.job import Job, alone, finished_by_another, left_error
+from bids_app.workflow.worker import News, Outcome, Tell
 
+_WITH_SEMAPHORES = ("MultiProc", "LegacyMultiProc")
 POLL_SECONDS = 0.05  # nipype's own default of two seconds costs more than most steps
 
 
@@ -60,16 +63,42 @@ def _check_plugin(path: Path, name: str) -> None:
         )
 
 
-def process_with_plugin(jobs: Sequence[Job], settings: Settings) -> Iterator[Outcome]:
-    """Process the visits with the plugin of `settings`; outcomes come when all have ended."""
+def process_with_plugin(jobs: Sequence[Job], settings: Settings, heard: Tell) -> Iterator[Outcome]:
+    """Process the visits with the plugin of `settings`; outcomes come when all have ended.
+
+    Parameters
+    ----------
+    heard : callable
+        Called with the news that a visit has to wait for another run.
+    """
     plugin = read_plugin(settings.plugin_file)
-    started = time.time()
+    if plugin["plugin"] in _WITH_SEMAPHORES:
+        check_semaphores(f"The plugin {plugin['plugin']}")
+    started = time.monotonic()
+    with ExitStack() as held:
+        for job in jobs:  # every run takes them in this order, so that no two wait for each other
+            held.enter_context(alone(job, lambda sentence, job=job: heard(News(job.visit.label, sentence=sentence))))
+        own = []
+        for job in jobs:
+            if record := finished_by_another(job):
+                yield worker.finished(job, record, time.monotonic() - started)
+            else:
+                own.append(job)
+        if own:
+            yield from _process(own, settings, plugin, started)
+
+
+def _process(jobs: Sequence[Job], settings: Settings, plugin: Mapping[str, Any], started: float) -> Iterator[Outcome]:
+    """Run one graph of all visits, and find out from their records how each ended."""
     failure: Exception | None = None
     try:
         _joined_workflow(jobs, settings).run(**plugin)
     except Exception as error:  # nipype raises when any node failed; which visits did is read from their records
         failure = error
-    seconds = time.time() - started
+    except BaseException:  # Ctrl-C, or a signal that its processes have not heard
+        _end_processes()
+        raise
+    seconds = time.monotonic() - started
     ended = [(job, _record_of_this_run(job)) for job in jobs]
     left = [job for job, record in ended if record is None]
     if settings.stop_on_first_crash:
@@ -81,6 +110,12 @@ def process_with_plugin(jobs: Sequence[Job], settings: Settings) -> Iterator[Out
             yield Outcome(job.visit.label, seconds, record.summary)
     for job in left:
         yield worker.failed(job, failure or RuntimeError("the visit was not run"), seconds)
+
+
+def _end_processes() -> None:
+    """End what the plugin has started on this machine; jobs that it has submitted are the queue's."""
+    for process in multiprocessing.active_children():
+        process.kill()
 
 
 def _joined_workflow(jobs: Sequence[Job], settings: Settings) -> Any:

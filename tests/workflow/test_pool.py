@@ -20,10 +20,10 @@ from bids_app.settings import Settings
 from bids_app.study.models import Scan, Visit
 from bids_app.workflow import pool, worker
 from bids_app.workflow.job import Job
-from bids_app.workflow.worker import Outcome, Tools
+from bids_app.workflow.worker import News, Outcome, Tools
 
 
-def start(settings: Settings, model_folder: Path) -> Tools:
+def start(settings: Settings, model_folder: Path, tell) -> Tools:
     if model_folder.name == "killer":
         os._exit(9)
     if not model_folder.name.startswith("model"):
@@ -31,7 +31,8 @@ def start(settings: Settings, model_folder: Path) -> Tools:
     return Tools("cpu", "CPU")
 
 
-def process(job: Job) -> Outcome:
+def process(job: Job, tell) -> Outcome:
+    tell(News(job.visit.label, "prepare"))
     if job.visit.subject.startswith("bad"):
         os._exit(9)  # as a worker that is killed for memory
     if job.visit.subject.startswith("slow"):
@@ -60,7 +61,7 @@ def jobs(settings: Settings, *subjects: str) -> list[Job]:
 
 def test_one_worker_processes_all_visits(settings: Settings):
     with pool.WorkerPool(settings, 1, Path("model")) as workers:
-        outcomes = list(workers.process(jobs(settings, "1", "2", "3")))
+        outcomes = list(workers.process(jobs(settings, "1", "2", "3"), str))
     assert {outcome.label for outcome in outcomes} == {"sub-1", "sub-2", "sub-3"}
     assert len({outcome.summary["pid"] for outcome in outcomes}) == 1
     assert {outcome.summary["threads"] for outcome in outcomes} == {"2"}
@@ -68,7 +69,7 @@ def test_one_worker_processes_all_visits(settings: Settings):
 
 def test_a_dying_worker_takes_its_own_visit_alone(settings: Settings):
     with pool.WorkerPool(settings, 1, Path("model")) as workers:
-        outcomes = {outcome.label: outcome for outcome in workers.process(jobs(settings, "1", "bad", "2"))}
+        outcomes = {outcome.label: outcome for outcome in workers.process(jobs(settings, "1", "bad", "2"), str)}
     assert outcomes["sub-1"].done
     assert outcomes["sub-2"].done
     assert outcomes["sub-bad"].code is ExitCode.VISIT_FAILED
@@ -78,7 +79,8 @@ def test_a_dying_worker_takes_its_own_visit_alone(settings: Settings):
 
 def test_only_visits_in_work_are_isolated_when_a_worker_dies(settings: Settings):
     with pool.WorkerPool(settings, 1, Path("model")) as workers:
-        outcomes = {outcome.label: outcome for outcome in workers.process(jobs(settings, "1", "bad", "2", "3", "4"))}
+        todo = jobs(settings, "1", "bad", "2", "3", "4")
+        outcomes = {outcome.label: outcome for outcome in workers.process(todo, str)}
     assert len(outcomes) == 5
     after = {outcomes[label].summary["pid"] for label in ("sub-2", "sub-3", "sub-4")}
     assert len(after) == 1, "a worker of its own for every visit that was not even begun"
@@ -86,7 +88,7 @@ def test_only_visits_in_work_are_isolated_when_a_worker_dies(settings: Settings)
 
 def test_several_dying_workers_end_no_run(settings: Settings):
     with pool.WorkerPool(settings, 2, Path("model")) as workers:
-        outcomes = list(workers.process(jobs(settings, "bad1", "1", "bad2", "2", "bad3")))
+        outcomes = list(workers.process(jobs(settings, "bad1", "1", "bad2", "2", "bad3"), str))
     assert sorted(outcome.label for outcome in outcomes if outcome.done) == ["sub-1", "sub-2"]
     assert sorted(outcome.label for outcome in outcomes if not outcome.done) == ["sub-bad1", "sub-bad2", "sub-bad3"]
 
@@ -97,7 +99,7 @@ def test_an_idle_worker_that_dies_costs_nothing(settings: Settings):
         idle.kill()
         idle.join()
         time.sleep(0.5)
-        assert all(outcome.done for outcome in workers.process(jobs(settings, "1", "2")))
+        assert all(outcome.done for outcome in workers.process(jobs(settings, "1", "2"), str))
 
 
 def test_a_worker_that_dies_while_it_starts_is_told_in_a_sentence(settings: Settings):
@@ -114,7 +116,7 @@ settings = here.Settings(out_dir=Path("out"), work_dir=Path(sys.argv[1]), nprocs
 if __name__ == "__main__":
     try:
         with here.pool.WorkerPool(settings, 2, Path("model")) as workers:
-            for outcome in workers.process(here.jobs(settings, "slow", "1")):
+            for outcome in workers.process(here.jobs(settings, "slow", "1"), str):
                 Path(sys.argv[1], "idle").touch()  # one worker has nothing to do any more
     except KeyboardInterrupt:
         sys.exit(130)

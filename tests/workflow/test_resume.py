@@ -78,7 +78,10 @@ def make_job(folder: Path, subject: str) -> Job:
 
 
 def process(way: str, job: Job) -> Outcome:
-    return worker.process(job) if way == "worker" else next(process_with_plugin([job], job.settings))
+    if way == "worker":
+        return worker.process(job, str)
+    [outcome] = process_with_plugin([job], job.settings, str)
+    return outcome
 
 
 def mask_of(job: Job) -> Path:
@@ -153,7 +156,7 @@ def test_every_visit_of_a_plugin_has_its_own_end_and_crash_folder(tmp_path: Path
         return step(job, folder)
 
     monkeypatch.setattr(stages, "prepare", fails_for_one)
-    good, bad = process_with_plugin([first, second], first.settings)
+    good, bad = process_with_plugin([first, second], first.settings, str)
     assert good.done, good.error
     assert (bad.error, bad.code) == ("ValueError: a broken scan", ExitCode.VISIT_FAILED)
     assert list(first.log_folder.glob("crash-*prepare*.txt"))
@@ -172,7 +175,7 @@ def test_the_first_failure_of_a_plugin_ends_the_run_and_blames_no_other_visit(tm
 
     monkeypatch.setattr(cluster, "_joined_workflow", lambda *_: Stopped())
     settings = replace(idle.settings, stop_on_first_crash=True)
-    outcomes = list(process_with_plugin([idle, bad], settings))
+    outcomes = list(process_with_plugin([idle, bad], settings, str))
     assert [(outcome.label, outcome.error) for outcome in outcomes] == [("sub-02_ses-1", "ValueError: a broken scan")]
     assert read_record(settings.out_dir, "01", "1") is None
 

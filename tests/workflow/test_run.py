@@ -38,7 +38,7 @@ class FakePool:
     def __exit__(self, *_):
         return None
 
-    def process(self, jobs):
+    def process(self, jobs, heard):
         for job in jobs:
             self.seen.append(job.visit.label)
             if job.visit.label in self.fails:
@@ -96,13 +96,13 @@ def test_all_visits_are_processed_once(settings: Settings, study: Study):
     FakePool.seen.clear()
     assert run.run_participants(settings, study, say=said.append) is ExitCode.OK
     assert FakePool.seen == []
-    assert "3 of 3 visits are done already and unchanged." in said
+    assert "Done already, and unchanged: all 3 visits." in said
 
 
 def test_models_by_relative_paths_are_found_from_wherever_a_step_runs(settings: Settings, study: Study, monkeypatch):
     """nipype changes into the folder of each step."""
     jobs = []
-    monkeypatch.setattr(FakePool, "process", lambda _, asked: jobs.extend(asked) or ())
+    monkeypatch.setattr(FakePool, "process", lambda _, asked, heard: jobs.extend(asked) or ())
     folder = write_anomaly_model(settings.work_dir / "model")
     monkeypatch.chdir(settings.work_dir)
     run.run_participants(replace(settings, anomaly_model="model"), study, say=str)
@@ -138,7 +138,8 @@ def test_a_failed_visit_takes_no_other_with_it(settings: Settings, study: Study)
     assert run.run_participants(settings, study, say=said.append) is ExitCode.VISIT_FAILED
     assert FakePool.seen == ["sub-01", "sub-02", "sub-03"]
     assert any("sub-01: FAILED after 1 s. The file is broken." in line for line in said)
-    assert "1 of 3 visits failed" in said[-1]
+    assert any(line.startswith("Done: 2 of 3 visits, in ") for line in said)
+    assert any(line.startswith("Failed: 1 of 3 visits (sub-01).") for line in said)
 
 
 def test_stop_on_first_crash(settings: Settings, study: Study):
@@ -304,7 +305,7 @@ def test_lesions_of_visits_that_are_done_are_exported_too(settings: Settings, st
             raise VisitError("sub-03 cannot be read.")
         exported.append((mask, folder))
 
-    monkeypatch.setattr(run, "export_lesion_roi", export)
+    monkeypatch.setattr("bids_app.workflow.export.export_lesion_roi", export)
     run.run_participants(settings, replace(study, visits=study.visits[:2]), say=str)
     with_export = replace(settings, export_lesion_roi=tmp_path / "roi")
     assert run.run_participants(with_export, replace(study, visits=study.visits[:2]), say=str) is ExitCode.OK
