@@ -159,7 +159,7 @@ def test_visits_in_work_are_let_finish_where_the_first_failure_is_the_end(settin
 
 def test_an_error_that_cannot_be_sent_comes_as_text(settings: Settings):
     with (
-        pytest.raises(RuntimeError, match="Unsendable: .*a bug"),
+        pytest.raises(RuntimeError, match=r"Unsendable: .*a bug"),
         pool.WorkerPool(settings, 1, Path("model")) as workers,
     ):
         list(workers.process(jobs(settings, "bug"), str))
