@@ -25,6 +25,9 @@ SILENCE = {
     "PYTHONNOUSERSITE": "1",
 }
 
+#: No processes beside those of the App: without /dev/shm, joblib would warn that it can have none.
+ALONE = {"JOBLIB_MULTIPROCESSING": "0"}
+
 #: Threads that wait for others sleep: where CPUs are shared, the others get there sooner.
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}
 
@@ -66,7 +69,7 @@ def quiet_libraries(work_dir: Path) -> None:
     for name in (*_THREAD_VARIABLES, "NUMEXPR_MAX_THREADS"):
         _put_right_threads(name)
     os.environ.setdefault("TEMPLATEFLOW_HOME", str(user_cache() / "templateflow"))
-    for name, value in WAITING.items():
+    for name, value in (WAITING | ALONE).items():
         os.environ.setdefault(name, value)
     for name, folder in CACHES.items():
         os.environ.setdefault(name, str(work_dir / "cache" / folder))

@@ -89,9 +89,8 @@ def render(
         lines += ["", *_visit(visit, states[visit.label])]
         if foreseen and _is_to_do(states[visit.label]):
             lines += _written(visit, expected_files(visit, settings, foreseen))
-    if foreseen:
-        lines += ["", _estimate_in_words(states, settings)]
-    return "\n".join([*lines, "", _summary(study, settings, states)])
+    end = [_estimate_in_words(states, settings)] if foreseen else []
+    return "\n".join([*lines, "", *end, _summary(study, settings, states)])
 
 
 def render_short(
@@ -188,15 +187,18 @@ def _is_to_do(state: str) -> bool:
 
 
 def _written(visit: Visit, files: Iterable[PurePosixPath]) -> Iterator[str]:
-    """The files that would be written for a visit, by folder, without what their names have in common."""
-    by_folder: dict[PurePosixPath, list[str]] = {}
-    for file in files:
-        by_folder.setdefault(file.parent, []).append(file.name.removeprefix(f"{visit.label}_"))
-    for number, (folder, found) in enumerate(by_folder.items()):
-        word = "" if number else "writes"
-        yield f"  {word:<8} {folder}/ ({visit.label}_...):"
-        yield from textwrap.wrap(", ".join(found), 110, initial_indent=" " * 13, subsequent_indent=" " * 13,
-                                 break_long_words=False, break_on_hyphens=False)  # fmt: skip
+    """The images, tables and transforms that would be written for a visit, without what their names have in common.
+
+    Sidecars and what belongs to its participant are told in the formats for programs only.
+    """
+    folder = names.visit_folder(visit.subject, visit.session) / "anat"
+    start = f"{visit.label}_"
+    found = [file.name.removeprefix(start) for file in files if file.parent == folder and file.suffix != ".json"]
+    yield f"  writes   {counted(len(found), 'file')} {folder / start}..., images and tables with a sidecar each:"
+    indent = " " * 13
+    yield from textwrap.wrap(
+        ", ".join(found), 118, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+    )
 
 
 def _estimate_in_words(states: Mapping[str, str], settings: Settings) -> str:

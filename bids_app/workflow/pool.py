@@ -156,13 +156,12 @@ class WorkerPool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_) -> None:
-        helpers = (*self._idle, *self._running)
         try:
             if kind in (None, GeneratorExit):  # visits in work are let finish
-                for helper in helpers:
+                for helper in self._running:
                     helper.end()
         finally:
-            for helper in helpers:
+            for helper in (*self._idle, *self._running):
                 helper.kill()
 
     def process(self, jobs: Sequence[Job], heard: Callable[[News], None]) -> Iterator[Outcome]:
@@ -212,7 +211,7 @@ class WorkerPool:
     def _process_alone(self, job: Job, heard: Callable[[News], None]) -> Outcome:
         """Process a visit whose worker has died, when no other is in work."""
         for helper in self._idle:
-            helper.end()  # they keep networks in memory
+            helper.kill()  # they keep networks in memory
         self._idle.clear()
         self._hand_over(job)
         [helper] = self._running
