@@ -197,7 +197,7 @@ def test_a_dry_run_names_the_files_and_estimates_time_and_space(study: Study, se
     assert whole == [file for file in files if file.parent.name == "anat" and file.suffix != ".json"]
     assert "writes" not in plan["sub-02_ses-1"] + plan["sub-01_ses-2"], "done, and not to be done"
     assert text.splitlines()[-2:] == [
-        "Estimate: about 60 s on 8 CPUs (less with a GPU); 240 MB in the output folder, "
+        "Estimate: about 59 s on 8 CPUs (less with a GPU); 240 MB in the output folder, "
         "at most 300 MB in the work folder.",
         "4 visits: 2 to do, 1 cannot be processed, 1 done. At least 19 images to write.",
     ]
