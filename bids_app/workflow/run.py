@@ -308,7 +308,8 @@ def describe(outcome: Outcome) -> str:
     count, volume = row["lesion_count"], row["lesion_volume_ml"]
     lesions = f"{counted(count, 'lesion')}, {volume:.2f} mL" if count else "no lesion"
     doubts = f" (look at: {row['problems']})" if row.get("problems") else ""
-    return f"done in {outcome.seconds:.0f} s, {lesions}{doubts}"
+    how = "by another run" if outcome.by_another else f"in {outcome.seconds:.0f} s"
+    return f"done {how}, {lesions}{doubts}"
 
 
 def summary(jobs: Sequence[Job], outcomes: Sequence[Outcome], settings: Settings, seconds: float) -> Iterator[str]:

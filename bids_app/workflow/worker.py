@@ -44,6 +44,8 @@ class Outcome:
         The sentence of a failed one.
     code : ExitCode
         VISIT_FAILED concerns this visit alone; CANNOT_WRITE and UNAVAILABLE end the run.
+    by_another : bool
+        Whether another run has finished the visit, while this one waited for it.
     """
 
     label: str
@@ -51,6 +53,7 @@ class Outcome:
     summary: dict
     error: str = ""
     code: ExitCode = ExitCode.OK
+    by_another: bool = False
 
     @property
     def done(self) -> bool:
@@ -189,7 +192,7 @@ def finished(job: Job, record: Record, seconds: float) -> Outcome:
     """The outcome of a visit that another run has finished meanwhile. Raises as `export_finished`."""
     if job.settings.export_lesion_roi:
         export_finished(job.visit, job.settings)
-    return Outcome(job.visit.label, seconds, record.summary)
+    return Outcome(job.visit.label, seconds, record.summary, by_another=True)
 
 
 def failed(job: Job, error: Exception, seconds: float) -> Outcome:

@@ -209,7 +209,7 @@ def test_a_second_run_waits_for_the_first_and_takes_its_result(
         assert calls == []
         leave_record(job)
     thread.join(10)
-    assert (outcomes[0].done, outcomes[0].summary, calls) == (True, {"lesion_count": 3}, [])
+    assert (outcomes[0].by_another, outcomes[0].summary, calls) == (True, {"lesion_count": 3}, [])
     assert [news.label for news in heard] == [job.visit.label]
     assert f"process {os.getpid()} on " in heard[0].sentence and "run run1" in heard[0].sentence
     assert not list(job.settings.out_dir.rglob("*.lock")) and not list(later.settings.work_dir.rglob(".*.lock"))

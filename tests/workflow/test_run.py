@@ -168,6 +168,10 @@ def test_the_end_of_a_run_says_where_things_are_and_what_to_look_at(settings: Se
     assert said[-1].startswith("Look first at sub-03: sub-03/anat/")
 
 
+def test_what_another_run_has_done_is_said_to_be():
+    assert run.describe(Outcome("sub-01", 7.0, ROW, by_another=True)) == "done by another run, 2 lesions, 12.50 mL"
+
+
 def test_of_one_visit_nobody_says_1_of_1(settings: Settings, study: Study):
     one, said = replace(study, visits=study.visits[:1]), []
     run.run_participants(settings, one, say=said.append)
