@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import multiprocessing.synchronize
 import os
 import re
 import subprocess
@@ -437,6 +438,28 @@ def test_the_log_has_what_ended_the_run(run, raw, levels, tmp_path):
     levels.act = lambda: 1 / 0
     run(*participants())
     assert any("ZeroDivisionError" in text and "Traceback" in text for text in logs(tmp_path))
+
+
+@pytest.mark.parametrize(("options", "shown"), [([], False), (["-v"], True), (["-vv"], True)])
+def test_verbose_says_on_the_screen_what_the_log_has_anyway(raw, tmp_path, options, shown):
+    code = (
+        "import sys, logging; from bids_app import cli; "
+        "cli._run = lambda request, _: cli._start_logging(request.settings.verbosity) "
+        "or logging.getLogger('bids_app.x').info('a step') or logging.getLogger('another').info('chat') or 0; "
+        "sys.exit(cli.main(['raw', 'out', 'participant', *sys.argv[1:]]))"
+    )
+    result = python("-c", code, *options)
+    assert (result.returncode, "INFO bids_app.x: a step" in result.stderr) == (0, shown)
+    assert "chat" not in result.stderr
+
+
+def test_training_says_where_dev_shm_cannot_be_used(run, raw, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(multiprocessing.synchronize.SemLock, "__init__", refuse)
+    command = ["train", "lesion", "--bids", "raw", "--masks", "x", "--out", "models", "--fusion", "late"]
+    fails(run(*command), ExitCode.UNAVAILABLE, "Training needs shared memory", "--ipc=host")
 
 
 def test_runs_do_not_share_a_log_and_the_group_level_has_one(run, raw, levels, tmp_path):
