@@ -97,12 +97,18 @@ def _participants(request: Request, arguments: Sequence[str]) -> ExitCode:
         if not dry_run:
             validate(study, settings)
         # takes seconds: last of the imports
-        from bids_app.workflow.run import anomaly_model_in_words, check_run, foreseen, run_participants, visit_status
+        from bids_app.workflow.run import (
+            anomaly_model_in_words,
+            check_run,
+            model_outputs,
+            run_participants,
+            visit_status,
+        )
 
         if dry_run:  # a real run does it by itself
             check_run(settings)
         status = visit_status(settings, study)
-        files = foreseen(settings) if dry_run else None
+        files = model_outputs(settings) if dry_run else None
         plan = rendered(request.plan_format, study, settings, status, anomaly_model_in_words(settings), files)
         log.say(plan) if log else print(plan, flush=True)
         if not any(visit.t1w or visit.flair for visit in study.visits):

@@ -24,7 +24,7 @@ AGAIN = "to do again"
 
 
 @dataclass(frozen=True)
-class Foreseen:
+class ModelOutputs:
     """What must be known of the models to name all files that a run would write.
 
     Attributes
@@ -45,7 +45,7 @@ def rendered(
     settings: Settings,
     status: Mapping[str, str],
     anomaly_model: str = "",
-    foreseen: Foreseen | None = None,
+    outputs: ModelOutputs | None = None,
 ) -> str:
     """The plan of a run in one of `FORMATS`.
 
@@ -53,10 +53,10 @@ def rendered(
     ----------
     status, anomaly_model
         As for `render`.
-    foreseen : Foreseen or None
+    outputs : ModelOutputs or None
         None does not name the files that would be written.
     """
-    return FORMATS[plan_format](study, settings, status, anomaly_model, foreseen)
+    return FORMATS[plan_format](study, settings, status, anomaly_model, outputs)
 
 
 def render(
@@ -64,7 +64,7 @@ def render(
     settings: Settings,
     status: Mapping[str, str],
     anomaly_model: str = "",
-    foreseen: Foreseen | None = None,
+    outputs: ModelOutputs | None = None,
 ) -> str:
     """The plan of a run.
 
@@ -75,7 +75,7 @@ def render(
         done starts with `UNUSABLE` and a colon.
     anomaly_model : str
         The anomaly model in words; nothing is said of it without.
-    foreseen : Foreseen or None
+    outputs : ModelOutputs or None
         Name the files that would be written, and estimate time and disk space; None does not.
 
     Returns
@@ -87,9 +87,9 @@ def render(
     lines = [f"afterstroke {app_version()}: plan", *_header(study, settings, anomaly_model)]
     for visit in study.visits:
         lines += ["", *_visit(visit, states[visit.label])]
-        if foreseen and _is_to_do(states[visit.label]):
-            lines += _written(visit, expected_files(visit, settings, foreseen))
-    end = [_estimate_in_words(states, settings)] if foreseen else []
+        if outputs and _is_to_do(states[visit.label]):
+            lines += _written(visit, expected_files(visit, settings, outputs))
+    end = [_estimate_in_words(states, settings)] if outputs else []
     return "\n".join([*lines, "", *end, _summary(study, settings, states)])
 
 
@@ -98,7 +98,7 @@ def render_short(
     settings: Settings,
     status: Mapping[str, str],
     anomaly_model: str = "",
-    foreseen: Foreseen | None = None,
+    outputs: ModelOutputs | None = None,
 ) -> str:
     """The plan, a line each visit: its label, its state, its contrasts, the codes of its problems."""
     states = {visit.label: visit_state(visit, settings, status) for visit in study.visits}
@@ -108,7 +108,7 @@ def render_short(
         codes = ",".join(problem.code for problem in visit.problems)
         cells = (f"{visit.label:<{width}}", _in_short(states[visit.label]), "+".join(visit.contrasts), codes)
         lines.append("  ".join(cell for cell in cells if cell))
-    estimated = [_estimate_in_words(states, settings)] if foreseen else []
+    estimated = [_estimate_in_words(states, settings)] if outputs else []
     return "\n".join([*lines, *estimated, _summary(study, settings, states)])
 
 
@@ -117,11 +117,11 @@ def render_tsv(
     settings: Settings,
     status: Mapping[str, str],
     anomaly_model: str = "",
-    foreseen: Foreseen | None = None,
+    outputs: ModelOutputs | None = None,
 ) -> str:
     """The plan as a table, a row each visit; columns are those of `_row`, lists are joined by semicolons."""
-    rows = [_row(visit, settings, status, foreseen) for visit in study.visits]
-    header = "\t".join(_row(Visit("", None, None, None), settings, status, foreseen))
+    rows = [_row(visit, settings, status, outputs) for visit in study.visits]
+    header = "\t".join(_row(Visit("", None, None, None), settings, status, outputs))
     return "\n".join([header, *("\t".join(map(_cell, row.values())) for row in rows)])
 
 
@@ -130,7 +130,7 @@ def render_json(
     settings: Settings,
     status: Mapping[str, str],
     anomaly_model: str = "",
-    foreseen: Foreseen | None = None,
+    outputs: ModelOutputs | None = None,
 ) -> str:
     """The plan as one JSON object: what is used, the visits (as `_row`), the estimate."""
     states = {visit.label: visit_state(visit, settings, status) for visit in study.visits}
@@ -145,7 +145,7 @@ def render_json(
         "Device": settings.device,
         "Spaces": [*_native_spaces(study), *settings.standard_spaces],
         "VisitsSideBySide": settings.workers,
-        "Visits": [_row(visit, settings, status, foreseen) for visit in study.visits],
+        "Visits": [_row(visit, settings, status, outputs) for visit in study.visits],
         "WithoutAnatomy": list(study.without_anatomy),
         "Estimate": {"Seconds": expected.seconds, "OutputMB": expected.output_mb, "WorkMB": expected.work_mb},
     }
@@ -157,12 +157,12 @@ FORMATS = {"text": render, "short": render_short, "tsv": render_tsv, "json": ren
 
 
 def _row(
-    visit: Visit, settings: Settings, status: Mapping[str, str], foreseen: Foreseen | None
+    visit: Visit, settings: Settings, status: Mapping[str, str], outputs: ModelOutputs | None
 ) -> dict[str, str | list[str] | None]:
     """A visit in the formats for programs. `files` are relative to the output folder; only what is to do has any."""
     state, _, reason = visit_state(visit, settings, status).partition(": ")
     errors = " ".join(problem.message for problem in visit.problems if problem.severity is Severity.ERROR)
-    files = expected_files(visit, settings, foreseen) if foreseen and _is_to_do(state) else ()
+    files = expected_files(visit, settings, outputs) if outputs and _is_to_do(state) else ()
     return {
         "participant_id": f"sub-{visit.subject}",
         "session_id": f"ses-{visit.session}" if visit.session else None,
@@ -206,12 +206,13 @@ def _estimate_in_words(states: Mapping[str, str], settings: Settings) -> str:
     visits = sum(map(_is_to_do, states.values()))
     if not visits:
         return "Nothing is to do."
-    found = estimate(visits, settings)
+    expected = estimate(visits, settings)
     gpu = "" if settings.device == "cpu" else " (less with a GPU)"
     where = ", if each had as many CPUs here," if settings.plugin_file else ""
+    output, work = disk_space(expected.output_mb), disk_space(expected.work_mb)
     return (
-        f"Estimate: about {duration(found.seconds)} on {counted(settings.nprocs, 'CPU')}{gpu}{where}; "
-        f"{disk_space(found.output_mb)} in the output folder, at most {disk_space(found.work_mb)} in the work folder."
+        f"Estimate: about {duration(expected.seconds)} on {counted(settings.nprocs, 'CPU')}{gpu}{where}; "
+        f"{output} in the output folder, at most {work} in the work folder."
     )
 
 
@@ -252,7 +253,7 @@ def expected_images(visit: Visit, settings: Settings) -> tuple[PurePosixPath, ..
     return tuple(images)
 
 
-def expected_files(visit: Visit, settings: Settings, foreseen: Foreseen) -> tuple[PurePosixPath, ...]:
+def expected_files(visit: Visit, settings: Settings, outputs: ModelOutputs) -> tuple[PurePosixPath, ...]:
     """Every file of a visit whose steps all succeed, relative to the output folder, sidecars included.
 
     The first are `expected_images`; what belongs to its participant as a whole comes last.
@@ -261,10 +262,10 @@ def expected_files(visit: Visit, settings: Settings, foreseen: Foreseen) -> tupl
         return ()
     scan, native = visit.reference.name, visit.reference.suffix
     files = [*expected_images(visit, settings), names.lesion_table(scan, native)]
-    if foreseen.uncertainty and visit.reuse.lesion_mask is None:
+    if outputs.uncertainty and visit.reuse.lesion_mask is None:
         files.append(names.lesion_uncertainty(scan, native))
-    if foreseen.anomaly_contrast in visit.contrasts:
-        files += _anomaly_files(visit, settings, foreseen.anomaly_contrast)
+    if outputs.anomaly_contrast in visit.contrasts:
+        files += _anomaly_files(visit, settings, outputs.anomaly_contrast)
     files.append(names.sessions_table(visit.subject))
     files += [names.sidecar(file) for file in files]
     if visit.flair_to_align:

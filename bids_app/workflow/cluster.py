@@ -18,8 +18,8 @@ from bids_app.environment import check_semaphores, thread_variables
 from bids_app.errors import ConfigError
 from bids_app.settings import Settings
 from bids_app.workflow import worker
-from bids_app.workflow.job import Job, alone, finished_by_another, left_error
-from bids_app.workflow.worker import News, Outcome, Tell
+from bids_app.workflow.job import Job, finished_by_another, left_error
+from bids_app.workflow.worker import Outcome, Tell
 
 _WITH_SEMAPHORES = ("MultiProc", "LegacyMultiProc")
 POLL_SECONDS = 0.05  # nipype's own default of two seconds costs more than most steps
@@ -77,7 +77,7 @@ def process_with_plugin(jobs: Sequence[Job], settings: Settings, heard: Tell) ->
     started = time.monotonic()
     with ExitStack() as held:
         for job in jobs:  # every run takes them in this order, so that no two wait for each other
-            held.enter_context(alone(job, lambda sentence, job=job: heard(News(job.visit.label, sentence=sentence))))
+            held.enter_context(worker.hold(job, heard))
         own = []
         for job in jobs:
             if record := finished_by_another(job):

@@ -132,7 +132,7 @@ def status_of_visit(settings: Settings, visit: Visit, configuration: str) -> Sta
 
 
 @contextmanager
-def alone(job: Job, waits: Callable[[str], None]) -> Iterator[None]:
+def hold_visit(job: Job, waits: Callable[[str], None]) -> Iterator[None]:
     """Hold a visit, so that no other run processes it at the same time, into the same folders.
 
     Parameters

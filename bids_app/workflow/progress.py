@@ -101,8 +101,9 @@ class Progress:
         """What a terminal shows: a line for each visit in work, and one for the run."""
         width = max(map(len, self._visits), default=0)
         shown = [self._line(f"{label:<{width}}", visit) for label, visit in sorted(self._visits.items())]
-        ended = part_of(self.ended, self.total, "visit")
-        return [*shown, f"  {ended} ended, about {duration(self.seconds_left())} left"]
+        seconds = self.seconds_left()
+        left = f", about {duration(seconds)} left" if seconds else ""
+        return [*shown, f"  {part_of(self.ended, self.total, 'visit')} ended{left}"]
 
     def _line(self, label: str, visit: _Visit) -> str:
         steps = list(self._expected)

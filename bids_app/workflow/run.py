@@ -27,7 +27,7 @@ from bids_app.networks.weights import folder_sha256
 from bids_app.preprocessing.templates import check_spaces
 from bids_app.settings import Settings, configuration_hash
 from bids_app.study.models import Problem, Severity, Study, Visit
-from bids_app.study.plan import UNUSABLE, Foreseen
+from bids_app.study.plan import UNUSABLE, ModelOutputs
 from bids_app.wording import counted, duration, part_of
 from bids_app.workflow.deliver import deliver_failure
 from bids_app.workflow.export import export_finished
@@ -90,11 +90,11 @@ def anomaly_model_in_words(settings: Settings) -> str:
     return f"{card.name}, of {card.contrast}: visits without one have no anomaly map"
 
 
-def foreseen(settings: Settings) -> Foreseen:
+def model_outputs(settings: Settings) -> ModelOutputs:
     """What the plan must know of the models to name all files."""
     folder = anomaly_folder(settings)
     contrast = read_folder(folder).card.contrast if folder else None
-    return Foreseen(contrast, len(model_folds(find_model(settings.lesion_model), settings.folds)) > 1)
+    return ModelOutputs(contrast, len(model_folds(find_model(settings.lesion_model), settings.folds)) > 1)
 
 
 def provenance_of(settings: Settings, study: Study) -> Provenance:
@@ -198,7 +198,9 @@ def run_participants(
 def _run(jobs: Sequence[Job], settings: Settings, say: Say) -> ExitCode:
     """Process visits, saying how each ended, and at the end where everything is and what to look at first."""
     started, outcomes = time.monotonic(), []
-    progress = Progress(len(jobs), [job.visit.label for job in jobs if job.visit.usable], settings)
+    # a plugin tells nothing before all visits have ended
+    expected = [job.visit.label for job in jobs if job.visit.usable and not settings.plugin_file]
+    progress = Progress(len(jobs), expected, settings)
     with on_terminal(progress):
         for outcome in _told(_outcomes(jobs, settings, progress, say), progress, settings, say):
             outcomes.append(outcome)

@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,7 +27,7 @@ from bids_app.networks.device import choose_device
 from bids_app.process import guard_streams
 from bids_app.settings import Settings, to_toml
 from bids_app.workflow.export import export_finished
-from bids_app.workflow.job import Job, alone, anomaly_folder, finished_by_another, forget_finished, left_error
+from bids_app.workflow.job import Job, anomaly_folder, finished_by_another, forget_finished, hold_visit, left_error
 
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
@@ -162,16 +162,29 @@ def process(job: Job, tell: Tell) -> Outcome:
     """Process one visit from beginning to end; never raises for what concerns this visit alone."""
     started = time.monotonic()
     try:
-        with alone(job, lambda sentence: tell(News(job.visit.label, sentence=sentence))):
-            if record := finished_by_another(job):
-                return finished(job, record, time.monotonic() - started)
-            record = _process(job, tell)
+        with hold(job, tell):
+            return _process_held(job, tell, started)
+    except Exception as error:  # it could not be held
+        return failed(job, error, time.monotonic() - started)
+
+
+def hold(job: Job, tell: Tell) -> AbstractContextManager[None]:
+    """Hold a visit, as `hold_visit`, and tell where that has to wait for another run."""
+    return hold_visit(job, lambda sentence: tell(News(job.visit.label, sentence=sentence)))
+
+
+def _process_held(job: Job, tell: Tell, started: float) -> Outcome:
+    """Process a visit that no other run can be at, unless one has just finished it."""
+    try:
+        if record := finished_by_another(job):
+            return finished(job, record, time.monotonic() - started)
+        record = _run_steps(job, tell)
         return Outcome(job.visit.label, time.monotonic() - started, record.summary)
     except Exception as error:  # whatever happens to one visit must not end the others
         return failed(job, error, time.monotonic() - started)
 
 
-def _process(job: Job, tell: Tell) -> Record:
+def _run_steps(job: Job, tell: Tell) -> Record:
     """Run the steps of a visit, each of which is told when it begins."""
     from bids_app.workflow.graph import visit_workflow
 

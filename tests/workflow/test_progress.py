@@ -100,6 +100,7 @@ def test_lines_for_a_terminal(clock: Clock):
     assert first.startswith("  sub-1   prepare    step 1 of 7, about 86 s left")
     assert second.startswith("  sub-22  pose       step 2 of 7, about ")
     assert run == "  1 of 3 visits ended, about 3 min left"
+    assert Progress(2, [], TWO_CORES, clock).lines() == ["  0 of 2 visits ended"], "as with a plugin"
 
 
 def test_without_a_terminal_nothing_is_shown_and_rich_is_not_loaded(capsys, clock: Clock):

@@ -22,7 +22,7 @@ from bids_app.study.estimate import STEP_SECONDS
 from bids_app.study.models import Visit
 from bids_app.workflow import cluster, graph, interfaces, stages, worker
 from bids_app.workflow.cluster import process_with_plugin
-from bids_app.workflow.job import Job, alone, leave_error
+from bids_app.workflow.job import Job, hold_visit, leave_error
 from bids_app.workflow.worker import News, Outcome, Tell
 from tests.derivatives.mock import make_explained, make_results, make_visit, provenance
 
@@ -202,7 +202,7 @@ def test_a_second_run_waits_for_the_first_and_takes_its_result(
     def second() -> None:
         outcomes.append(process(way, later, hear))
 
-    with alone(job, str):
+    with hold_visit(job, str):
         thread = threading.Thread(target=second)
         thread.start()
         assert waits.wait(10)
