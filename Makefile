@@ -1,6 +1,7 @@
 # afterstroke: `make demo` shows it working, `make test` checks it; both install what is missing into .venv.
 
-PYTHON ?= python3.11
+# the first of these that is there; the lock file was made with 3.11
+PYTHON ?= $(or $(shell command -v python3.11 || command -v python3.12 || command -v python3.13),python3.11)
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready

@@ -5,12 +5,22 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bids_app.cli_options import absolute, add, add_flag, add_several, hyphenated, labels_without, make_parser
+from bids_app.cli_options import (
+    Parser,
+    absolute,
+    add,
+    add_flag,
+    add_several,
+    choice,
+    hyphenated,
+    labels_without,
+    make_parser,
+)
 from bids_app.cli_training import read_training
 from bids_app.errors import AppError, ConfigError, UsageError
 from bids_app.settings import (
@@ -22,13 +32,16 @@ from bids_app.settings import (
     available_cpus,
     read_toml,
 )
+from bids_app.study.plan import FORMATS
 from bids_app.study.reuse import is_derivative_name, parse_derivative
 from bids_app.study.single import Case
+from bids_app.wording import did_you_mean
 
 MAX_DEFAULT_THREADS = 8
 """Threads a visit by default; registration and networks gain little from more."""
 
 _MEMORY_UNITS = {"": 2**20, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
 
 @dataclass(frozen=True)
 class Request:
@@ -44,19 +57,22 @@ class Request:
         Print the plan, write nothing.
     case : Case or None
         The files of the level ``case``.
+    plan_format : str
+        One of the `FORMATS` of plans.
     """
 
     level: str
     settings: Settings | TrainingSettings | AnomalyTraining
     dry_run: bool = False
     case: Case | None = None
+    plan_format: str = "text"
 
 
 class _Version(argparse.Action):
-    """``--version``, which reads the models only when asked."""
+    """``--version``, which looks at libraries and models only when asked."""
 
     def __call__(self, parser, *_) -> NoReturn:
-        print(version_text())
+        print(version_text(parser.verbose))
         parser.exit()
 
 
@@ -77,17 +93,36 @@ def read_request(arguments: Sequence[str]) -> Request:
         return Request("train", settings, dry_run)
     single = arguments[:1] == ["case"]
     parser = case_parser() if single else bids_parser()
-    given = vars(parser.parse_args([hyphenated(argument) for argument in arguments[single:]]))
+    parser.verbose = any(re.fullmatch(r"-v+|--verbose", argument) for argument in arguments)
+    given = _parsed(parser, arguments[single:], () if single else ("case", "train"))
     level = "case" if single else given.pop("level")
     case = _read_case(given) if single else None
     dry_run, _ = given.pop("dry_run", False), given.pop("notrack", None)
+    plan_format = given.pop("plan_format", "text")
+    _check_plan_format(plan_format, dry_run, level)
     if "derivatives" in given:
         given["derivatives"] = dict(given["derivatives"])
-    check_values(given, UsageError, {action.dest: action.option_strings[-1:] for action in parser._actions})
+    check_values(given, UsageError, _spellings(parser))
     values = _configured(given.pop("config_file", None)) | given
     if level == "group":
         values["bids_dir"] = None
-    return Request(level, complete(values), dry_run, case)
+    return Request(level, complete(values), dry_run, case, plan_format)
+
+
+def _parsed(parser: Parser, arguments: Sequence[str], commands: Sequence[str]) -> dict[str, Any]:
+    """What is given; where it makes no sense, and begins with what is almost one of the `commands`, that is told."""
+    try:
+        return vars(parser.parse_args([hyphenated(argument) for argument in arguments]))
+    except UsageError as error:
+        first = next(iter(arguments), "")
+        meant = did_you_mean(first, commands) if first and not Path(first).exists() else ""
+        raise UsageError(f"{error.message}{meant}", error.hint) from error
+
+
+def _spellings(parser: Parser) -> dict[str, list[str]]:
+    """How each setting is called on the command line: by the first of its long options."""
+    actions = reversed(parser._actions)  # of two with the same destination the first counts
+    return {action.dest: [name for name in action.option_strings if name.startswith("--")][:1] for action in actions}
 
 
 def bids_parser() -> argparse.ArgumentParser:
@@ -100,7 +135,7 @@ def bids_parser() -> argparse.ArgumentParser:
     parser.add_argument("bids_dir", metavar="BIDS_DIR", type=Path, help="the BIDS dataset; never written")
     parser.add_argument("out_dir", metavar="OUT_DIR", type=Path, help="where the derivatives go")
     levels = "participant: process the visits; group: make tables and maps from OUT_DIR alone"
-    parser.add_argument("level", metavar="LEVEL", choices=("participant", "group"), help=levels)
+    parser.add_argument("level", metavar="LEVEL", type=choice(("participant", "group"), "level"), help=levels)
     _add_selection(parser.add_argument_group("which visits"))
     _add_common(parser)
     return parser
@@ -200,11 +235,14 @@ def _add_anomalies(group: argparse._ArgumentGroup) -> None:
 def _add_resources(group: argparse._ArgumentGroup) -> None:
     text = "intermediate files, kept to resume (default: work, in the current folder)"
     add(group, "-w --work-dir", text, "DIR", Path)
-    add(group, "--nprocs", "CPUs in all (default: those this job may use)", "N", int)
+    text = "CPUs in all (default: those this job may use)"
+    add(group, "--nprocs --n-procs --nthreads --n-cpus", text, "N", int, dest="nprocs")
     text = f"threads of one visit; NPROCS // N visits run side by side (default: NPROCS, at most {MAX_DEFAULT_THREADS})"
     add(group, "--omp-nthreads", text, "N", int)
     text = "memory that may be used, in MB or with K, M, G or T, as 16G (default: no limit)"
-    add(group, "--mem", text, "SIZE", memory_gb, dest="memory_gb")
+    add(group, "--mem --mem-mb", text, "SIZE", memory_gb, dest="memory_gb")
+    add(group, "--mem-gb", "the same in GB", "GB", memory_in_gb, dest="memory_gb")
+    add_flag(group, "--low-mem", "process one visit at a time, whatever CPUs there are")
     text = "where the networks run: auto takes a GPU if there is one, cuda fails without (default: auto)"
     add(group, "--device", text, "{auto,cpu,cuda[:N]}")
     add(group, "--use-plugin", "nipype plugin file, for SLURM, PBS or SGE", "FILE", Path, dest="plugin_file")
@@ -212,31 +250,60 @@ def _add_resources(group: argparse._ArgumentGroup) -> None:
 
 def _add_running(group: argparse._ArgumentGroup) -> None:
     add(group, "--config-file", "TOML with any of these settings; the command line takes precedence", "FILE", Path)
-    add_flag(group, "--dry-run", "print the plan and write nothing")
+    add_flag(group, "--dry-run", "print the plan, with the files, time and disk space of a run, and write nothing")
+    text = "how the plan is printed: text; short: a line each visit; tsv and json: for programs, with --dry-run"
+    group.add_argument(
+        "--plan-format", metavar="{text,short,tsv,json}", type=choice(tuple(FORMATS), "format"), help=text
+    )
     add_flag(group, "--force", "process again what is done")
     add_flag(group, "--stop-on-first-crash", "end at the first visit that fails")
     add_flag(group, "--notrack", "accepted for scripts of other Apps; nothing is ever tracked")
     add_flag(group, "-v --verbose", "more messages; -vv for all", "count", dest="verbosity")
-    group.add_argument("--version", action=_Version, nargs=0, help="print the version and the models' checksums")
+    text = "print the version; with -v also the libraries' versions and the models' checksums"
+    group.add_argument("--version", action=_Version, nargs=0, help=text)
 
 
 def _participant(text: str) -> str:
     return text.removeprefix("sub-")
 
 
-def version_text() -> str:
-    """Version, and name and sha256 of the files of each embedded model."""
+def version_text(verbose: bool = False) -> str:
+    """The version, in one line; or also Python, the libraries, and name and sha256 of each embedded model's files."""
     from bids_app import app_version
-    from bids_app.networks.registry import embedded_models
 
     lines = [f"afterstroke {app_version()}"]
+    return "\n".join([*lines, *_libraries(), *_models()] if verbose else lines)
+
+
+def _libraries() -> Iterator[str]:
+    """Python and the libraries that the App asks for, as they are installed; none of them is imported."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, requires, version
+
+    yield f"Python {platform.python_version()} on {platform.platform()}"
+    try:
+        wanted = [re.match(r"[\w.-]+", item)[0] for item in requires("afterstroke") or () if "extra ==" not in item]
+    except PackageNotFoundError:  # run from the repository
+        wanted = []
+    for name in sorted(wanted, key=str.lower):
+        try:
+            yield f"  {name} {version(name)}"
+        except PackageNotFoundError:
+            yield f"  {name} is not installed"
+
+
+def _models() -> Iterator[str]:
+    """The embedded models, and checksum and name of each of their files."""
+    from bids_app.networks.registry import embedded_models
+
     try:
         models = embedded_models()
     except ConfigError as error:
-        return "\n".join([*lines, f"no embedded models: {error.message}"])
+        yield f"no embedded models: {error.message}"
+        return
     for model in models:
-        lines += [f"model {model.name}", *(f"  {checksum}  {name}" for name, checksum in model.files)]
-    return "\n".join(lines)
+        yield f"model {model.name}"
+        yield from (f"  {checksum}  {name}" for name, checksum in model.files)
 
 
 def memory_gb(text: str) -> float:
@@ -251,6 +318,19 @@ def memory_gb(text: str) -> float:
     return float(match[1]) * _MEMORY_UNITS[match[2].upper()] / 2**30
 
 
+def memory_in_gb(text: str) -> float:
+    """Memory in GiB of a number of GB, as MRIQC takes it."""
+    return memory_gb(text if re.search("[A-Za-z]", text) else f"{text}G")
+
+
+def _check_plan_format(plan_format: str, dry_run: bool, level: str) -> None:
+    """Refuse a format that would be mixed with other lines, or that a level has not."""
+    if plan_format in ("tsv", "json") and not dry_run:
+        raise UsageError(f"--plan-format {plan_format} belongs to --dry-run.", "Add that, or use text or short.")
+    if plan_format != "text" and level == "group":
+        raise UsageError("The plan of the group level has one format.", "Leave out --plan-format.")
+
+
 _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "threshold": (lambda value: 0 < value <= 1, "a probability above 0 and at most 1"),
     "min_lesion_volume": (lambda value: math.isfinite(value) and value >= 0, "a volume of 0 mm3 or more"),
@@ -261,7 +341,10 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "memory_gb": (lambda value: value > 0, "more than 0"),
     "device": (lambda value: re.fullmatch(r"auto|cpu|cuda(:\d+)?", value), "auto, cpu, cuda or cuda:N"),
     "skull_stripped": (lambda value: value in ("auto", "yes", "no"), "auto, yes or no"),
-    "folds": (lambda value: all(re.fullmatch(r"(fold_)?(\d+|all)", str(fold)) for fold in value), "numbers, or all"),
+    "folds": (
+        lambda value: all(re.fullmatch(r"\d+|all", fold) for fold in labels_without(map(str, value), "fold_")),
+        "numbers, or all",
+    ),
     "output_spaces": (
         lambda value: all(re.fullmatch(r"[0-9A-Za-z+]+(:res-0?1)?", space) for space in value),
         "names of spaces at 1 mm, as MNI152NLin2009aSym",
@@ -296,7 +379,7 @@ def complete(values: Mapping[str, Any]) -> Settings:
     for name, prefix in (("participants", "sub-"), ("excluded", "sub-"), ("sessions", "ses-"), ("folds", "fold_")):
         if name in done:
             done[name] = labels_without(done[name], prefix)
-    done.setdefault("work_dir", Path("work").absolute())
+    done["work_dir"] = done.get("work_dir") or absolute(Path("work"))
     done["output_spaces"] = _spaces(done.get("output_spaces", (DEFAULT_SPACE,)))
     done.setdefault("nprocs", available_cpus())
     done["omp_nthreads"] = min(done["nprocs"], done.get("omp_nthreads", MAX_DEFAULT_THREADS))

@@ -13,6 +13,7 @@ from bids_app.cli_options import absolute, add, add_flag, add_several, hyphenate
 from bids_app.errors import UsageError
 from bids_app.networks.registry import ANOMALY, find_model
 from bids_app.settings import AnomalyTraining, TrainingSettings, available_cpus
+from bids_app.wording import did_you_mean
 
 LESION, CALIBRATE = "lesion", "calibrate"
 NETWORKS = {
@@ -43,7 +44,7 @@ def read_training(arguments: Sequence[str]) -> tuple[TrainingSettings | AnomalyT
     what = arguments[0] if arguments else ""
     if what not in WHAT:
         _overview().parse_args(list(arguments))
-        raise UsageError(f"'{what}' is nothing to train.", f"Say one of {', '.join(WHAT)}.")
+        raise UsageError(f"'{what}' is nothing to train.{did_you_mean(what, WHAT)}", f"Say one of {', '.join(WHAT)}.")
     given = vars(training_parser(what).parse_args([hyphenated(argument) for argument in arguments[1:]]))
     dry_run = given.pop("dry_run", False)
     for name in _POSITIVE:
@@ -63,7 +64,7 @@ def _completed(given: dict[str, Any], what: str) -> dict[str, Any]:
         raise UsageError(f"'{given['name']}' is no name for a model.", "Use letters, digits, '_', '.', '+' and '-'.")
     done = {name: absolute(value) for name, value in given.items()}
     done["participants"] = labels_without(done.get("participants", ()), "sub-")
-    done.setdefault("work_dir", Path("work").absolute())
+    done["work_dir"] = done.get("work_dir") or absolute(Path("work"))
     done.setdefault("nprocs", available_cpus())
     return done
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from bids_app.errors import ConfigError
 from bids_app.text import read_text
+from bids_app.wording import did_you_mean
 
 DEFAULT_SPACE = "MNI152NLin2009aSym"
 NATIVE_SPACE = "T1w"
@@ -54,6 +55,8 @@ class Settings:
         CPUs in all, and threads of one worker: ``nprocs // omp_nthreads`` visits run side by side.
     memory_gb : float or None
         Memory in GiB that the run may use; None is no limit.
+    low_mem : bool
+        Whether visits are processed one at a time.
     device : str
         ``auto``, ``cpu`` or ``cuda[:N]``.
     folds : tuple of str
@@ -84,6 +87,7 @@ class Settings:
     nprocs: int = 1
     omp_nthreads: int = 1
     memory_gb: float | None = None
+    low_mem: bool = False
     device: str = "auto"
     plugin_file: Path | None = None
     output_spaces: tuple[str, ...] = (NATIVE_SPACE, DEFAULT_SPACE)
@@ -106,7 +110,7 @@ class Settings:
     @property
     def workers(self) -> int:
         """Visits that run side by side."""
-        return max(1, self.nprocs // self.omp_nthreads)
+        return 1 if self.low_mem else max(1, self.nprocs // self.omp_nthreads)
 
     @property
     def standard_spaces(self) -> tuple[str, ...]:
@@ -297,8 +301,10 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"The configuration file {path} cannot be read: {error}.") from error
     known = {item.name: item.type for item in fields(Settings)}
     if unknown := sorted(set(content) - set(known)):
+        suggestion = did_you_mean(unknown[0], known)
         raise ConfigError(
-            f"{path} sets {', '.join(unknown)}, which is no setting.", f"Known settings: {', '.join(sorted(known))}."
+            f"{path} sets {', '.join(unknown)}, which is no setting.{suggestion}",
+            f"Known settings: {', '.join(sorted(known))}.",
         )
     return {name: _typed(path, name, str(known[name]), value) for name, value in content.items()}
 

@@ -153,7 +153,7 @@ def subject_rows() -> list[tuple[str, str]]:
         (names.sessions_table("01"), "a row a session: volumes, counts, checks of the registrations"),
         (names.visit_record("01", "1"), "what the visit was made from, with checksums, and how it ended"),
         (names.raw_participants("01"), "this participant's row of the raw table; labels and sessions of all"),
-        (names.log_folder("01") / "<run>", "settings of each run, seconds of each step, crash files"),
+        (names.log_folder("01") / "<run>", "settings of each run, seconds of each step, crash files; `<run>` as of the run's log"),
     ]
 
 
@@ -163,6 +163,7 @@ def dataset_rows() -> list[tuple[str, str]]:
         (names.DESCRIPTION, "name, version, configuration hash, links to the raw dataset and to reused ones"),
         (names.DESC_TABLE, "meaning of the `desc` entities"),
         (names.BIDSIGNORE, "names that BIDS does not know yet"),
+        (names.run_log("<run>"), "what a run said, its plan, its warnings and its steps, with the time of each"),
         ("sourcedata/raw", "links to the scans (only of `afterstroke case`, whose scans are in no dataset)"),
         (names.PARTICIPANTS, "group level: the raw participants table, for those that were processed"),
         (names.GROUP_SESSIONS, "group level: a row a visit"),

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import errno
+import json
+import logging
+import multiprocessing.synchronize
 import os
+import re
 import subprocess
 import sys
 import types
@@ -16,6 +20,7 @@ from bids_app import cli
 from bids_app.errors import ExitCode, UnavailableError
 from bids_app.settings import Settings
 from bids_app.study.models import Study
+from bids_app.study.plan import ModelOutputs
 from tests.skeletons import ONE_SESSION, TWO_SESSIONS, listing, make_empty, make_skeleton, write_scan
 
 ROOT = Path(__file__).parents[1]
@@ -26,11 +31,13 @@ class Levels:
 
     def __init__(self):
         self.calls: list[tuple[Settings, Study | None]] = []
+        self.run_ids: list[str] = []
         self.status: dict[str, str] = {}
         self.act: Callable[[], ExitCode] = lambda: ExitCode.OK
 
-    def run_participants(self, settings: Settings, study: Study, status: object) -> ExitCode:
+    def run_participants(self, settings: Settings, study: Study, status: object, say: object, run_id: str) -> ExitCode:
         self.calls.append((settings, study))
+        self.run_ids.append(run_id)
         return self.act()
 
     def check_run(self, settings: Settings) -> None:
@@ -42,7 +49,10 @@ class Levels:
     def anomaly_model_in_words(self, settings: Settings) -> str:
         return "none"
 
-    def run_group(self, settings: Settings) -> ExitCode:
+    def model_outputs(self, settings: Settings) -> ModelOutputs:
+        return ModelOutputs("T1w", True)
+
+    def run_group(self, settings: Settings, say: object) -> ExitCode:
         self.calls.append((settings, None))
         return self.act()
 
@@ -56,7 +66,7 @@ class Levels:
 @pytest.fixture
 def levels(monkeypatch) -> Levels:
     fake = Levels()
-    of_participants = "anomaly_model_in_words", "check_run", "run_participants", "visit_status"
+    of_participants = "anomaly_model_in_words", "check_run", "model_outputs", "run_participants", "visit_status"
     for name, functions in (("workflow", of_participants), ("group", ("run_group",))):
         module = types.ModuleType(f"bids_app.{name}.run")
         for function in functions:
@@ -293,7 +303,7 @@ def test_a_crash_that_cannot_be_kept_is_shown(run, raw, levels, tmp_path, monkey
 def test_crash_goes_to_the_output_where_the_work_folder_cannot_be_written(tmp_path):
     (tmp_path / "work").write_text("a file")
     path = cli._write_crash("text", Settings(out_dir=tmp_path / "out", work_dir=tmp_path / "work"))
-    assert path.parent == tmp_path / "out" / "log"
+    assert path.parent == tmp_path / "out" / "logs"
 
 
 def test_what_cannot_be_written_is_code_73(run, raw, levels, tmp_path):
@@ -409,8 +419,119 @@ def test_run_py_gives_the_exit_code(tmp_path):
 
 def test_plan_may_be_piped_into_a_program_that_stops_reading(tmp_path):
     code = (
-        "from bids_app import cli; cli._run = lambda _: print('x' * 10**6, flush=True); cli.main(['a', 'b', 'group'])"
+        "import sys; from bids_app import cli; sys.argv = ['', 'a', 'b', 'group', '--dry-run']; "
+        "cli._run = lambda *_: print('x' * 10**6, flush=True) or 0; sys.exit(cli.main())"
     )
-    command = f'{sys.executable} -c "{code}" | head -c 1'
+    command = f'set -o pipefail; {sys.executable} -c "{code}" | head -c 1'
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, check=False)
-    assert (result.stdout, result.stderr) == ("x", "")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "x", "")
+
+
+def test_errors_are_one_line(run, raw, tmp_path):
+    for arguments in (["raw", "raw", "participant"], [*participants("--participant-label", "77")], ["raw", "out"]):
+        _, _, err = run(*arguments)
+        assert err.startswith("afterstroke: error: ") and err.count("\n") == 1
+    (tmp_path / "bad.toml").write_text("threshold = 0.3\nthreshold = = 2\n")
+    code, _, err = run(*participants("--config-file", "bad.toml"))
+    assert (code, err.count("\n")) == (ExitCode.BAD_CONFIG, 1)
+
+
+def test_a_bug_in_a_dry_run_is_one_line_that_says_how_to_see_more(run, raw, levels, monkeypatch):
+    monkeypatch.setattr(sys.modules["bids_app.workflow.run"], "visit_status", lambda *_: 1 / 0)
+    code, _, err = run(*participants("--dry-run"))
+    assert (code, err.count("\n")) == (ExitCode.INTERNAL, 1)
+    assert "ZeroDivisionError: division by zero. Add -vv" in err
+    code, _, err = run(*participants("--dry-run", "-vv"))
+    assert (code, "Traceback" in err) == (ExitCode.INTERNAL, True)
+
+
+def logs(tmp_path: Path) -> list[str]:
+    """Texts of the logs of all runs."""
+    return [path.read_text(encoding="utf-8") for path in sorted((tmp_path / "out" / "logs").glob("*.log"))]
+
+
+def test_a_run_leaves_a_log_of_what_it_said(run, raw, levels, tmp_path):
+    def say_something() -> ExitCode:
+        logging.getLogger("bids_app.x").warning("something is doubtful")
+        logging.getLogger("bids_app.x").info("a step")
+        logging.getLogger("another").info("a library's chat")
+        return ExitCode.OK
+
+    levels.act = say_something
+    code, out, err = run(*participants("--participant-label", "02"))
+    [text] = logs(tmp_path)
+    assert code == 0
+    assert "command: afterstroke raw out participant --skip-bids-validation --participant-label 02\n" in text
+    assert "sub-02_ses-1: to do" in text
+    assert "WARNING something is doubtful" in text and "INFO a step" in text and "chat" not in text
+    assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ended after", text, re.MULTILINE)
+    path = tmp_path / "out" / "logs" / f"{levels.run_ids[0]}.log"
+    assert path.is_file()
+    assert out.splitlines()[-1] == f"Log: {path}"
+    assert "a step" not in err
+
+
+def test_the_log_has_what_ended_the_run(run, raw, levels, tmp_path):
+    def fail():
+        raise UnavailableError("There is no GPU.", "Use another.")
+
+    levels.act = fail
+    run(*participants())
+    assert "ERROR There is no GPU. Use another.\n" in logs(tmp_path)[0]
+    levels.act = lambda: 1 / 0
+    run(*participants())
+    assert any("ZeroDivisionError" in text and "Traceback" in text for text in logs(tmp_path))
+
+
+@pytest.mark.parametrize(("options", "shown"), [([], False), (["-v"], True), (["-vv"], True)])
+def test_verbose_says_on_the_screen_what_the_log_has_anyway(raw, tmp_path, options, shown):
+    code = (
+        "import sys, logging; from bids_app import cli; "
+        "cli._run = lambda request, _: cli._start_logging(request.settings.verbosity) "
+        "or logging.getLogger('bids_app.x').info('a step') or logging.getLogger('another').info('chat') or 0; "
+        "sys.exit(cli.main(['raw', 'out', 'participant', *sys.argv[1:]]))"
+    )
+    result = python("-c", code, *options)
+    assert (result.returncode, "INFO bids_app.x: a step" in result.stderr) == (0, shown)
+    assert "chat" not in result.stderr
+
+
+def test_training_says_where_dev_shm_cannot_be_used(run, raw, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(multiprocessing.synchronize.SemLock, "__init__", refuse)
+    command = ["train", "lesion", "--bids", "raw", "--masks", "x", "--out", "models", "--fusion", "late"]
+    fails(run(*command), ExitCode.UNAVAILABLE, "Training needs shared memory", "--ipc=host")
+
+
+def test_runs_do_not_share_a_log_and_the_group_level_has_one(run, raw, levels, tmp_path):
+    run(*participants())
+    run(*participants())
+    (tmp_path / "out" / "sub-01").mkdir(parents=True)
+    run("raw", "out", "group")
+    assert len(logs(tmp_path)) == 3
+
+
+def test_no_log_is_left_in_the_output_of_another_pipeline(run, raw, levels, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "dataset_description.json").write_text('{"GeneratedBy": [{"Name": "fMRIPrep"}]}')
+    before = listing(tmp_path)
+    fails(run(*participants()), ExitCode.CANNOT_WRITE, "derivatives of fMRIPrep")
+    assert listing(tmp_path) == before
+
+
+def test_a_log_that_cannot_be_written_ends_no_run(run, raw, levels, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "logs").write_text("a file")
+    assert run(*participants())[0] == 0
+
+
+def test_plan_formats(run, raw, levels):
+    levels.status = {"sub-01_ses-2": "done"}
+    code, out, _ = run(*participants("--dry-run", "--plan-format", "short"))
+    assert (code, out.splitlines()[1]) == (0, "sub-01_ses-2  done  T1w")
+    code, out, _ = run(*participants("--dry-run", "--plan-format", "json"))
+    assert [visit["state"] for visit in json.loads(out)["Visits"]] == ["to do", "done", "to do"]
+    code, out, _ = run(*participants("--dry-run", "--plan-format", "tsv"))
+    assert [line.split("\t")[2] for line in out.splitlines()] == ["state", "to do", "done", "to do"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from bids_app import cli_parser
 from bids_app.cli_parser import Request, bids_parser, case_parser, memory_gb, read_request, version_text
 from bids_app.errors import ConfigError, UsageError
+from bids_app.networks.registry import find_model
 from bids_app.settings import Settings, to_toml
 
 BASE = ["raw", "out", "participant"]
@@ -38,6 +41,21 @@ OPTIONS = [
     ("--participant_label 01", "participants", ("01",)),
     ("--participant-label 01 --participant-label 02", "participants", ("01", "02")),
     ("--participant-label=01", "participants", ("01",)),
+    ("--participant-label sub-01,02 03", "participants", ("01", "02", "03")),
+    ("--participant_label=01,02,", "participants", ("01", "02")),
+    ("--exclude-participant-label 01,sub-02", "excluded", ("01", "02")),
+    ("--session-label ses-1,2", "sessions", ("1", "2")),
+    ("--folds 0,1", "folds", ("0", "1")),
+    ("--n_cpus 3", "nprocs", 3),
+    ("--n-cpus=3", "nprocs", 3),
+    ("--nthreads 3", "nprocs", 3),
+    ("--n_procs 3", "nprocs", 3),
+    ("--mem-mb 8192", "memory_gb", 8.0),
+    ("--mem_mb=8192", "memory_gb", 8.0),
+    ("--mem-gb 8", "memory_gb", 8.0),
+    ("--mem_gb 1.5", "memory_gb", 1.5),
+    ("--low-mem", "low_mem", True),
+    ("--plan-format short", "threshold", None),
     ("--exclude-participant-label sub-03", "excluded", ("03",)),
     ("--session-label ses-1 2 ses-2", "sessions", ("1", "2")),
     ("--session_label 1", "sessions", ("1",)),
@@ -230,12 +248,95 @@ def test_version_names_the_models(monkeypatch, tmp_path):
 
     model = registry.EmbeddedModel("small", "lesion", tmp_path, (("fold_0/checkpoint_final.pth", "abc123"),))
     monkeypatch.setattr(registry, "embedded_models", lambda: (model,))
-    lines = version_text().splitlines()
-    assert lines[0].startswith("afterstroke ")
-    assert lines[1:] == ["model small", "  abc123  fold_0/checkpoint_final.pth"]
+    assert re.fullmatch(r"afterstroke \S+", version_text())
+    lines = version_text(verbose=True).splitlines()
+    assert lines[0] == version_text()
+    assert lines[1].startswith("Python 3.")
+    assert f"  numpy {version('numpy')}" in lines
+    assert lines[-2:] == ["model small", "  abc123  fold_0/checkpoint_final.pth"]
 
     def fail():
         raise ConfigError("no registry")
 
     monkeypatch.setattr(registry, "embedded_models", fail)
-    assert version_text().splitlines()[1] == "no embedded models: no registry"
+    assert version_text(verbose=True).splitlines()[-1] == "no embedded models: no registry"
+
+
+@pytest.mark.parametrize(("options", "lines"), [("--version", 1), ("--version -v", 20), ("-vv --version", 20)])
+def test_version_is_one_line_unless_more_is_asked_for(options, lines, capsys):
+    with pytest.raises(SystemExit):
+        read_request(options.split())
+    assert (len(capsys.readouterr().out.splitlines()) == 1) == (lines == 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("raw out partcipant", "'partcipant' is no level. Did you mean 'participant'?"),
+        ("raw out Group", "'Group' is no level. Did you mean 'group'?"),
+        ("raw out session", "'session' is no level."),
+        ("raw out participant --participant-lable 01", "--participant-lable: no option of afterstroke. "
+         "Did you mean '--participant-label'?"),
+        ("raw out participant --no_normalisation", "Did you mean '--no-normalization'?"),
+        ("raw out participant --n_cpu 3", "Did you mean '--n-cpus'?"),
+        ("raw out participant --outputspaces=T1w", "Did you mean '--output-spaces'?"),
+        ("raw out participant --plan-format jsn --dry-run", "'jsn' is no format. Did you mean 'json'?"),
+        ("trian lesion --bids x", "Did you mean 'train'?"),
+        ("cases a.nii out", "Did you mean 'case'?"),
+        ("case a.nii out --treshold 0.3", "Did you mean '--threshold'?"),
+        ("train lesion --bids x --masks y --out z --fusion late --epoch 3", "Did you mean '--epochs'?"),
+        ("train lesions", "Did you mean 'lesion'?"),
+        ("raw out participant zzz", "zzz: nothing was expected there"),
+        ("raw out participant --qqq", "--qqq: no option of afterstroke."),
+    ],
+)  # fmt: skip
+def test_what_is_misspelt_gets_a_suggestion(arguments, told):
+    with pytest.raises(UsageError) as caught:
+        read_request(arguments.split())
+    assert told in caught.value.message
+
+
+def test_what_is_like_nothing_gets_none():
+    for arguments in ("raw out session", "raw out participant --qqq 1", "raw out participant zzz", "raw"):
+        with pytest.raises(UsageError) as caught:
+            read_request(arguments.split())
+        assert "Did you mean" not in str(caught.value)
+
+
+def test_a_misspelt_setting_or_model_gets_a_suggestion(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text("thresold = 0.3")
+    with pytest.raises(ConfigError, match="Did you mean 'threshold'"):
+        settings("--config-file", str(path))
+    with pytest.raises(ConfigError, match="Did you mean 'synthetic-late'"):
+        find_model("synthetic-lat")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [("--plan-format json", "belongs to --dry-run"), ("--plan-format tsv", "belongs to --dry-run")],
+)
+def test_plans_for_programs_are_not_mixed_with_what_a_run_says(options, told):
+    with pytest.raises(UsageError, match=told):
+        request(*options.split())
+    assert request(*options.split(), "--dry-run").plan_format == options.split()[-1]
+    with pytest.raises(UsageError, match="one format"):
+        read_request(["raw", "out", "group", "--dry-run", *options.split()])
+
+
+def test_relative_paths_need_the_current_folder(tmp_path, monkeypatch):
+    lost = tmp_path / "lost"
+    lost.mkdir()
+    monkeypatch.chdir(lost)
+    lost.rmdir()
+    for arguments in (["/raw", "out", "participant", "-w", "/w"], ["/raw", "/out", "participant"]):
+        with pytest.raises(UsageError, match="current folder has been removed"):
+            read_request(arguments)
+    with pytest.raises(UsageError, match="current folder has been removed"):
+        read_request(["train", "lesion", "--bids", "/x", "--masks", "y", "--out", "/z", "--fusion", "late"])
+    assert read_request(["/raw", "/out", "participant", "-w", "/w"]).settings.out_dir == Path("/out")
+
+
+def test_low_memory_is_one_visit_at_a_time():
+    assert settings("--nprocs", "8", "--omp-nthreads", "2").workers == 4
+    assert settings("--nprocs", "8", "--omp-nthreads", "2", "--low-mem").workers == 1

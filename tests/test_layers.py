@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"errors", "data", "wording"},
     {"text"},
-    {"settings", "images", "environment"},
+    {"settings", "images", "environment", "process"},
     {"derivatives.names"},
     {"networks", "measures", "study"},
     {"preprocessing", "lesion", "anomaly"},

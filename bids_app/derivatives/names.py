@@ -44,10 +44,11 @@ GROUP_FINDINGS = "group_findings.tsv"
 GROUP_CLASSES = "group_volumeclasses.tsv"
 GROUP_MISSING = "group_missing.tsv"
 LOG_FOLDER = "log"
+RUN_LOGS = "logs"
 RECORD_PATTERN = "sub-*_record.json"
 
 #: Names that are no BIDS derivative yet; without slashes, because the validator matches folders by bare name.
-IGNORED_BY_VALIDATOR = ("*.html", "figures", "log", "*_xfm.*", "*_uncertainty.*", "*_anomalymap.*", "group_*")
+IGNORED_BY_VALIDATOR = ("*.html", "figures", "log", "logs", "*_xfm.*", "*_uncertainty.*", "*_anomalymap.*", "group_*")
 
 
 @dataclass(frozen=True)
@@ -222,6 +223,16 @@ def log_folder(subject: str) -> PurePosixPath:
 def visit_record(subject: str, session: str | None) -> PurePosixPath:
     """Record of what a visit was made from, how it ended and what it wrote."""
     return log_folder(subject) / f"{visit_label(subject, session)}_record.json"
+
+
+def visit_lock(subject: str, session: str | None) -> PurePosixPath:
+    """What a run holds while it processes a visit."""
+    return log_folder(subject) / f".{visit_label(subject, session)}.lock"
+
+
+def run_log(run_id: str) -> PurePosixPath:
+    """What a run said, with the time of each line; ``*`` for all runs."""
+    return PurePosixPath(RUN_LOGS) / f"{run_id}.log"
 
 
 def raw_participants(subject: str) -> PurePosixPath:

@@ -8,10 +8,10 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import nibabel as nib
 import pandas as pd
@@ -49,8 +49,22 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(
+    path: Path, holder: str = "", waits: Callable[[str], None] | None = None, temporary: bool = False
+) -> Iterator[None]:
     """Hold a lock file; waits for others that hold it. On a file system without locks nothing is held.
+
+    The lock ends with the process that holds it, however that ends: what a killed run leaves stops nobody.
+
+    Parameters
+    ----------
+    path : Path
+    holder : str
+        Who holds it, for those who wait: it is written into the file.
+    waits : callable, optional
+        Called once if others hold the lock, with what they have written about themselves.
+    temporary : bool
+        Remove the file when the lock is released.
 
     Raises
     ------
@@ -60,11 +74,48 @@ def locked(path: Path) -> Iterator[None]:
     with ExitStack() as opened:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            fcntl.flock(opened.enter_context(path.open("w")), fcntl.LOCK_EX)
+            stream = opened.enter_context(_held(path, waits))
+            stream.truncate(0)
+            stream.write(holder)
+            stream.flush()
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise _cannot_write(path, error) from error
+        if temporary:
+            opened.callback(_remove_quietly, path)  # while it is still held
         yield
+
+
+def _held(path: Path, waits: Callable[[str], None] | None) -> IO[str]:
+    """An open file that is locked, and that is still the one of this name: its last holder may have removed it."""
+    while True:
+        stream = path.open("a+", encoding="utf-8", errors="replace")
+        try:
+            _lock(stream, waits)
+            if _is_at(stream, path):
+                return stream
+        except BaseException:
+            stream.close()
+            raise
+        stream.close()
+        waits = None
+
+
+def _lock(stream: IO[str], waits: Callable[[str], None] | None) -> None:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if waits:
+            stream.seek(0)
+            waits(stream.read())
+        fcntl.flock(stream, fcntl.LOCK_EX)
+
+
+def _is_at(stream: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _flush_to_disk(path: Path) -> None:

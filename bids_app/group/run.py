@@ -117,5 +117,5 @@ def _map_line(found: FrequencyMap) -> str:
     if not values.any():
         return f"{line}, no lesion anywhere."
     peak = images.world(found.image, np.argwhere(values == values.max()))[0]
-    at = ", ".join(f"{value:.0f}" for value in peak)
+    at = ", ".join(f"{value:z.0f}" for value in peak)  # no -0
     return f"{line}, highest share {values.max():.2f} (first at {at} mm)."

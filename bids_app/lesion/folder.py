@@ -70,6 +70,11 @@ def model_files(path: Path, folds: tuple[str, ...] = ()) -> list[Path]:
     return [*folder.files, *folder.cards]
 
 
+def model_folds(path: Path, folds: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """The folds that are averaged, as `model_files` finds them; of an ONNX file one without a name."""
+    return ("",) if is_onnx(path) else tuple(fold for fold, _ in read_folder(path, folds).checkpoints)
+
+
 def served_contrasts(path: Path, folds: tuple[str, ...] = ()) -> tuple[frozenset[str], ...]:
     """The contrasts (``T1w``, ``FLAIR``) that a model runs on: all its own, or those of one of its branches.
 

@@ -14,6 +14,7 @@ from typing import Any
 from bids_app.environment import expanded
 from bids_app.errors import ConfigError
 from bids_app.networks.weights import sha256
+from bids_app.wording import did_you_mean
 
 DATA = Path(__file__).parents[1] / "data"
 REGISTRY = DATA / "registry.json"
@@ -81,7 +82,8 @@ def find_model(name_or_path: str, registry: Path = REGISTRY, kind: str = LESION)
         return path.resolve()
     known = ", ".join(models) or "none"
     raise ConfigError(
-        f"There is no {kind} model '{name_or_path}': it is neither an embedded model nor a path.",
+        f"There is no {kind} model '{name_or_path}': it is neither an embedded model nor a path."
+        f"{did_you_mean(name_or_path, models)}",
         f"Embedded models: {known}.",
     )
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from bids_app import app_version
 from bids_app.derivatives import names
 from bids_app.settings import Settings
 from bids_app.study.choice import RULE
+from bids_app.study.estimate import estimate
 from bids_app.study.models import Problem, Scan, Severity, Study, Visit
 from bids_app.study.unused import Unused
-from bids_app.wording import counted, listed, printable
+from bids_app.wording import counted, disk_space, duration, in_one_line, listed, printable
 
 TO_DO = "to do"
 DONE = "done"
@@ -23,7 +27,49 @@ AGAIN = "to do again"
 REASONS_SHOWN, PATHS_SHOWN = 100, 5
 
 
-def render(study: Study, settings: Settings, status: Mapping[str, str], anomaly_model: str = "") -> str:
+@dataclass(frozen=True)
+class ModelOutputs:
+    """What must be known of the models to name all files that a run would write.
+
+    Attributes
+    ----------
+    anomaly_contrast : str or None
+        ``T1w`` or ``FLAIR``: what the anomaly model sees; None where there is none.
+    uncertainty : bool
+        Whether the lesion model has folds that can disagree.
+    """
+
+    anomaly_contrast: str | None
+    uncertainty: bool
+
+
+def rendered(
+    plan_format: str,
+    study: Study,
+    settings: Settings,
+    status: Mapping[str, str],
+    anomaly_model: str = "",
+    outputs: ModelOutputs | None = None,
+) -> str:
+    """The plan of a run in one of `FORMATS`.
+
+    Parameters
+    ----------
+    status, anomaly_model
+        As for `render`.
+    outputs : ModelOutputs or None
+        None does not name the files that would be written.
+    """
+    return FORMATS[plan_format](study, settings, status, anomaly_model, outputs)
+
+
+def render(
+    study: Study,
+    settings: Settings,
+    status: Mapping[str, str],
+    anomaly_model: str = "",
+    outputs: ModelOutputs | None = None,
+) -> str:
     """The plan of a run.
 
     Parameters
@@ -33,6 +79,8 @@ def render(study: Study, settings: Settings, status: Mapping[str, str], anomaly_
         done starts with `UNUSABLE` and a colon.
     anomaly_model : str
         The anomaly model in words; nothing is said of it without.
+    outputs : ModelOutputs or None
+        Name the files that would be written, and estimate time and disk space; None does not.
 
     Returns
     -------
@@ -45,7 +93,133 @@ def render(study: Study, settings: Settings, status: Mapping[str, str], anomaly_
         lines += ["", *render_unused(study.unused)]
     for visit in study.visits:
         lines += ["", *_visit(visit, states[visit.label])]
-    return "\n".join([*lines, "", _summary(study, settings, states)])
+        if outputs and _is_to_do(states[visit.label]):
+            lines += _written(visit, expected_files(visit, settings, outputs))
+    end = [_estimate_in_words(states, settings)] if outputs else []
+    return "\n".join([*lines, "", *end, _summary(study, settings, states)])
+
+
+def render_short(
+    study: Study,
+    settings: Settings,
+    status: Mapping[str, str],
+    anomaly_model: str = "",
+    outputs: ModelOutputs | None = None,
+) -> str:
+    """The plan, a line each visit: its label, its state, its contrasts, the codes of its problems."""
+    states = {visit.label: visit_state(visit, settings, status) for visit in study.visits}
+    width = max(map(len, states), default=0)
+    lines = []
+    for visit in study.visits:
+        codes = ",".join(problem.code for problem in visit.problems)
+        cells = (f"{visit.label:<{width}}", _in_short(states[visit.label]), "+".join(visit.contrasts), codes)
+        lines.append("  ".join(cell for cell in cells if cell))
+    estimated = [_estimate_in_words(states, settings)] if outputs else []
+    return "\n".join([*lines, *estimated, _summary(study, settings, states)])
+
+
+def render_tsv(
+    study: Study,
+    settings: Settings,
+    status: Mapping[str, str],
+    anomaly_model: str = "",
+    outputs: ModelOutputs | None = None,
+) -> str:
+    """The plan as a table, a row each visit; columns are those of `_row`, lists are joined by semicolons."""
+    rows = [_row(visit, settings, status, outputs) for visit in study.visits]
+    header = "\t".join(_row(Visit("", None, None, None), settings, status, outputs))
+    return "\n".join([header, *("\t".join(map(_cell, row.values())) for row in rows)])
+
+
+def render_json(
+    study: Study,
+    settings: Settings,
+    status: Mapping[str, str],
+    anomaly_model: str = "",
+    outputs: ModelOutputs | None = None,
+) -> str:
+    """The plan as one JSON object: what is used, the visits (as `_row`), the estimate."""
+    states = {visit.label: visit_state(visit, settings, status) for visit in study.visits}
+    expected = estimate(sum(map(_is_to_do, states.values())), settings)
+    content = {
+        "Version": app_version(),
+        "Dataset": str(study.root),
+        "Output": str(settings.out_dir),
+        "WorkFolder": str(settings.work_dir),
+        "LesionModel": settings.lesion_model,
+        "AnomalyModel": anomaly_model,
+        "Device": settings.device,
+        "Spaces": [*_native_spaces(study), *settings.standard_spaces],
+        "VisitsSideBySide": settings.workers,
+        "Visits": [_row(visit, settings, status, outputs) for visit in study.visits],
+        "WithoutAnatomy": list(study.without_anatomy),
+        "Estimate": {"Seconds": expected.seconds, "OutputMB": expected.output_mb, "WorkMB": expected.work_mb},
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False)
+
+
+FORMATS = {"text": render, "short": render_short, "tsv": render_tsv, "json": render_json}
+"""How a plan may be written. The last two are for programs, and for dry runs only."""
+
+
+def _row(
+    visit: Visit, settings: Settings, status: Mapping[str, str], outputs: ModelOutputs | None
+) -> dict[str, str | list[str] | None]:
+    """A visit in the formats for programs. `files` are relative to the output folder; only what is to do has any."""
+    state, _, reason = visit_state(visit, settings, status).partition(": ")
+    errors = " ".join(problem.message for problem in visit.problems if problem.severity is Severity.ERROR)
+    files = expected_files(visit, settings, outputs) if outputs and _is_to_do(state) else ()
+    return {
+        "participant_id": f"sub-{visit.subject}",
+        "session_id": f"ses-{visit.session}" if visit.session else None,
+        "state": state,
+        "reason": reason or errors or None,
+        "t1w": visit.t1w.path.name if visit.t1w else None,
+        "flair": visit.flair.path.name if visit.flair else None,
+        "reused": list(visit.reuse.sources),
+        "problems": [problem.code for problem in visit.problems],
+        "messages": [problem.message for problem in visit.problems],
+        "files": list(map(str, files)),
+    }
+
+
+def _cell(value: str | list[str] | None) -> str:
+    """A value of a table, in one line and without tabs."""
+    return in_one_line("; ".join(value) if isinstance(value, list) else value or "") or "n/a"
+
+
+def _is_to_do(state: str) -> bool:
+    return _in_short(state) not in (DONE, UNUSABLE)
+
+
+def _written(visit: Visit, files: Iterable[PurePosixPath]) -> Iterator[str]:
+    """The images, tables and transforms that would be written for a visit, without what their names have in common.
+
+    Sidecars and what belongs to its participant are told in the formats for programs only.
+    """
+    folder = names.visit_folder(visit.subject, visit.session) / "anat"
+    start = f"{visit.label}_"
+    found = [file.name.removeprefix(start) for file in files if file.parent == folder and file.suffix != ".json"]
+    yield f"  writes   {counted(len(found), 'file')} {folder / start}..., images and tables with a sidecar each:"
+    indent = " " * 13
+    yield from textwrap.wrap(
+        ", ".join(found), 118, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+    )
+
+
+def _estimate_in_words(states: Mapping[str, str], settings: Settings) -> str:
+    """What a run would take."""
+    visits = sum(map(_is_to_do, states.values()))
+    if not visits:
+        return "Nothing is to do."
+    expected = estimate(visits, settings)
+    gpu = "" if settings.device == "cpu" else " (less with a GPU)"
+    where = ", if each had as many CPUs here," if settings.plugin_file else ""
+    output, work = disk_space(expected.output_mb), disk_space(expected.work_mb)
+    return (
+        f"Estimate: about {duration(expected.seconds)} on {counted(settings.nprocs, 'CPU')}{gpu}{where}; "
+        f"{output} in the output folder, at most {work} in the work folder."
+    )
 
 
 def render_unused(unused: Sequence[Unused]) -> Iterator[str]:
@@ -99,6 +273,40 @@ def expected_images(visit: Visit, settings: Settings) -> tuple[PurePosixPath, ..
         if visit.reuse.lesion_mask is None:  # a mask drawn by hand has no probability
             images.append(names.lesion_probability(scan, space))
     return tuple(images)
+
+
+def expected_files(visit: Visit, settings: Settings, outputs: ModelOutputs) -> tuple[PurePosixPath, ...]:
+    """Every file of a visit whose steps all succeed, relative to the output folder, sidecars included.
+
+    The first are `expected_images`; what belongs to its participant as a whole comes last.
+    """
+    if visit.reference is None:
+        return ()
+    scan, native = visit.reference.name, visit.reference.suffix
+    files = [*expected_images(visit, settings), names.lesion_table(scan, native)]
+    if outputs.uncertainty and visit.reuse.lesion_mask is None:
+        files.append(names.lesion_uncertainty(scan, native))
+    if outputs.anomaly_contrast in visit.contrasts:
+        files += _anomaly_files(visit, settings, outputs.anomaly_contrast)
+    files.append(names.sessions_table(visit.subject))
+    files += [names.sidecar(file) for file in files]
+    if visit.flair_to_align:
+        files.append(names.transform(visit.flair.name, "FLAIR", native, ".txt"))
+    for space in settings.standard_spaces:
+        files += [names.transform(scan, native, space), names.transform(scan, space, native)]
+    files += [names.visit_record(visit.subject, visit.session), names.raw_participants(visit.subject)]
+    return tuple(sorted(dict.fromkeys(files), key=lambda file: (len(file.parts) < 3, file.parent, file.name)))
+
+
+def _anomaly_files(visit: Visit, settings: Settings, contrast: str) -> list[PurePosixPath]:
+    """Images and tables that an anomaly model adds to a visit."""
+    scan, native = visit.reference.name, visit.reference.suffix
+    seen = next(each.name for each in (visit.t1w, visit.flair) if each and each.suffix == contrast)
+    files = [names.findings(scan, native), names.findings_table(scan, native)]
+    for space in (native, *settings.standard_spaces):
+        files += [names.anomaly_map(scan, space), names.anomaly_mask(scan, space)]
+        files.append(names.healthy_twin(seen, contrast, space))
+    return files
 
 
 def _header(study: Study, settings: Settings, anomaly_model: str) -> Iterator[str]:
@@ -173,11 +381,7 @@ def _summary(study: Study, settings: Settings, states: Mapping[str, str]) -> str
     by_state = Counter(_in_short(state) for state in states.values())
     order = sorted(by_state, key=lambda state: (state in (DONE, UNUSABLE), state))
     parts = [f"{by_state[state]} {state}{_codes(study) if state == UNUSABLE else ''}" for state in order]
-    images = sum(
-        len(expected_images(visit, settings))
-        for visit in study.visits
-        if _in_short(states[visit.label]) not in (DONE, UNUSABLE)
-    )
+    images = sum(len(expected_images(visit, settings)) for visit in study.visits if _is_to_do(states[visit.label]))
     return f"{counted(len(study.visits), 'visit')}: {', '.join(parts)}. At least {counted(images, 'image')} to write."
 
 

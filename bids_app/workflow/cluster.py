@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from bids_app.derivatives.record import Record, read_record
-from bids_app.environment import thread_variables
+from bids_app.environment import check_semaphores, thread_variables
 from bids_app.errors import AppError, ConfigError
 from bids_app.settings import Settings
 from bids_app.text import read_text
 from bids_app.workflow import worker
-from bids_app.workflow.job import Job, left_error
-from bids_app.workflow.worker import Outcome
+from bids_app.workflow.job import Job, finished_by_another, left_error
+from bids_app.workflow.worker import Outcome, Tell
 
+_WITH_SEMAPHORES = ("MultiProc", "LegacyMultiProc")
 POLL_SECONDS = 0.05  # nipype's own default of two seconds costs more than most steps
 
 
@@ -61,26 +64,46 @@ def _check_plugin(path: Path, name: str) -> None:
         )
 
 
-def process_with_plugin(jobs: Sequence[Job], settings: Settings) -> Iterator[Outcome]:
-    """Process the visits with the plugin of `settings`; outcomes come when all have ended."""
+def process_with_plugin(jobs: Sequence[Job], settings: Settings, heard: Tell) -> Iterator[Outcome]:
+    """Process the visits with the plugin of `settings`; outcomes come when all have ended.
+
+    Parameters
+    ----------
+    heard : callable
+        Called with the news that a visit has to wait for another run.
+    """
     plugin = read_plugin(settings.plugin_file)
-    refused = [(job, error) for job in jobs if (error := _cannot_begin(job))]
-    not_begun = {job.visit.label for job, _ in refused}
-    if begun := [job for job in jobs if job.visit.label not in not_begun]:
-        yield from _processed(begun, settings, plugin)
-    for job, error in refused:
-        yield worker.failed(job, error, 0.0)
+    if plugin["plugin"] in _WITH_SEMAPHORES:
+        check_semaphores(f"The plugin {plugin['plugin']}")
+    started = time.monotonic()
+    with ExitStack() as held:
+        begun = []
+        for job in jobs:  # every run takes them in this order, so that no two wait for each other
+            try:
+                held.enter_context(worker.hold(job, heard))
+                if record := finished_by_another(job):
+                    yield worker.finished(job, record, time.monotonic() - started)
+                    continue
+                worker.prepare(job)
+            except AppError as error:  # something is in the way of this visit's folders
+                yield worker.failed(job, error, time.monotonic() - started)
+                continue
+            begun.append(job)
+        if begun:
+            yield from _process(begun, settings, plugin, started)
 
 
-def _processed(jobs: Sequence[Job], settings: Settings, plugin: dict[str, Any]) -> Iterator[Outcome]:
-    """Process visits whose folders are there."""
-    started = time.time()
+def _process(jobs: Sequence[Job], settings: Settings, plugin: Mapping[str, Any], started: float) -> Iterator[Outcome]:
+    """Run one graph of all visits, and find out from their records how each ended."""
     failure: Exception | None = None
     try:
         _joined_workflow(jobs, settings).run(**plugin)
     except Exception as error:  # nipype raises when any node failed; which visits did is read from their records
         failure = error
-    seconds = time.time() - started
+    except BaseException:  # Ctrl-C, or a signal that its processes have not heard
+        _end_processes()
+        raise
+    seconds = time.monotonic() - started
     ended = [(job, _record_of_this_run(job)) for job in jobs]
     left = [job for job, record in ended if record is None]
     if settings.stop_on_first_crash:
@@ -94,13 +117,10 @@ def _processed(jobs: Sequence[Job], settings: Settings, plugin: dict[str, Any]) 
         yield worker.failed(job, failure or RuntimeError("the visit was not run"), seconds)
 
 
-def _cannot_begin(job: Job) -> AppError | None:
-    """Make the folders of a visit; the error if something is in their way."""
-    try:
-        worker.prepare(job)
-    except AppError as error:
-        return error
-    return None
+def _end_processes() -> None:
+    """End what the plugin has started on this machine; jobs that it has submitted are the queue's."""
+    for process in multiprocessing.active_children():
+        process.kill()
 
 
 def _joined_workflow(jobs: Sequence[Job], settings: Settings) -> Any:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from bids_app.derivatives import names
-from bids_app.derivatives.record import Status, checksums, fingerprint, read_record, status_of
+from bids_app.derivatives.record import Record, Status, checksums, fingerprint, read_record, status_of
 from bids_app.derivatives.results import Provenance
-from bids_app.derivatives.write import write_json
+from bids_app.derivatives.write import locked, write_json
 from bids_app.errors import NO_SPACE, AppError, CannotWriteError, ExitCode, VisitError, no_space_left, visit_code
 from bids_app.networks.registry import find_anomaly_model
 from bids_app.settings import Settings
@@ -73,6 +75,13 @@ class Job:
         return self.settings.out_dir / names.log_folder(self.visit.subject) / self.run_id
 
     @property
+    def locks(self) -> tuple[Path, Path]:
+        """What is locked while the visit is processed: its work folder, and its outputs. Always in this order."""
+        visit, folder = self.visit, self.work_folder
+        lock = self.settings.out_dir / names.visit_lock(visit.subject, visit.session)
+        return folder.with_name(f".{folder.name}.lock"), lock
+
+    @property
     def error_file(self) -> Path:
         """Where a step leaves its sentence when it fails."""
         return self.work_folder / "error.json"
@@ -120,6 +129,35 @@ def status_of_visit(settings: Settings, visit: Visit, configuration: str) -> Sta
     except VisitError:
         return Status.TO_DO
     return status_of(settings.out_dir, record, configuration, digest)
+
+
+@contextmanager
+def hold_visit(job: Job, waits: Callable[[str], None]) -> Iterator[None]:
+    """Hold a visit, so that no other run processes it at the same time, into the same folders.
+
+    Parameters
+    ----------
+    waits : callable
+        Called with a sentence where another run is at it, before waiting for that to end.
+    """
+
+    def told(holder: str) -> None:
+        who = f" ({holder})" if holder else ""
+        waits(f"Another run{who} is processing it. Waiting for that to end.")
+
+    holder = f"process {os.getpid()} on {socket.gethostname()}, run {job.run_id}"
+    work, outputs = job.locks
+    with locked(work, holder, told, temporary=True), locked(outputs, holder, told, temporary=True):
+        yield
+
+
+def finished_by_another(job: Job) -> Record | None:
+    """The record of a visit that another run has finished, just as this one would, after this one was planned."""
+    record = read_record(job.settings.out_dir, job.visit.subject, job.visit.session)
+    if job.settings.force or record is None or record.run_id == job.run_id:
+        return None
+    status = status_of(job.settings.out_dir, record, job.provenance.configuration_hash, job.fingerprint)
+    return record if status is Status.DONE else None
 
 
 def forget_finished(job: Job) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import logging
 import os
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import replace
-from datetime import datetime
 from functools import cache
 from pathlib import Path
 
@@ -20,23 +18,24 @@ from bids_app.derivatives import names
 from bids_app.derivatives.description import refuse_other_pipeline, write_top_level
 from bids_app.derivatives.record import Status
 from bids_app.derivatives.results import Provenance
+from bids_app.derivatives.run_log import Say, new_run_id
 from bids_app.derivatives.sessions import RawDataset, write_raw_participants
 from bids_app.errors import AppError, BlockedError, ConfigError, ExitCode, VisitError
-from bids_app.lesion.folder import model_files, served_contrasts
-from bids_app.networks.device import choose_device
+from bids_app.lesion.folder import model_files, model_folds, served_contrasts
 from bids_app.networks.registry import find_model, verify
 from bids_app.networks.weights import folder_sha256
 from bids_app.preprocessing.templates import check_spaces
 from bids_app.settings import Settings, configuration_hash
 from bids_app.study.models import Problem, Severity, Study, Visit
-from bids_app.study.plan import UNUSABLE
-from bids_app.wording import capitalized, counted, of_all
-from bids_app.workflow.export import export_lesion_roi
+from bids_app.study.plan import UNUSABLE, ModelOutputs
+from bids_app.wording import counted, duration, part_of
+from bids_app.workflow.export import export_finished
 from bids_app.workflow.job import Job, anomaly_folder, input_checksums, status_of_visit
-from bids_app.workflow.pool import WorkerPool
-from bids_app.workflow.worker import Outcome, leave_failure
+from bids_app.workflow.pool import WorkerPool, in_worker
+from bids_app.workflow.progress import Progress, on_terminal
+from bids_app.workflow.worker import News, Outcome, check_device, leave_failure
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
 def _say(line: str) -> None:
@@ -106,6 +105,13 @@ def _against(visit: Visit, settings: Settings, served: Sequence[frozenset[str]])
     return unserved(visit, served, settings.lesion_model) or blocked(visit, settings.out_dir)
 
 
+def model_outputs(settings: Settings) -> ModelOutputs:
+    """What the plan must know of the models to name all files."""
+    folder = anomaly_folder(settings)
+    contrast = read_folder(folder).card.contrast if folder else None
+    return ModelOutputs(contrast, len(model_folds(find_model(settings.lesion_model), settings.folds)) > 1)
+
+
 def provenance_of(settings: Settings, study: Study) -> Provenance:
     """What all sidecars of this run share."""
     version = app_version()
@@ -167,12 +173,15 @@ def check_anomaly_model(model: AnomalyFolder, settings: Settings) -> None:
 
 def _check_device(request: str) -> None:
     """Look for the GPU in a process of its own: this one must hold no part of it while the workers use it."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        process.submit(choose_device, request).result()
+    in_worker(check_device, request)
 
 
 def run_participants(
-    settings: Settings, study: Study, status: Mapping[str, Status] | None = None, say: Say = _say
+    settings: Settings,
+    study: Study,
+    status: Mapping[str, Status] | None = None,
+    say: Say = _say,
+    run_id: str | None = None,
 ) -> ExitCode:
     """Process every visit that is to do; return OK, or VISIT_FAILED if any visit failed.
 
@@ -180,6 +189,8 @@ def run_participants(
     ----------
     status : mapping, optional
         What there is to do for every visit, where `visit_status` has been asked already.
+    run_id : str, optional
+        Name of the run; a new one where it has no log yet.
 
     Raises
     ------
@@ -194,13 +205,26 @@ def run_participants(
     todo = [visit for visit in study.visits if settings.force or status[visit.label] != Status.DONE]
     done = [] if settings.force else [visit for visit in study.visits if status[visit.label] == Status.DONE]
     if done:
-        are = "is" if len(done) == 1 else "are"
-        say(f"{capitalized(of_all(len(done), len(study.visits), 'visit'))} {are} done already and unchanged.")
+        say(f"Done already, and unchanged: {part_of(len(done), len(study.visits), 'visit')}.")
     exported = _export_done(done, settings, say)
-    run_id, model, anomaly = new_run_id(), find_model(settings.lesion_model), anomaly_folder(settings)
+    run_id, model, anomaly = run_id or new_run_id(), find_model(settings.lesion_model), anomaly_folder(settings)
     todo = _judged(todo, settings)
     jobs = [Job(visit, settings, provenance, _checksums(visit), model, run_id, anomaly) for visit in todo]
-    return max(exported, _report(_outcomes(jobs, settings, say), len(jobs), settings, say))
+    return max(exported, _run(jobs, settings, say))
+
+
+def _run(jobs: Sequence[Job], settings: Settings, say: Say) -> ExitCode:
+    """Process visits, saying how each ended, and at the end where everything is and what to look at first."""
+    started, outcomes = time.monotonic(), []
+    # a plugin tells nothing before all visits have ended
+    expected = [job.visit.label for job in jobs if job.visit.usable and not settings.plugin_file]
+    progress = Progress(len(jobs), expected, settings)
+    with on_terminal(progress):
+        for outcome in _told(_outcomes(jobs, settings, progress, say), progress, settings, say):
+            outcomes.append(outcome)
+    for line in summary(jobs, outcomes, settings, time.monotonic() - started):
+        say(line)
+    return ExitCode.OK if all(outcome.done for outcome in outcomes) else ExitCode.VISIT_FAILED
 
 
 def _judged(visits: Sequence[Visit], settings: Settings) -> list[Visit]:
@@ -217,18 +241,12 @@ def _export_done(visits: Sequence[Visit], settings: Settings, say: Say) -> ExitC
     """Export the lesions of visits that are done already; those that are to do are exported when they are done."""
     failed = False
     for visit in visits if settings.export_lesion_roi else ():
-        mask = settings.out_dir / names.lesion_mask(visit.reference.name, visit.reference.suffix)
         try:
-            export_lesion_roi(visit, mask, settings.export_lesion_roi)
+            export_finished(visit, settings)
         except VisitError as error:
             failed = True
             say(f"{visit.label}: the lesion was not exported. {error}")
     return ExitCode.VISIT_FAILED if failed else ExitCode.OK
-
-
-def new_run_id() -> str:
-    """Name of a run's folder of logs: date, time and eight random digits."""
-    return f"{datetime.now():%Y%m%d-%H%M%S}_{uuid.uuid4().hex[:8]}"
 
 
 def _checksums(visit: Visit) -> Mapping[str, str]:
@@ -239,53 +257,58 @@ def _checksums(visit: Visit) -> Mapping[str, str]:
         return {}
 
 
-def _outcomes(jobs: list[Job], settings: Settings, say: Say) -> Iterator[Outcome]:
+def _outcomes(jobs: Sequence[Job], settings: Settings, progress: Progress, say: Say) -> Iterator[Outcome]:
     """Process the usable visits, then fail those with an error of their own without trying them.
 
     In this order, because the first failure may be the end of the run (``--stop-on-first-crash``).
     """
     if usable := [job for job in jobs if job.visit.usable]:
-        yield from _processed(usable, settings, say)
+        yield from _processed(usable, settings, progress, say)
     for job in jobs:
         if not job.visit.usable:
             message = " ".join(p.message for p in job.visit.problems if p.severity is Severity.ERROR)
             yield Outcome(job.visit.label, 0.0, {}, *leave_failure(job, message))
 
 
-def _processed(jobs: list[Job], settings: Settings, say: Say) -> Iterator[Outcome]:
+def _processed(jobs: list[Job], settings: Settings, progress: Progress, say: Say) -> Iterator[Outcome]:
     """Process visits with the plugin that was asked for, else in workers of this machine."""
+
+    def heard(news: News) -> None:
+        progress.hear(news)
+        if news.step:
+            logger.info("%s: %s", news.label, news.step)
+        if news.sentence:
+            say(f"{news.label}: {news.sentence}")
+
     if settings.plugin_file:
         from bids_app.workflow.cluster import process_with_plugin
 
-        yield from process_with_plugin(jobs, settings)
+        yield from process_with_plugin(jobs, settings, heard)
         return
     with WorkerPool(settings, min(settings.workers, len(jobs)), jobs[0].model_folder) as pool:
         say(f"Device: {pool.tools.description}. Visits side by side: {pool.size}.")
-        yield from pool.process(jobs)
+        yield from pool.process(jobs, heard)
 
 
-def _report(outcomes: Iterator[Outcome], total: int, settings: Settings, say: Say) -> ExitCode:
-    """Say how each visit ended, as soon as it ended.
+def _told(outcomes: Iterator[Outcome], progress: Progress, settings: Settings, say: Say) -> Iterator[Outcome]:
+    """The outcomes; how each visit ended is said as soon as it ended.
 
     Raises
     ------
     AppError
         If the failure of a visit ends the whole run (no space left).
     """
-    failed = []
-    for number, outcome in enumerate(outcomes, start=1):
-        say(f"[{number}/{total}] {outcome.label}: {describe(outcome)}")
-        if outcome.done:
-            continue
-        failed.append(outcome)
-        if outcome.code is not ExitCode.VISIT_FAILED:
-            raise _Ended(outcome)
-        if settings.stop_on_first_crash:
-            break
-    if failed:
-        labels = ", ".join(outcome.label for outcome in failed)
-        say(f"{capitalized(of_all(len(failed), total, 'visit'))} failed: {labels}. See sub-*/log/.")
-    return ExitCode.VISIT_FAILED if failed else ExitCode.OK
+    with closing(outcomes):  # also where the first failure is the end: then visits in work are let finish
+        for outcome in outcomes:
+            progress.end(outcome.label)
+            seconds = progress.seconds_left()
+            left = f"; about {duration(seconds)} left" if seconds else ""
+            say(f"[{progress.ended}/{progress.total}] {outcome.label}: {describe(outcome)}{left}")
+            yield outcome
+            if outcome.code not in (ExitCode.OK, ExitCode.VISIT_FAILED):
+                raise _Ended(outcome)
+            if settings.stop_on_first_crash and not outcome.done:
+                return
 
 
 class _Ended(AppError):
@@ -304,7 +327,38 @@ def describe(outcome: Outcome) -> str:
     count, volume = row["lesion_count"], row["lesion_volume_ml"]
     lesions = f"{counted(count, 'lesion')}, {volume:.2f} mL" if count else "no lesion"
     doubts = f" (look at: {row['problems']})" if row.get("problems") else ""
-    return f"done in {outcome.seconds:.0f} s, {lesions}{doubts}"
+    how = "by another run" if outcome.by_another else f"in {outcome.seconds:.0f} s"
+    return f"done {how}, {lesions}{doubts}"
+
+
+def summary(jobs: Sequence[Job], outcomes: Sequence[Outcome], settings: Settings, seconds: float) -> Iterator[str]:
+    """How a run ended, where things are, and what to look at first."""
+    failed = [outcome for outcome in outcomes if not outcome.done]
+    if jobs:
+        done = part_of(len(outcomes) - len(failed), len(jobs), "visit")
+        yield f"Done: {done}, in {duration(seconds)}."
+    if failed:
+        labels = ", ".join(outcome.label for outcome in failed)
+        what = part_of(len(failed), len(jobs), "visit")
+        yield f"Failed: {what} ({labels}). Details are in sub-*/{names.LOG_FOLDER}; the same command does what is left."
+    yield f"Results are in {settings.out_dir}, each visit in its anat folder."
+    finished = [outcome for outcome in outcomes if outcome.done]
+    if finished:
+        first = max(finished, key=_worth_a_look)
+        visit = next(job.visit for job in jobs if job.visit.label == first.label)
+        scan, space = visit.reference.name, visit.reference.suffix
+        mask, image = names.lesion_mask(scan, space), names.preprocessed(scan, space, space)
+        yield f"Look first at {first.label}{_why(first)}: {mask} over {image.name}."
+
+
+def _worth_a_look(outcome: Outcome) -> tuple[bool, float]:
+    """Order of visits by what may be wrong with them: doubts first, then the largest lesion."""
+    return bool(outcome.summary.get("problems")), outcome.summary.get("lesion_volume_ml") or 0.0
+
+
+def _why(outcome: Outcome) -> str:
+    problems = outcome.summary.get("problems")
+    return f" ({problems.replace(';', ', ')})" if problems else ""
 
 
 def _leave_raw_participants(out_dir: Path, study: Study) -> None:

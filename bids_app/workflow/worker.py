@@ -6,20 +6,28 @@ import ctypes
 import logging
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from bids_app.derivatives.record import Record
 from bids_app.derivatives.write import write_json, write_text
 from bids_app.errors import AppError, ExitCode, visit_code
+from bids_app.networks.device import choose_device
+from bids_app.process import guard_streams
 from bids_app.settings import Settings, to_toml
-from bids_app.workflow.job import Job, anomaly_folder, forget_finished, left_error
+from bids_app.workflow.export import export_finished
+from bids_app.workflow.job import Job, anomaly_folder, finished_by_another, forget_finished, hold_visit, left_error
 
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
@@ -36,6 +44,8 @@ class Outcome:
         The sentence of a failed one.
     code : ExitCode
         VISIT_FAILED concerns this visit alone; CANNOT_WRITE and UNAVAILABLE end the run.
+    by_another : bool
+        Whether another run has finished the visit, while this one waited for it.
     """
 
     label: str
@@ -43,10 +53,33 @@ class Outcome:
     summary: dict
     error: str = ""
     code: ExitCode = ExitCode.OK
+    by_another: bool = False
 
     @property
     def done(self) -> bool:
         return not self.error
+
+
+@dataclass(frozen=True)
+class News:
+    """What a worker tells while it is at a visit.
+
+    Attributes
+    ----------
+    label : str
+        The visit.
+    step : str
+        The step that begins now; empty where it is not about one.
+    sentence : str
+        Something that the user should hear.
+    """
+
+    label: str
+    step: str = ""
+    sentence: str = ""
+
+
+Tell = Callable[[News], None]
 
 
 @dataclass(frozen=True)
@@ -72,7 +105,40 @@ def die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def start(settings: Settings, model_folder: Path) -> Tools:
+def serve(connection: Connection) -> None:
+    """Do what comes through the pipe, and send back what came of it, until the other end is closed."""
+    die_with_parent()
+    guard_streams()
+
+    def tell(news: News) -> None:
+        with suppress(OSError):  # the run listens no more, and lets this visit finish
+            connection.send(news)
+
+    with suppress(EOFError, OSError):
+        while True:
+            function, arguments = connection.recv()
+            try:
+                answer = function(*arguments, tell)
+            except Exception as error:
+                answer = _sendable(error)
+            connection.send(answer)
+
+
+def _sendable(error: Exception) -> Exception:
+    """An error as it is, or its text where it cannot be sent to another process."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def check_device(request: str, _: Tell) -> None:
+    """Find out whether a device can be used; raises as `choose_device`."""
+    choose_device(request)
+
+
+def start(settings: Settings, model_folder: Path, _: Tell) -> Tools:
     """Import what a visit needs, set the threads, decide the device, load the models; slow, so once a worker.
 
     Raises
@@ -92,21 +158,54 @@ def start(settings: Settings, model_folder: Path) -> Tools:
     return Tools(device.name, device.description)
 
 
-def process(job: Job) -> Outcome:
+def process(job: Job, tell: Tell) -> Outcome:
     """Process one visit from beginning to end; never raises for what concerns this visit alone."""
-    from bids_app.workflow.graph import visit_workflow
-
     started = time.monotonic()
     try:
-        prepare(job)
-        nodes = visit_workflow(job).run(plugin="Linear").nodes
-        record: Record = next(node for node in nodes if node.name == "deliver").result.outputs.out
-        seconds = {node.name: round(node.result.runtime.duration, 2) for node in nodes}
-        write_json(job.log_folder / f"{job.visit.label}_seconds.json", seconds)
-        shutil.rmtree(job.work_folder, ignore_errors=True)
+        with hold(job, tell):
+            return _process_held(job, tell, started)
+    except Exception as error:  # it could not be held
+        return failed(job, error, time.monotonic() - started)
+
+
+def hold(job: Job, tell: Tell) -> AbstractContextManager[None]:
+    """Hold a visit, as `hold_visit`, and tell where that has to wait for another run."""
+    return hold_visit(job, lambda sentence: tell(News(job.visit.label, sentence=sentence)))
+
+
+def _process_held(job: Job, tell: Tell, started: float) -> Outcome:
+    """Process a visit that no other run can be at, unless one has just finished it."""
+    try:
+        if record := finished_by_another(job):
+            return finished(job, record, time.monotonic() - started)
+        record = _run_steps(job, tell)
         return Outcome(job.visit.label, time.monotonic() - started, record.summary)
     except Exception as error:  # whatever happens to one visit must not end the others
         return failed(job, error, time.monotonic() - started)
+
+
+def _run_steps(job: Job, tell: Tell) -> Record:
+    """Run the steps of a visit, each of which is told when it begins."""
+    from bids_app.workflow.graph import visit_workflow
+
+    def heard(node: Any, status: str) -> None:
+        if status == "start":
+            tell(News(job.visit.label, node.name))
+
+    prepare(job)
+    nodes = visit_workflow(job).run(plugin="Linear", plugin_args={"status_callback": heard}).nodes
+    record: Record = next(node for node in nodes if node.name == "deliver").result.outputs.out
+    seconds = {node.name: round(node.result.runtime.duration, 2) for node in nodes}
+    write_json(job.log_folder / f"{job.visit.label}_seconds.json", seconds)
+    shutil.rmtree(job.work_folder, ignore_errors=True)
+    return record
+
+
+def finished(job: Job, record: Record, seconds: float) -> Outcome:
+    """The outcome of a visit that another run has finished meanwhile. Raises as `export_finished`."""
+    if job.settings.export_lesion_roi:
+        export_finished(job.visit, job.settings)
+    return Outcome(job.visit.label, seconds, record.summary, by_another=True)
 
 
 def failed(job: Job, error: Exception, seconds: float) -> Outcome:

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from bids_app.derivatives.write import atomic, copy_file, write_json, write_table, write_text
+from bids_app.derivatives.write import atomic, copy_file, locked, write_json, write_table, write_text
 from bids_app.errors import BlockedError, CannotWriteError, ExitCode, visit_code
 
 
@@ -73,3 +79,64 @@ def test_a_closed_folder_concerns_one_visit_and_a_full_disk_all(tmp_path: Path):
         with pytest.raises(CannotWriteError) as caught, atomic(tmp_path / "a.txt"):
             raise OSError(number, os.strerror(number))
         assert visit_code(caught.value) is code
+
+
+def hold(path: Path, *told: str) -> subprocess.Popen:
+    """Another process that holds a lock until it is killed."""
+    code = "import sys, time; from pathlib import Path; from bids_app.derivatives.write import locked\n"
+    code += "with locked(Path(sys.argv[1]), 'somebody else'): print('held', flush=True); time.sleep(60)"
+    root = str(Path(__file__).parents[2])
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": root}
+    )
+    assert other.stdout.readline() == b"held\n"
+    return other
+
+
+def test_who_waits_for_a_lock_hears_who_holds_it_and_a_killed_holder_stops_nobody(tmp_path: Path):
+    path, heard = tmp_path / "a.lock", []
+    other = hold(path)
+    killer = threading.Timer(0.3, other.send_signal, [signal.SIGKILL])
+    killer.start()
+    started = time.monotonic()
+    with locked(path, "me", heard.append):
+        assert time.monotonic() - started > 0.2
+        assert path.read_text() == "me"
+    other.wait()
+    assert heard == ["somebody else"]
+
+
+def test_a_lock_that_nobody_holds_is_had_at_once_whatever_a_killed_run_left(tmp_path: Path):
+    path, heard = tmp_path / "a.lock", []
+    path.write_text("a run that was killed")
+    with locked(path, "me", heard.append):
+        assert path.read_text() == "me"
+    assert heard == []
+
+
+def test_a_temporary_lock_leaves_no_file_and_lets_no_two_in(tmp_path: Path):
+    path, inside, most = tmp_path / "a.lock", [], []
+
+    def enter():
+        for _ in range(50):
+            with locked(path, temporary=True):
+                inside.append(1)
+                most.append(len(inside))
+                time.sleep(0.0005)
+                inside.pop()
+
+    threads = [threading.Thread(target=enter) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (max(most), len(most), path.exists()) == (1, 200, False)
+
+
+def test_where_there_are_no_locks_nothing_is_held(tmp_path: Path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with locked(tmp_path / "a.lock", "me", str, temporary=True):
+        pass

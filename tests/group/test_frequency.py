@@ -11,6 +11,8 @@ import pytest
 from bids_app import images
 from bids_app.derivatives import names
 from bids_app.derivatives.write import write_image, write_json
+from bids_app.group.frequency import FrequencyMap
+from bids_app.group.run import _map_line
 from tests.conftest import stored_as
 from tests.group.mock import LEFT, RIGHT, SPACE, add_done, add_failed, run_lines, standard_mask
 
@@ -120,3 +122,10 @@ def test_a_map_of_an_earlier_run_does_not_outlive_its_masks(tmp_path):
 def test_a_map_without_any_lesion(tmp_path):
     add_done(tmp_path, "01", mask=standard_mask(), volumes=())
     assert f"Lesion frequency map in {SPACE}: 1 participant, 1 visit, no lesion anywhere." in run_lines(tmp_path)
+
+
+def test_a_peak_near_the_middle_has_no_minus_zero():
+    affine = np.eye(4)
+    affine[:3, 3] = [-0.2, 0.3, -7.2]
+    image = nib.Nifti1Image(np.ones((1, 1, 1), dtype=np.float32), affine)
+    assert "(first at 0, 0, -7 mm)" in _map_line(FrequencyMap(SPACE, image, ()))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
 from bids_app.settings import Settings
 from bids_app.study.index import index
 from bids_app.study.models import Problem, Severity, Study
-from bids_app.study.plan import expected_images, render, visit_state
+from bids_app.study.plan import FORMATS, ModelOutputs, expected_files, expected_images, render, rendered, visit_state
 from tests.skeletons import make_empty, make_skeleton
 
 SCANS = (
@@ -153,3 +154,96 @@ def test_visits_without_anatomy_are_named_and_not_counted(tmp_path: Path, settin
 
 def test_plan_of_nothing(study: Study, settings: Settings):
     assert render(replace(study, visits=()), settings, {}).endswith("\nNo visit to process.")
+
+
+OUTPUTS = ModelOutputs("T1w", uncertainty=True)
+
+
+@pytest.mark.parametrize("scans", [("T1w", "FLAIR"), ("FLAIR",)])
+def test_expected_files_are_those_of_the_golden_list(tmp_path: Path, settings: Settings, scans: tuple[str]):
+    golden = Path(__file__).parents[1] / "golden" / f"visit_{'_'.join(scans).lower()}.txt"
+    lines = {line for line in golden.read_text(encoding="utf-8").split() if line.startswith("sub-")}
+    visit = index(replace(settings, bids_dir=make_skeleton(tmp_path / "golden", [f"sub-01_ses-1_{s}" for s in scans])))
+    found = list(map(str, expected_files(visit.visits[0], settings, OUTPUTS)))
+    assert len(found) == len(set(found))
+    assert set(found) == lines
+
+
+def test_files_that_depend_on_models_and_options(study: Study, settings: Settings):
+    both, flair = study.visits[0], study.visits[1]
+
+    def words(visit, more=OUTPUTS, options=settings) -> str:
+        return " ".join(map(str, expected_files(visit, options, more)))
+
+    assert "uncertainty" in words(both) and "anomalymap" in words(both)
+    assert "uncertainty" not in words(both, ModelOutputs("T1w", uncertainty=False))
+    assert "reflect" not in words(both, ModelOutputs(None, uncertainty=True))
+    assert "anomalymap" not in words(flair)
+    assert "desc-pseudohealthy_FLAIR" in words(flair, ModelOutputs("FLAIR", True))
+    assert "desc-pseudohealthy_FLAIR" in words(both, ModelOutputs("FLAIR", True))
+    assert "MNI" not in words(both, options=replace(settings, normalization=False))
+    drawn = replace(both, reuse=replace(both.reuse, lesion_mask=Path("lesion.nii.gz")))
+    assert "uncertainty" not in words(drawn) and "probseg" not in words(drawn)
+
+
+def test_a_dry_run_names_the_files_and_estimates_time_and_space(study: Study, settings: Settings):
+    text = render(study, settings, STATUS, "", OUTPUTS)
+    plan = blocks(text)
+    first = plan["sub-01_ses-1"]
+    assert re.search(r"  writes   \d+ files sub-01/ses-1/anat/sub-01_ses-1_\.\.\., images", first)
+    named = re.split(r",?\s+", first.partition("sidecar each:\n")[2].strip())
+    whole = [PurePosixPath("sub-01/ses-1/anat", f"sub-01_ses-1_{name}") for name in named]
+    files = expected_files(study.visits[0], settings, OUTPUTS)
+    assert whole == [file for file in files if file.parent.name == "anat" and file.suffix != ".json"]
+    assert "writes" not in plan["sub-02_ses-1"] + plan["sub-01_ses-2"], "done, and not to be done"
+    assert text.splitlines()[-2:] == [
+        "Estimate: about 59 s on 8 CPUs (less with a GPU); 240 MB in the output folder, "
+        "at most 300 MB in the work folder.",
+        "4 visits: 2 to do, 1 cannot be processed, 1 done. At least 19 images to write.",
+    ]
+    done = dict.fromkeys(STATUS, "done")
+    assert render(study, settings, done, "", OUTPUTS).splitlines()[-2] == "Nothing is to do."
+    assert "Estimate" not in render(study, settings, STATUS)
+
+
+def test_short_plan_has_a_line_each_visit(study: Study, settings: Settings):
+    lines = rendered("short", study, settings, STATUS, "", OUTPUTS).splitlines()
+    assert lines[:4] == [
+        "sub-01_ses-1  to do  T1w+FLAIR  several-t1w",
+        "sub-01_ses-2  cannot be processed  FLAIR  flair-alone",
+        "sub-02_ses-1  done  T1w",
+        "sub-02_ses-2  to do  FLAIR  flair-alone",
+    ]
+    assert lines[4].startswith("Estimate: about ")
+    assert lines[5].startswith("4 visits: ")
+    assert len(rendered("short", study, settings, STATUS).splitlines()) == 5
+
+
+def test_plan_as_a_table(study: Study, settings: Settings):
+    header, *rows = (line.split("\t") for line in rendered("tsv", study, settings, STATUS, "", OUTPUTS).splitlines())
+    first, second, third, _ = (dict(zip(header, row, strict=True)) for row in rows)
+    assert (first["participant_id"], first["session_id"], first["state"]) == ("sub-01", "ses-1", "to do")
+    assert (first["t1w"], first["problems"]) == ("sub-01_ses-1_run-2_T1w.nii.gz", "several-t1w")
+    assert "sub-01/ses-1/anat/sub-01_ses-1_run-2_desc-preproc_T1w.nii.gz; " in first["files"]
+    assert (second["state"], second["t1w"], second["files"]) == ("cannot be processed", "n/a", "n/a")
+    assert second["reason"] == "sub-01_ses-2 has no T1w, which the lesion model needs."
+    assert third["reused"].startswith("bids:fmriprep:sub-02")
+
+
+def test_plan_as_json(study: Study, settings: Settings):
+    plan = json.loads(rendered("json", study, settings, STATUS, "ours", OUTPUTS))
+    assert (plan["Dataset"], plan["AnomalyModel"]) == (str(study.root), "ours")
+    assert [visit["state"] for visit in plan["Visits"]] == ["to do", "cannot be processed", "done", "to do"]
+    first = plan["Visits"][0]
+    assert first["problems"] == ["several-t1w"] and "earlier run" in first["messages"][0]
+    assert first["files"] == list(map(str, expected_files(study.visits[0], settings, OUTPUTS)))
+    assert plan["Estimate"] == {"Seconds": pytest.approx(14 + 90.9 / 2), "OutputMB": 240, "WorkMB": 300}
+
+
+@pytest.mark.parametrize("plan_format", FORMATS)
+def test_every_format_of_a_plan_of_nothing_and_of_strange_names(study: Study, settings: Settings, plan_format: str):
+    rendered(plan_format, replace(study, visits=()), settings, {}, "", OUTPUTS)
+    strange = replace(study.visits[0], problems=(Problem("x", Severity.ERROR, "one\ttab\nand a line."),))
+    text = rendered(plan_format, replace(study, visits=(strange,)), settings, {}, "", OUTPUTS)
+    if plan_format == "tsv":
+        assert [line.count("\t") for line in text.splitlines()] == [9, 9]

@@ -97,6 +97,6 @@ def test_a_step_that_cannot_write_beside_a_file_in_its_way_fails_its_visit_only(
 def test_a_failure_that_cannot_be_recorded_is_a_failure_all_the_same(job: Job):
     job.settings.out_dir.mkdir(parents=True, exist_ok=True)
     (job.settings.out_dir / "sub-01").write_text("a file")
-    outcome = process(job)
+    outcome = process(job, lambda news: None)
     assert outcome.code is ExitCode.VISIT_FAILED
     assert "sub-01 is in the way" in outcome.error

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import multiprocessing
+import multiprocessing.synchronize
 import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +16,14 @@ from bids_app.derivatives import names
 from bids_app.derivatives.record import Record, read_record, write_record
 from bids_app.derivatives.results import Anomalies, Prepared
 from bids_app.environment import thread_variables
-from bids_app.errors import ExitCode
+from bids_app.errors import ExitCode, UnavailableError
 from bids_app.settings import Settings
+from bids_app.study.estimate import STEP_SECONDS
 from bids_app.study.models import Visit
-from bids_app.workflow import cluster, interfaces, stages, worker
+from bids_app.workflow import cluster, graph, interfaces, stages, worker
 from bids_app.workflow.cluster import process_with_plugin
-from bids_app.workflow.job import Job, leave_error
-from bids_app.workflow.worker import Outcome
+from bids_app.workflow.job import Job, hold_visit, leave_error
+from bids_app.workflow.worker import News, Outcome, Tell
 from tests.derivatives.mock import make_explained, make_results, make_visit, provenance
 
 STEPS = ["prepare 01", "pose", "segment", "normalize", "explain"]
@@ -77,8 +82,11 @@ def make_job(folder: Path, subject: str) -> Job:
     return Job(visit, settings, provenance(folder / "bids"), {"t1w": "abc"}, folder / "model", "run1")
 
 
-def process(way: str, job: Job) -> Outcome:
-    return worker.process(job) if way == "worker" else next(process_with_plugin([job], job.settings))
+def process(way: str, job: Job, tell: Tell = str) -> Outcome:
+    if way == "worker":
+        return worker.process(job, tell)
+    [outcome] = process_with_plugin([job], job.settings, tell)
+    return outcome
 
 
 def mask_of(job: Job) -> Path:
@@ -153,7 +161,7 @@ def test_every_visit_of_a_plugin_has_its_own_end_and_crash_folder(tmp_path: Path
         return step(job, folder)
 
     monkeypatch.setattr(stages, "prepare", fails_for_one)
-    good, bad = process_with_plugin([first, second], first.settings)
+    good, bad = process_with_plugin([first, second], first.settings, str)
     assert good.done, good.error
     assert (bad.error, bad.code) == ("ValueError: a broken scan", ExitCode.VISIT_FAILED)
     assert list(first.log_folder.glob("crash-*prepare*.txt"))
@@ -172,9 +180,106 @@ def test_the_first_failure_of_a_plugin_ends_the_run_and_blames_no_other_visit(tm
 
     monkeypatch.setattr(cluster, "_joined_workflow", lambda *_: Stopped())
     settings = replace(idle.settings, stop_on_first_crash=True)
-    outcomes = list(process_with_plugin([idle, bad], settings))
+    outcomes = list(process_with_plugin([idle, bad], settings, str))
     assert [(outcome.label, outcome.error) for outcome in outcomes] == [("sub-02_ses-1", "ValueError: a broken scan")]
     assert read_record(settings.out_dir, "01", "1") is None
+
+
+@pytest.mark.parametrize("work", ["work", "another"])
+def test_a_second_run_waits_for_the_first_and_takes_its_result(
+    way: str, job: Job, calls: list[str], tmp_path: Path, work: str
+):
+    """The same command twice at once, with one work folder or two: outputs are shared either way."""
+    later = replace(job, run_id="run2", settings=replace(job.settings, work_dir=tmp_path / work))
+    heard: list[News] = []
+    outcomes: list[Outcome] = []
+    waits = threading.Event()
+
+    def hear(news: News) -> None:
+        heard.append(news)
+        waits.set()
+
+    def second() -> None:
+        outcomes.append(process(way, later, hear))
+
+    with hold_visit(job, str):
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert waits.wait(10)
+        assert calls == []
+        leave_record(job)
+    thread.join(10)
+    assert (outcomes[0].by_another, outcomes[0].summary, calls) == (True, {"lesion_count": 3}, [])
+    assert [news.label for news in heard] == [job.visit.label]
+    assert f"process {os.getpid()} on " in heard[0].sentence and "run run1" in heard[0].sentence
+    assert not list(job.settings.out_dir.rglob("*.lock")) and not list(later.settings.work_dir.rglob(".*.lock"))
+
+
+def leave_record(job: Job) -> None:
+    """As if a run has finished the visit."""
+    visit, configuration = job.visit, job.provenance.configuration_hash
+    summary = {"lesion_count": 3}
+    done = Record(visit.subject, visit.session, "done", "1", configuration, job.fingerprint, {}, summary=summary)
+    write_record(job.settings.out_dir, replace(done, run_id=job.run_id))
+
+
+@pytest.mark.parametrize("what", ["force", "configuration", "fingerprint", "damaged", "failed"])
+def test_what_another_run_left_is_taken_only_if_it_is_what_this_one_would_make(
+    way: str, job: Job, calls: list[str], what: str
+):
+    leave_record(job)
+    record = read_record(job.settings.out_dir, "01", "1")
+    changed = {
+        "configuration": {"configuration_hash": "another"},
+        "fingerprint": {"fingerprint": "another"},
+        "damaged": {"outputs": {"sub-01/lost.nii.gz": "abc"}},
+        "failed": {"status": "failed"},
+    }.get(what, {})
+    write_record(job.settings.out_dir, replace(record, **changed))
+    again = replace(job, run_id="run2", settings=replace(job.settings, force=what == "force"))
+    assert process(way, again).done
+    assert calls == STEPS
+
+
+def test_what_another_run_has_finished_is_exported_too(way: str, job: Job, calls: list[str], monkeypatch):
+    exported = []
+    monkeypatch.setattr("bids_app.workflow.export.export_lesion_roi", lambda *found: exported.append(found))
+    leave_record(job)
+    settings = replace(job.settings, export_lesion_roi=job.settings.out_dir / "roi")
+    assert process(way, replace(job, run_id="run2", settings=settings)).done
+    assert exported == [(job.visit, mask_of(job), settings.export_lesion_roi)]
+
+
+def test_steps_are_told_as_they_begin(job: Job, calls: list[str]):
+    heard: list[News] = []
+    assert worker.process(job, heard.append).done
+    assert [news.step for news in heard] == [name for name, *_ in graph.STEPS] == list(STEP_SECONDS)
+    assert {news.label for news in heard} == {job.visit.label}
+
+
+def test_the_end_of_a_run_ends_what_a_plugin_has_started(job: Job, calls: list[str], monkeypatch):
+    ended = []
+
+    class Interrupted:
+        def run(self, **_):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cluster, "_joined_workflow", lambda *_: Interrupted())
+    monkeypatch.setattr(cluster, "_end_processes", lambda: ended.append(1))
+    with pytest.raises(KeyboardInterrupt):
+        list(process_with_plugin([job], job.settings, str))
+    assert ended == [1]
+    assert not list(job.settings.out_dir.rglob("*.lock"))
+
+
+def test_a_plugin_of_processes_says_where_dev_shm_cannot_be_used(job: Job, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(multiprocessing.synchronize.SemLock, "__init__", refuse)
+    job.settings.plugin_file.write_text("plugin: MultiProc\n")
+    with pytest.raises(UnavailableError, match="/dev/shm cannot be used: Read-only"):
+        list(process_with_plugin([job], job.settings, str))
 
 
 def test_processes_of_a_plugin_keep_to_their_threads(job: Job, calls: list[str], monkeypatch):

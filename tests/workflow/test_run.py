@@ -18,7 +18,7 @@ from bids_app.study.models import Problem, Reuse, Scan, Severity, Study, Visit
 from bids_app.study.participants import read_participants
 from bids_app.workflow import run
 from bids_app.workflow.job import Job
-from bids_app.workflow.worker import Outcome, Tools
+from bids_app.workflow.worker import News, Outcome, Tools
 from tests.anomaly.models import write_anomaly_model
 
 ROW = {"lesion_count": 2, "lesion_volume_ml": 12.5, "problems": None}
@@ -39,7 +39,7 @@ class FakePool:
     def __exit__(self, *_):
         return None
 
-    def process(self, jobs):
+    def process(self, jobs, heard):
         for job in jobs:
             self.seen.append(job.visit.label)
             if job.visit.label in self.fails:
@@ -97,13 +97,13 @@ def test_all_visits_are_processed_once(settings: Settings, study: Study):
     FakePool.seen.clear()
     assert run.run_participants(settings, study, say=said.append) is ExitCode.OK
     assert FakePool.seen == []
-    assert "All 3 visits are done already and unchanged." in said
+    assert "Done already, and unchanged: all 3 visits." in said
 
 
 def test_models_by_relative_paths_are_found_from_wherever_a_step_runs(settings: Settings, study: Study, monkeypatch):
     """nipype changes into the folder of each step."""
     jobs = []
-    monkeypatch.setattr(FakePool, "process", lambda _, asked: jobs.extend(asked) or ())
+    monkeypatch.setattr(FakePool, "process", lambda _, asked, heard: jobs.extend(asked) or ())
     folder = write_anomaly_model(settings.work_dir / "model")
     monkeypatch.chdir(settings.work_dir)
     run.run_participants(replace(settings, anomaly_model="model"), study, say=str)
@@ -139,7 +139,80 @@ def test_a_failed_visit_takes_no_other_with_it(settings: Settings, study: Study)
     assert run.run_participants(settings, study, say=said.append) is ExitCode.VISIT_FAILED
     assert FakePool.seen == ["sub-01", "sub-02", "sub-03"]
     assert any("sub-01: FAILED after 1 s. The file is broken." in line for line in said)
-    assert "1 of 3 visits failed" in said[-1]
+    assert any(line.startswith("Done: 2 of 3 visits, in ") for line in said)
+    assert any(line.startswith("Failed: 1 of 3 visits (sub-01).") for line in said)
+
+
+def test_the_end_of_a_run_says_where_things_are_and_what_to_look_at(settings: Settings, study: Study, monkeypatch):
+    rows = {"02": ROW | {"problems": "flair-misaligned;several-t1w"}, "03": ROW | {"lesion_volume_ml": 99.0}}
+    process = FakePool.process
+
+    def with_rows(self, jobs, heard):
+        for outcome in process(self, jobs, heard):
+            yield replace(outcome, summary=rows.get(outcome.label.removeprefix("sub-"), ROW))
+
+    monkeypatch.setattr(FakePool, "process", with_rows)
+    said: list[str] = []
+    run.run_participants(settings, study, say=said.append)
+    end = said[-3:]
+    assert end[0].startswith("Done: all 3 visits, in ")
+    assert end[1] == f"Results are in {settings.out_dir}, each visit in its anat folder."
+    assert end[2] == (
+        "Look first at sub-02 (flair-misaligned, several-t1w): "
+        "sub-02/anat/sub-02_space-T1w_label-L_desc-nnunet_mask.nii.gz "
+        "over sub-02_desc-preproc_T1w.nii.gz."
+    )
+    rows.clear()
+    rows["03"] = ROW | {"lesion_volume_ml": 99.0}
+    said.clear()
+    run.run_participants(replace(settings, force=True), study, say=said.append)
+    assert said[-1].startswith("Look first at sub-03: sub-03/anat/")
+
+
+def test_what_another_run_has_done_is_said_to_be():
+    assert run.describe(Outcome("sub-01", 7.0, ROW, by_another=True)) == "done by another run, 2 lesions, 12.50 mL"
+
+
+def test_of_one_visit_nobody_says_1_of_1(settings: Settings, study: Study):
+    one, said = replace(study, visits=study.visits[:1]), []
+    run.run_participants(settings, one, say=said.append)
+    run.run_participants(settings, one, say=said.append)
+    FakePool.fails = {"sub-01": ("The file is broken.", ExitCode.VISIT_FAILED)}
+    run.run_participants(replace(settings, force=True), one, say=said.append)
+    assert "Done already, and unchanged: 1 visit." in said
+    assert any(line.startswith("Done: 1 visit, in ") for line in said)
+    assert any(line.startswith("Failed: 1 visit (sub-01). ") for line in said)
+    assert not [line for line in said if "1 of 1" in line]
+
+
+def test_the_time_that_is_left_is_said_with_each_visit_but_the_last(settings: Settings, study: Study):
+    said: list[str] = []
+    run.run_participants(settings, study, say=said.append)
+    lines = [line for line in said if line.startswith("[")]
+    assert ["left" in line for line in lines] == [True, True, False]
+    assert lines[0].startswith("[1/3] sub-01: done in 60 s, 2 lesions, 12.50 mL; about ")
+
+
+def test_what_workers_tell_is_said_or_noted(settings: Settings, study: Study, monkeypatch, caplog):
+    def tell(self, jobs, heard):
+        heard(News("sub-01", "pose"))
+        heard(News("sub-01", sentence="Another run is processing it."))
+        return ()
+
+    monkeypatch.setattr(FakePool, "process", tell)
+    caplog.set_level("INFO", "bids_app")
+    said: list[str] = []
+    run.run_participants(settings, study, say=said.append)
+    assert "sub-01: Another run is processing it." in said
+    assert "sub-01: pose" in caplog.messages
+    assert not [line for line in said if "pose" in line]
+
+
+def test_the_name_of_the_run_is_that_of_its_log(settings: Settings, study: Study, monkeypatch):
+    jobs: list[Job] = []
+    monkeypatch.setattr(FakePool, "process", lambda _, asked, heard: jobs.extend(asked) or ())
+    run.run_participants(settings, study, None, str, "20250101-120000_abc")
+    assert {job.run_id for job in jobs} == {"20250101-120000_abc"}
 
 
 def test_stop_on_first_crash(settings: Settings, study: Study):
@@ -305,7 +378,7 @@ def test_lesions_of_visits_that_are_done_are_exported_too(settings: Settings, st
             raise VisitError("sub-03 cannot be read.")
         exported.append((mask, folder))
 
-    monkeypatch.setattr(run, "export_lesion_roi", export)
+    monkeypatch.setattr("bids_app.workflow.export.export_lesion_roi", export)
     run.run_participants(settings, replace(study, visits=study.visits[:2]), say=str)
     with_export = replace(settings, export_lesion_roi=tmp_path / "roi")
     assert run.run_participants(with_export, replace(study, visits=study.visits[:2]), say=str) is ExitCode.OK
@@ -343,7 +416,7 @@ def test_the_only_visit_is_not_one_of_one(settings: Settings, study: Study):
     one, said = replace(study, visits=study.visits[:1]), []
     run.run_participants(settings, one, say=said.append)
     run.run_participants(settings, one, say=said.append)
-    assert "The only visit is done already and unchanged." in said
+    assert "Done already, and unchanged: 1 visit." in said
 
 
 def test_the_dry_run_knows_an_output_folder_of_another_pipeline(settings: Settings):
