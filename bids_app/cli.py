@@ -86,12 +86,19 @@ def _participants(settings: Settings, dry_run: bool) -> ExitCode:
         check_writable(settings)
         validate(study, settings)
     # takes seconds: last of the imports
-    from bids_app.workflow.run import anomaly_model_in_words, check_run, run_participants, visit_status
+    from bids_app.workflow.run import (
+        anomaly_model_in_words,
+        check_run,
+        lesion_model_in_words,
+        run_participants,
+        visit_status,
+    )
 
     if dry_run:  # a real run does it by itself
         check_run(settings)
     status = visit_status(settings, study)
-    print(render(study, settings, status, anomaly_model_in_words(settings)), flush=True)
+    models = anomaly_model_in_words(settings), lesion_model_in_words(settings)
+    print(render(study, settings, status, *models), flush=True)
     if not any(visit.t1w or visit.flair for visit in study.visits):
         raise NoInputError("No requested visit has a T1w or FLAIR.", "Check the labels and the filter file.")
     return ExitCode.OK if dry_run else run_participants(settings, study, status)

@@ -19,7 +19,13 @@ UNUSABLE = "cannot be processed"
 AGAIN = "to do again"
 
 
-def render(study: Study, settings: Settings, status: Mapping[str, str], anomaly_model: str = "") -> str:
+def render(
+    study: Study,
+    settings: Settings,
+    status: Mapping[str, str],
+    anomaly_model: str = "",
+    lesion_model: tuple[str, str] | None = None,
+) -> str:
     """The plan of a run.
 
     Parameters
@@ -29,6 +35,8 @@ def render(study: Study, settings: Settings, status: Mapping[str, str], anomaly_
         done starts with `UNUSABLE` and a colon.
     anomaly_model : str
         The anomaly model in words; nothing is said of it without.
+    lesion_model : tuple of (str, str), optional
+        The lesion model, and what it is given, in words; its name alone without.
 
     Returns
     -------
@@ -36,7 +44,7 @@ def render(study: Study, settings: Settings, status: Mapping[str, str], anomaly_
         Plain text of several lines, for a terminal as for a log file.
     """
     states = {visit.label: visit_state(visit, settings, status) for visit in study.visits}
-    lines = [f"afterstroke {app_version()}: plan", *_header(study, settings, anomaly_model)]
+    lines = [f"afterstroke {app_version()}: plan", *_header(study, settings, anomaly_model, lesion_model)]
     for visit in study.visits:
         lines += ["", *_visit(visit, states[visit.label])]
     return "\n".join([*lines, "", _summary(study, settings, states)])
@@ -79,13 +87,17 @@ def expected_images(visit: Visit, settings: Settings) -> tuple[PurePosixPath, ..
     return tuple(images)
 
 
-def _header(study: Study, settings: Settings, anomaly_model: str) -> Iterator[str]:
+def _header(
+    study: Study, settings: Settings, anomaly_model: str, lesion_model: tuple[str, str] | None
+) -> Iterator[str]:
+    model, model_input = lesion_model or (settings.lesion_model, "")
     facts = {
         "dataset": f"{study.root} ({study.name}): {counted(len(study.participants), 'participant')}, "
         f"{counted(len(study.visits), 'visit')} asked for",
         "output": f"{settings.out_dir}",
         "work folder": f"{settings.work_dir}",
-        "lesion model": _model(settings),
+        "lesion model": model,
+        **({"model input": model_input} if model_input else {}),
         **({"anomaly model": anomaly_model} if anomaly_model else {}),
         "device": settings.device,
         "spaces": ", ".join((*_native_spaces(study), *settings.standard_spaces)),
@@ -108,12 +120,6 @@ def _native_spaces(study: Study) -> list[str]:
     """The spaces of the scans that visits are processed in."""
     found = {visit.reference.suffix for visit in study.visits if visit.reference}
     return [space for space in names.NATIVE_SPACES if space in found]
-
-
-def _model(settings: Settings) -> str:
-    folds = f"folds {', '.join(settings.folds)}" if settings.folds else "all folds"
-    threshold = f"threshold {settings.threshold:g}" if settings.threshold is not None else "its own threshold"
-    return f"{settings.lesion_model}, {folds}, {threshold}"
 
 
 def _without_visits(study: Study, settings: Settings) -> list[str]:

@@ -21,7 +21,9 @@ from bids_app.derivatives.record import Status
 from bids_app.derivatives.results import Provenance
 from bids_app.derivatives.sessions import RawDataset, write_raw_participants
 from bids_app.errors import AppError, ConfigError, ExitCode, VisitError
+from bids_app.lesion.card import ModelTerms
 from bids_app.lesion.folder import model_files, served_contrasts
+from bids_app.lesion.model import read_terms
 from bids_app.networks.device import choose_device
 from bids_app.networks.registry import find_model, verify
 from bids_app.networks.weights import folder_sha256
@@ -90,13 +92,35 @@ def anomaly_model_in_words(settings: Settings) -> str:
     return f"{card.name}, of {card.contrast}: visits without one have no anomaly map"
 
 
+def lesion_terms(settings: Settings) -> ModelTerms:
+    """The terms on which the lesion model runs, with what the user chose.
+
+    Raises
+    ------
+    ConfigError
+        If the model, or its card, is wrong.
+    """
+    return read_terms(find_model(settings.lesion_model), settings.folds).chosen(settings)
+
+
+def lesion_model_in_words(settings: Settings) -> tuple[str, str]:
+    """For the plan: the lesion model and its threshold, and what it is given."""
+    terms = lesion_terms(settings)
+    folds = f"folds {', '.join(settings.folds)}" if settings.folds else "all folds"
+    volume, source = terms.min_volume_mm3.value, terms.min_volume_mm3.source
+    smallest = f"lesions from {volume:g} mm3" if volume else "lesions of any size"
+    return f"{settings.lesion_model}, {folds}, {terms.threshold_in_words}, {smallest} ({source})", terms.input_in_words
+
+
 def provenance_of(settings: Settings, study: Study) -> Provenance:
     """What all sidecars of this run share."""
     version = app_version()
     files = model_files(find_model(settings.lesion_model), settings.folds)
     folder = anomaly_folder(settings)
     anomaly = _sha256_of(read_folder(folder).files) if folder else None
-    return Provenance(configuration_hash(settings, version, _sha256_of(files), anomaly), version, study.root)
+    # what it comes to: the same input is the same, whether it is asked for or the model's own
+    resolved = replace(settings, lesion_input=str(lesion_terms(settings).input.value))
+    return Provenance(configuration_hash(resolved, version, _sha256_of(files), anomaly), version, study.root)
 
 
 def _sha256_of(files: Sequence[Path]) -> str:
@@ -122,6 +146,7 @@ def check_run(settings: Settings) -> None:
     check_spaces(settings.standard_spaces)
     model = find_model(settings.lesion_model)
     model_files(model, settings.folds)
+    lesion_terms(settings)
     verify(model)
     if folder := anomaly_folder(settings):
         check_anomaly_model(read_folder(folder), settings)
@@ -176,6 +201,8 @@ def run_participants(
     done = [] if settings.force else [visit for visit in study.visits if status[visit.label] == Status.DONE]
     if done:
         say(f"{len(done)} of {len(study.visits)} visits are done already and unchanged.")
+        if settings.keep_model_input:
+            say("What the lesion model was given in them is not kept: do them again with --force.")
     exported = _export_done(done, settings, say)
     run_id, model, anomaly = new_run_id(), find_model(settings.lesion_model), anomaly_folder(settings)
     todo = _judged(todo, settings)
