@@ -42,6 +42,9 @@ class Levels:
     def anomaly_model_in_words(self, settings: Settings) -> str:
         return "none"
 
+    def lesion_model_in_words(self, settings: Settings) -> tuple[str, str]:
+        return settings.lesion_model, "native (no card)"
+
     def run_group(self, settings: Settings) -> ExitCode:
         self.calls.append((settings, None))
         return self.act()
@@ -56,7 +59,7 @@ class Levels:
 @pytest.fixture
 def levels(monkeypatch) -> Levels:
     fake = Levels()
-    of_participants = "anomaly_model_in_words", "check_run", "run_participants", "visit_status"
+    of_participants = "anomaly_model_in_words", "lesion_model_in_words", "check_run", "run_participants", "visit_status"
     for name, functions in (("workflow", of_participants), ("group", ("run_group",))):
         module = types.ModuleType(f"bids_app.{name}.run")
         for function in functions:

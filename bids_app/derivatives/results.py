@@ -10,8 +10,8 @@ from pathlib import Path
 
 from bids_app.anomaly.findings import Finding
 from bids_app.anomaly.folder import BOTH
-from bids_app.lesion.card import ModelTerms
 from bids_app.lesion.components import Lesion
+from bids_app.lesion.terms import ModelTerms
 from bids_app.preprocessing.checks import Check
 from bids_app.study.models import Problem, Visit
 

@@ -19,7 +19,7 @@ from bids_app.derivatives.results import (
     Provenance,
     Segmented,
 )
-from bids_app.lesion.card import DECIDES, ModelTerms
+from bids_app.lesion.terms import DECIDES, ModelTerms
 from bids_app.study.models import Reuse, Scan
 
 #: Where standard spaces are defined: the MNI's own page, for all others TemplateFlow.

@@ -1,17 +1,16 @@
-"""What a model's ``card.json`` says, and the terms on which the model runs: input, threshold, smallest lesion."""
+"""What a model's ``card.json`` says: name, channels, input, threshold, smallest lesion."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bids_app.errors import ConfigError
 from bids_app.lesion.folder import CARD, read_json
-from bids_app.lesion.inputs import CORRECTIONS, KNOWN, NATIVE, RIGID, LesionInput, Stated, T, parse_input, usual
-from bids_app.settings import Settings
+from bids_app.lesion.inputs import CORRECTIONS, KNOWN, RIGID, LesionInput, Stated, T, parse_input, usual
 
 #: How datasets write the names of our channels (lower case, letters and digits only).
 CHANNEL_NAMES = {
@@ -26,11 +25,6 @@ OWN_SPACE = "pose:"
 ENTRIES = ("name", "version", "threshold", "min_volume_mm3", "channels", "input", "bias_correction", "branches")
 
 ITS_CARD, NO_CARD, SILENT_CARD = "its card", "no card", "its card does not say"
-
-NNUNET = "nnU-Net"
-
-#: Instead of a threshold.
-DECIDES = "lesion where no other class is more probable, as nnU-Net decides"
 
 
 @dataclass(frozen=True)
@@ -65,64 +59,6 @@ class Card:
         if value is not None:
             return Stated(value, ITS_CARD)
         return Stated(default, SILENT_CARD if self.written else NO_CARD)
-
-
-@dataclass(frozen=True)
-class ModelTerms:
-    """The terms on which a lesion model runs, and who set each.
-
-    Attributes
-    ----------
-    input : Stated[LesionInput]
-    threshold : Stated[float or None]
-        Probability in (0, 1] from which a voxel is lesion; None where the model decides between several classes, as
-        nnU-Net does.
-    min_volume_mm3 : Stated[float]
-        Smallest lesion that is kept, mm3.
-    steps : str
-        Whose steps lead from the input to the mask: ``nnU-Net``, or a version of StrokeSeg.
-    """
-
-    input: Stated[LesionInput]
-    threshold: Stated[float | None]
-    min_volume_mm3: Stated[float]
-    steps: str = NNUNET
-
-    def chosen(self, settings: Settings) -> ModelTerms:
-        """The same, with what the user chose instead."""
-        wanted = None if settings.lesion_input is None else parse_input(settings.lesion_input)
-        option = "--lesion-input"
-        if self.overruled_by(wanted):
-            option = f"{option}; {self.input.source} says {self.input.value}"
-        return replace(
-            self,
-            input=self.input.unless(wanted, option),
-            threshold=self.threshold.unless(settings.threshold, "--threshold"),
-            min_volume_mm3=self.min_volume_mm3.unless(settings.min_lesion_volume, "--min-lesion-volume"),
-        )
-
-    def overruled_by(self, wanted: LesionInput | None) -> bool:
-        """Whether another input is asked for than the one that a card names."""
-        said = self.input.source not in (NO_CARD, SILENT_CARD)
-        return said and wanted is not None and wanted != self.input.value
-
-    @property
-    def threshold_in_words(self) -> str:
-        """For the plan: ``threshold 0.5 (no card)``."""
-        value, source = self.threshold.value, self.threshold.source
-        return f"{DECIDES} ({source})" if value is None else f"threshold {value:g} ({source})"
-
-    @property
-    def input_in_words(self) -> str:
-        """For the plan: what the model is given, who said so, and whose steps follow."""
-        wanted, source = self.input.value, self.input.source
-        if self.steps != NNUNET:
-            follows = f"; then the steps of {self.steps}"
-        elif wanted == usual(NATIVE):
-            follows = ", as nnUNetv2_predict takes it"
-        else:
-            follows = ""
-        return f"{wanted} ({source}): {wanted.words}{follows}"
 
 
 def read_card(folder: Path, default_name: str) -> Card:

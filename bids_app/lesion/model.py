@@ -8,13 +8,13 @@ from pathlib import Path
 
 from bids_app.errors import ConfigError
 from bids_app.lesion import nnunet, onnx
-from bids_app.lesion.card import Card, ModelTerms
+from bids_app.lesion.card import Card
 from bids_app.lesion.folder import is_onnx, read_folder
 from bids_app.lesion.segmentation import LesionModel, Prediction
 from bids_app.networks import registry
 from bids_app.networks.device import CPU, Device
 
-__all__ = ["Card", "LesionModel", "LesionModels", "Prediction", "load_model", "load_models", "read_terms"]
+__all__ = ["Card", "LesionModel", "LesionModels", "Prediction", "load_model", "load_models"]
 
 
 @dataclass(frozen=True)
@@ -62,22 +62,6 @@ def load_models(path: Path, folds: tuple[str, ...] = (), device: Device = CPU) -
     for _, branch in read_folder(path, folds).branches:
         registry.verify(branch.path)
     return LesionModels(nnunet.read_models(path, folds, device))
-
-
-def read_terms(path: Path, folds: tuple[str, ...] = ()) -> ModelTerms:
-    """The terms on which a lesion model runs, from its descriptions alone; no network is loaded.
-
-    Parameters
-    ----------
-    path, folds
-        As for `load_models`.
-
-    Raises
-    ------
-    ConfigError
-        If a description is missing, wrong, or contradicts another.
-    """
-    return onnx.read_terms(path, folds) if is_onnx(path) else nnunet.read_terms(path, folds)
 
 
 def load_model(path: Path, folds: tuple[str, ...] = (), device: Device = CPU) -> LesionModel:

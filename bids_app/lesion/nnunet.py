@@ -5,7 +5,6 @@ A folder holds ``plans.json``, ``dataset.json`` and ``fold_*/checkpoint_final.pt
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,13 @@ from typing import Any
 import torch
 
 from bids_app.errors import ConfigError
-from bids_app.lesion.card import Card, ModelTerms, channel_name, read_card
+from bids_app.lesion.card import channel_name, read_card
 from bids_app.lesion.folder import ModelFolder, read_folder
-from bids_app.lesion.inputs import NATIVE, LesionInput, Stated, usual
+from bids_app.lesion.inputs import LesionInput, Stated
+from bids_app.lesion.outputs import lesion_output
 from bids_app.lesion.plans import build_network, make_recipe, read_configuration
-from bids_app.lesion.segmentation import LesionModel, LesionOutput
+from bids_app.lesion.segmentation import LesionModel
+from bids_app.lesion.terms import terms_of, wanted_input
 from bids_app.networks.device import Device
 from bids_app.networks.engine import TorchEngine
 from bids_app.networks.weights import folder_sha256, load_checkpoint, network_weights
@@ -44,62 +45,16 @@ def read_models(path: Path, folds: tuple[str, ...], device: Device) -> tuple[Les
         If anything is missing, damaged or of a kind this App does not run; the message names the file.
     """
     folder = read_folder(path, folds)
-    wanted = _wanted(folder)
+    wanted = wanted_input(folder)
     branches = [_read(branch, (), device, wanted) for _, branch in folder.branches]
     return (_read(folder, branches, device, wanted), *branches)
-
-
-def read_terms(path: Path, folds: tuple[str, ...]) -> ModelTerms:
-    """The terms of a trained-model folder, from its descriptions alone: no network is loaded.
-
-    Raises
-    ------
-    ConfigError
-        If the folder is incomplete, a card is wrong, or the cards of a fusion and its branches contradict each other.
-    """
-    folder = read_folder(path, folds)
-    return _terms(folder, _card(folder), _wanted(folder))
-
-
-def _wanted(folder: ModelFolder) -> Stated[LesionInput]:
-    """What a model and its branches want to see; without a word in any card, what ``nnUNetv2_predict`` takes."""
-    own = _card(folder)
-    cards = {folder.path.name: own} | {branch.path.name: _card(branch) for _, branch in folder.branches}
-    said = {name: card.input for name, card in cards.items() if card.input}
-    if len(set(said.values())) > 1:
-        each = ", ".join(f"{name} {wanted}" for name, wanted in said.items())
-        raise ConfigError(
-            f"The fusion {folder.path} and its branches want different inputs: {each}.", "Say one input in their cards."
-        )
-    if said and own.input is None:
-        return Stated(next(iter(said.values())), "the card of a branch")
-    return own.stated(own.input, usual(NATIVE))
-
-
-def _card(folder: ModelFolder) -> Card:
-    return read_card(folder.path, folder.path.name)
-
-
-def _terms(folder: ModelFolder, card: Card, wanted: Stated[LesionInput]) -> ModelTerms:
-    """With defaults of ``nnUNetv2_predict``: the most probable class, lesions of any size."""
-    half = None if _decides(folder) else 0.5
-    return ModelTerms(wanted, card.stated(card.threshold, half), card.stated(card.min_volume_mm3, 0.0))
-
-
-def _decides(folder: ModelFolder) -> bool:
-    """Whether the network has more outputs than the lesion; what it cannot be is refused when it is loaded."""
-    try:
-        output, _ = lesion_output(folder.dataset, folder.path / "dataset.json")
-    except ConfigError:
-        return False
-    return output.decides
 
 
 def _read(
     folder: ModelFolder, branches: Sequence[LesionModel], device: Device, wanted: Stated[LesionInput]
 ) -> LesionModel:
     """One model; that of a late fusion is built around the networks of its branches."""
-    card = _card(folder)
+    card = read_card(folder.path, folder.path.name)
     channels = model_channels(folder)
     output, notes = lesion_output(folder.dataset, folder.path / "dataset.json")
     checkpoint = load_checkpoint(folder.checkpoints[0][1])
@@ -120,7 +75,7 @@ def _read(
         folds=tuple(fold for fold, _ in folder.checkpoints),
         sha256=folder_sha256(folder.files),
         card=card,
-        terms=_terms(folder, card, wanted),
+        terms=terms_of(folder, wanted),
         recipe=make_recipe(plans, len(channels)),
         engines=tuple(engines),
         patch_size=plans.patch_size,
@@ -139,58 +94,6 @@ def _check_branches(folder: ModelFolder, channels: tuple[str, ...], branches: Se
             f"The fusion {folder.path} takes {' and '.join(channels)}, but its branches take {found}.",
             "Name one branch for each channel in its card.json, in their order.",
         )
-
-
-def lesion_output(dataset: dict[str, Any], source: Path) -> tuple[LesionOutput, tuple[str, ...]]:
-    """Which output is the lesion: a label named lesion or stroke, else the only label, else the first with a note.
-
-    Parameters
-    ----------
-    dataset : dict
-        Content of ``dataset.json``.
-    source : Path
-        That file, for messages.
-
-    Raises
-    ------
-    ConfigError
-        If there is no foreground label.
-    """
-    labels = dataset.get("labels")
-    labels = labels if isinstance(labels, dict) else {}
-    values = {
-        name: value if isinstance(value, list) else [value]
-        for name, value in labels.items()
-        if name not in ("background", "ignore")
-    }
-    if not values:
-        raise ConfigError(f"{source} has no label besides the background.", "Use a model that segments lesions.")
-    names = list(values)
-    named = [name for name in names if re.fullmatch(r"lesions?|stroke", name, re.IGNORECASE)]
-    named = named or [name for name in names if re.search(r"lesion|stroke", name, re.IGNORECASE)]
-    chosen = (named or names)[0]
-    notes = ()
-    if len(named) > 1:
-        notes = (f"Several labels are lesions ({', '.join(named)}): took {chosen}.",)
-    elif not named and len(names) > 1:
-        notes = (f"No label of {', '.join(names)} is called lesion: took {chosen}.",)
-    if any(len(value) > 1 for value in values.values()):  # regions: one output with its own sigmoid each
-        written = dataset.get("regions_class_order")
-        return _region(names.index(chosen), frozenset(values[chosen]), len(names), written), notes
-    order = sorted(value[0] for value in values.values())
-    return LesionOutput(1 + order.index(values[chosen][0]), 1 + len(order)), notes
-
-
-def _region(index: int, labels: frozenset[int], outputs: int, written: object) -> LesionOutput:
-    """A region as the lesion; `written` are the labels of all regions, in the order in which nnU-Net writes them."""
-    order = tuple(written) if isinstance(written, list) and len(written) == outputs else ()
-    # another region counts where it adds to the lesion, or is written over it
-    others = [
-        label for place, label in enumerate(order) if place != index and (label in labels or place > index)
-    ]
-    if not others:
-        return LesionOutput(index, outputs, independent=True)
-    return LesionOutput(index, outputs, independent=True, written=order, labels=labels)
 
 
 def _configuration_name(folder: ModelFolder, checkpoint: dict[str, Any]) -> str:
@@ -225,7 +128,7 @@ def model_channels(folder: ModelFolder) -> tuple[str, ...]:
     ConfigError
         If a channel is neither T1w nor FLAIR, or there are none, too many or the same one twice.
     """
-    return _card(folder).channels or _listed_channels(folder)
+    return read_card(folder.path, folder.path.name).channels or _listed_channels(folder)
 
 
 def _listed_channels(folder: ModelFolder) -> tuple[str, ...]:

@@ -18,12 +18,13 @@ import numpy as np
 import torch
 
 from bids_app.errors import ConfigError
-from bids_app.lesion.card import ModelTerms, channel_name, read_card
+from bids_app.lesion.card import channel_name, read_card
 from bids_app.lesion.folder import manifest_inputs, network_file
-from bids_app.lesion.inputs import RIGID, Stated, usual
+from bids_app.lesion.outputs import LesionOutput
 from bids_app.lesion.plans import resample
 from bids_app.lesion.preparation import Normalizer, Recipe, Resampler
-from bids_app.lesion.segmentation import LesionModel, LesionOutput
+from bids_app.lesion.segmentation import LesionModel
+from bids_app.lesion.terms import read_terms, strokeseg_version
 from bids_app.networks.device import Device
 from bids_app.networks.engine import OnnxEngine
 from bids_app.networks.resampling import nearest, resize
@@ -37,9 +38,6 @@ DEFAULT_PATCH = (128, 128, 128)
 #: Channels of a network without a manifest, by their number.
 DEFAULT_CHANNELS = {1: ("T1w",), 2: ("T1w", "FLAIR")}
 
-#: Of probabilities of the lesion, in either version.
-THRESHOLD = 0.5
-
 
 @dataclass(frozen=True)
 class Version:
@@ -47,7 +45,6 @@ class Version:
 
     Attributes
     ----------
-    name : str
     normalizer : callable
         Version 1 counts holes in the brain as brain.
     resample_scan : callable
@@ -58,7 +55,6 @@ class Version:
         The mask is made in MNI and brought back by nearest neighbour (0), or linearly and cut at one half (1).
     """
 
-    name: str
     normalizer: Normalizer
     resample_scan: Resampler
     multiple: int
@@ -86,7 +82,7 @@ def read_model(path: Path, folds: tuple[str, ...], device: Device) -> LesionMode
     if engine.patch_size is not None and len(engine.patch_size) != 3:
         raise ConfigError(f"{file} is not a 3-d network.", "Use a network with inputs (batch, channels, x, y, z).")
     channels, notes = _channels(file, engine.channels)
-    card, version = replace(read_card(file.parent, file.stem), channels=channels), _version(file)
+    card, version = replace(read_card(file.parent, file.stem), channels=channels), VERSIONS[strokeseg_version(file)]
     return LesionModel(
         name=card.name,
         version=card.version,
@@ -94,7 +90,7 @@ def read_model(path: Path, folds: tuple[str, ...], device: Device) -> LesionMode
         folds=(),
         sha256=folder_sha256([file]),
         card=card,
-        terms=read_terms(path, folds),
+        terms=read_terms(path),
         recipe=_recipe(version, engine.channels),
         engines=(engine,),
         patch_size=engine.patch_size or DEFAULT_PATCH,
@@ -104,29 +100,6 @@ def read_model(path: Path, folds: tuple[str, ...], device: Device) -> LesionMode
         multiple=version.multiple,
         mask_order=version.mask_order,
     )
-
-
-def read_terms(path: Path, folds: tuple[str, ...]) -> ModelTerms:
-    """The terms of an ONNX model, StrokeSeg's unless a card says otherwise; the network is not loaded.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such file, or the card is wrong.
-    """
-    file = network_file(path, folds)
-    card, version = read_card(file.parent, file.stem), _version(file)
-    return ModelTerms(
-        input=Stated(usual(RIGID), version.name) if card.input is None else card.stated(card.input, card.input),
-        threshold=card.stated(card.threshold, THRESHOLD),
-        min_volume_mm3=card.stated(card.min_volume_mm3, 0.0),
-        steps=f"{version.name}, with this App's brain extraction in place of its own",
-    )
-
-
-def _version(file: Path) -> Version:
-    """Whose steps a network gets: models of version 2 come with a manifest of their inputs."""
-    return VERSION_2 if manifest_inputs(file) else VERSION_1
 
 
 def _channels(file: Path, count: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -181,7 +154,8 @@ def _by_slice(volume: torch.Tensor, shape: Sequence[int], before: Sequence[float
     return resample(resample_data_or_seg_to_shape, options, 1, None, volume, shape, before, after)
 
 
-VERSION_1 = Version("StrokeSeg 1 (StrokeSegLab)", _over_filled_brain, _by_slice, multiple=1, mask_order=1)
-VERSION_2 = Version(
-    "StrokeSeg 2", _over_nonzero, lambda volume, shape, *_: nearest(volume, shape), multiple=32, mask_order=0
-)
+#: By their number.
+VERSIONS = {
+    1: Version(_over_filled_brain, _by_slice, multiple=1, mask_order=1),
+    2: Version(_over_nonzero, lambda volume, shape, *_: nearest(volume, shape), multiple=32, mask_order=0),
+}

@@ -9,72 +9,12 @@ import torch
 
 from bids_app.errors import VisitError
 from bids_app.images import Image
-from bids_app.lesion.card import Card, ModelTerms
+from bids_app.lesion.card import Card
+from bids_app.lesion.outputs import LesionOutput
 from bids_app.lesion.preparation import Recipe, prepare, to_box, to_scan
+from bids_app.lesion.terms import ModelTerms
 from bids_app.networks.engine import Engine
 from bids_app.networks.sliding_window import predict_logits
-
-
-@dataclass(frozen=True)
-class LesionOutput:
-    """Which of a network's outputs is the lesion, and how its logits become a probability.
-
-    Attributes
-    ----------
-    index : int
-        Output channel of the lesion.
-    outputs : int
-        Number of output channels.
-    independent : bool
-        Whether every output is a region with its own sigmoid; otherwise outputs are classes under one softmax.
-    written : tuple of int
-        Of regions, the label that nnU-Net writes where each output is probable, a later one over an earlier one. Empty
-        where the lesion's own probability decides alone.
-    labels : frozenset of int
-        Of regions, the labels that belong to the lesion.
-    """
-
-    index: int
-    outputs: int
-    independent: bool = False
-    written: tuple[int, ...] = ()
-    labels: frozenset[int] = frozenset()
-
-    @property
-    def decides(self) -> bool:
-        """Whether nnU-Net's mask depends on other outputs as well, and is no threshold of the lesion's probability."""
-        return bool(self.written) if self.independent else self.outputs > 2
-
-    def reduce(self, logits: torch.Tensor) -> torch.Tensor:
-        """The channels of (n, outputs, \\*spatial) that the probability needs, by a linear map.
-
-        Of two classes this is the difference of their logits: the softmax is the sigmoid of it, and because averaging
-        and resampling are linear too, one channel carries all there is to know.
-        """
-        if self.outputs == 1 or (self.independent and not self.decides):
-            return logits[:, self.index : self.index + 1]
-        if self.outputs == 2:
-            return logits[:, self.index : self.index + 1] - logits[:, 1 - self.index : 2 - self.index]
-        return logits
-
-    def probability(self, reduced: torch.Tensor) -> torch.Tensor:
-        """Lesion probability, shape (\\*spatial), from reduced logits, shape (k, \\*spatial)."""
-        if len(reduced) == 1:
-            return torch.sigmoid(reduced[0])
-        if self.independent:
-            return torch.sigmoid(reduced[self.index])
-        return torch.softmax(reduced, dim=0)[self.index]
-
-    def decided(self, reduced: torch.Tensor) -> torch.Tensor:
-        """Where nnU-Net's segmentation has the lesion, bool, shape (\\*spatial), from logits as of `probability`."""
-        if not self.decides:
-            return self.probability(reduced) >= 0.5
-        if not self.independent:
-            return reduced.argmax(dim=0) == self.index
-        segmentation = torch.zeros(reduced.shape[1:], dtype=torch.int64)
-        for logits, label in zip(reduced, self.written, strict=True):
-            segmentation[logits > 0] = label
-        return torch.isin(segmentation, torch.tensor(sorted(self.labels)))
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,8 @@ from bids_app.derivatives.record import Status
 from bids_app.derivatives.results import Provenance
 from bids_app.derivatives.sessions import RawDataset, write_raw_participants
 from bids_app.errors import AppError, ConfigError, ExitCode, VisitError
-from bids_app.lesion.card import ModelTerms
 from bids_app.lesion.folder import model_files, served_contrasts
-from bids_app.lesion.model import read_terms
+from bids_app.lesion.terms import ModelTerms, read_terms
 from bids_app.networks.device import choose_device
 from bids_app.networks.registry import find_model, verify
 from bids_app.networks.weights import folder_sha256

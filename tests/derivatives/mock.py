@@ -22,9 +22,9 @@ from bids_app.derivatives.results import (
     Segmented,
     StandardAnomaly,
 )
-from bids_app.lesion.card import ModelTerms
 from bids_app.lesion.components import find_lesions
 from bids_app.lesion.inputs import Stated, usual
+from bids_app.lesion.terms import ModelTerms
 from bids_app.preprocessing.checks import Check
 from bids_app.study.models import Scan, Visit
 
