@@ -27,7 +27,7 @@ from bids_app.lesion.segmentation import LesionModel
 from bids_app.lesion.terms import read_terms, strokeseg_version
 from bids_app.networks.device import Device
 from bids_app.networks.engine import OnnxEngine
-from bids_app.networks.resampling import nearest, resize
+from bids_app.networks.resampling import resize
 from bids_app.networks.weights import folder_sha256
 
 SPACING_MM = (1.0, 1.0, 1.0)
@@ -157,5 +157,5 @@ def _by_slice(volume: torch.Tensor, shape: Sequence[int], before: Sequence[float
 #: By their number.
 VERSIONS = {
     1: Version(_over_filled_brain, _by_slice, multiple=1, mask_order=1),
-    2: Version(_over_nonzero, lambda volume, shape, *_: nearest(volume, shape), multiple=32, mask_order=0),
+    2: Version(_over_nonzero, lambda volume, shape, *_: resize(volume, shape, order=0), multiple=32, mask_order=0),
 }

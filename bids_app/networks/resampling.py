@@ -47,14 +47,6 @@ def resize(volume: torch.Tensor, shape: Sequence[int], order: int) -> torch.Tens
     return torch.minimum(torch.maximum(out, low), high)
 
 
-def nearest(volume: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """The nearest sample for each of the last three axes of a volume, shape (channels, x, y, z)."""
-    for axis, (old, new) in enumerate(zip(volume.shape[1:], shape, strict=True), start=1):
-        places = ((torch.arange(int(new)) + 0.5) * old / int(new)).long().clamp(max=old - 1)
-        volume = volume.index_select(axis, places)
-    return volume
-
-
 def spline_matrix(old: int, new: int, order: int) -> np.ndarray:
     """The linear map, shape (new, old), float32, that resizes one axis of `old` samples to `new` ones.
 

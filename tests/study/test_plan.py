@@ -79,6 +79,14 @@ def test_header_says_with_what(study: Study, settings: Settings):
         assert fact in header
 
 
+def test_header_says_what_the_lesion_model_is_given(study: Study, settings: Settings):
+    words = "mine, all folds, threshold 0.5 (no card)", "native (no card): the scan on its own grid"
+    header = render(study, settings, {}, lesion_model=words)
+    assert re.search(r"lesion model +mine, all folds, threshold 0\.5 \(no card\)\n", header)
+    assert re.search(r"model input +native \(no card\): the scan on its own grid\n", header)
+    assert "its own threshold" not in header
+
+
 def test_rule_is_printed_only_where_it_was_needed(tmp_path: Path, settings: Settings):
     plain = replace(settings, bids_dir=make_skeleton(tmp_path / "plain", ["sub-01_T1w"]))
     assert "scan choice" not in render(index(plain), plain, {})
