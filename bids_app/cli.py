@@ -99,20 +99,14 @@ def _participants(request: Request, arguments: Sequence[str]) -> ExitCode:
         study = validate(study, settings, None if dry_run else settings.work_dir)
         # takes seconds: last of the imports
         from bids_app.workflow.given import with_masks_judged
-        from bids_app.workflow.run import (
-            anomaly_model_in_words,
-            check_run,
-            model_outputs,
-            run_participants,
-            visit_status,
-        )
+        from bids_app.workflow.run import check_run, model_outputs, models_in_words, run_participants, visit_status
 
         if dry_run:  # a real run does it by itself
             check_run(settings)
             study = with_masks_judged(study)
         status = visit_status(settings, study)
         files = model_outputs(settings) if dry_run else None
-        plan = rendered(request.plan_format, study, settings, status, anomaly_model_in_words(settings), files)
+        plan = rendered(request.plan_format, study, settings, status, models_in_words(settings), files)
         log.say(plan) if log else print(plan, flush=True)
         if not any(visit.t1w or visit.flair for visit in study.visits):
             raise nothing_to_process(study, settings)

@@ -23,6 +23,7 @@ from bids_app.cli_options import (
 )
 from bids_app.cli_training import read_training
 from bids_app.errors import AppError, ConfigError, UsageError
+from bids_app.lesion.inputs import KNOWN, is_input
 from bids_app.settings import (
     DEFAULT_SPACE,
     NATIVE_SPACE,
@@ -215,9 +216,16 @@ def _add_lesions(group: argparse._ArgumentGroup) -> None:
     text = f"embedded model, nnU-Net v2 folder or ONNX file (default: {_default('lesion_model')})"
     add(group, "--lesion-model", text, "NAME|PATH")
     add_several(group, "--folds", "folds of the model (default: all it has)", "FOLD")
-    text = "lesion where the probability is at least P, in (0, 1] (default: the model's, else 0.5)"
+    text = (
+        f"what the model is given: {KNOWN}, with the bias field corrected or not (default: what its card says; without "
+        "a card native, as nnUNetv2_predict takes it)"
+    )
+    add(group, "--lesion-input", text, "INPUT")
+    text = "keep what the model was given, in sub-*/log/RUN/model-input"
+    add_flag(group, "--keep-model-input", text)
+    text = "lesion where the probability is at least P, in (0, 1] (default: its card's, else as nnUNetv2_predict)"
     add(group, "--threshold", text, "P", float)
-    text = "leave out lesions smaller than this, in mm3 (default: the model's, else 10)"
+    text = "leave out lesions smaller than this, in mm3 (default: its card's, else none)"
     add(group, "--min-lesion-volume", text, "MM3", float)
     text = "also write *_label-lesion_roi.nii.gz there, which fMRIPrep reads beside a raw T1w"
     add(group, "--export-lesion-roi", text, "DIR", Path)
@@ -332,6 +340,7 @@ def _check_plan_format(plan_format: str, dry_run: bool, level: str) -> None:
 
 
 _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "lesion_input": (is_input, KNOWN),
     "threshold": (lambda value: 0 < value <= 1, "a probability above 0 and at most 1"),
     "min_lesion_volume": (lambda value: math.isfinite(value) and value >= 0, "a volume of 0 mm3 or more"),
     "anomaly_steps": (lambda value: value >= 1, "1 or more"),

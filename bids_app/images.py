@@ -107,6 +107,12 @@ def to_ras(image: Image) -> Image:
     return nib.as_closest_canonical(image)
 
 
+def to_axes(image: Image, axes: str) -> Image:
+    """The same scan with its voxels stored in another order, such as ``LIA``; no interpolation."""
+    here, there = nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(tuple(axes))
+    return image.as_reoriented(nib.orientations.ornt_transform(here, there))
+
+
 def same_grid(first: Image, second: Image, tolerance_mm: float = 1e-3) -> bool:
     """Whether two images share shape and affine (to `tolerance_mm`)."""
     return first.shape[:3] == second.shape[:3] and np.allclose(first.affine, second.affine, atol=tolerance_mm)

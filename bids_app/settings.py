@@ -19,8 +19,11 @@ DEFAULT_SPACE = "MNI152NLin2009aSym"
 NATIVE_SPACE = "T1w"
 
 #: The settings that change what is written; all others (devices, threads, paths) leave the results the same. Model and
-#: folds count by the checksum of the files they are loaded from, and output spaces by what they come to.
-RESULT_FIELDS = ("threshold", "min_lesion_volume", "skull_stripped", "anomaly_steps", "anomaly_threshold")
+#: folds count by the checksum of the files they are loaded from, the model's input and output spaces by what they come
+#: to.
+RESULT_FIELDS = (
+    "lesion_input", "threshold", "min_lesion_volume", "skull_stripped", "anomaly_steps", "anomaly_threshold",
+)  # fmt: skip
 
 
 def available_cpus() -> int:
@@ -61,8 +64,13 @@ class Settings:
         ``auto``, ``cpu`` or ``cuda[:N]``.
     folds : tuple of str
         Folds of the lesion model to run; empty means every fold the model has.
+    lesion_input : str or None
+        What the lesion model is given, as `lesion.inputs.parse_input` reads it; None takes what its card says.
+    keep_model_input : bool
+        Whether what the lesion model was given is kept with the logs.
     threshold, min_lesion_volume : float or None
-        Probability in (0, 1] and mm3; None takes the model card's value, else 0.5 and 10 mm3.
+        Probability in (0, 1] and mm3; None takes the model card's value, else what ``nnUNetv2_predict`` does: the most
+        probable class (of two, from 0.5), lesions of any size.
     anomaly : bool
         Whether what departs from a healthy brain is mapped.
     anomaly_model : str or None
@@ -95,6 +103,8 @@ class Settings:
     export_lesion_roi: Path | None = None
     lesion_model: str = "synthetic-late"
     folds: tuple[str, ...] = ()
+    lesion_input: str | None = None
+    keep_model_input: bool = False
     threshold: float | None = None
     min_lesion_volume: float | None = None
     anomaly: bool = True

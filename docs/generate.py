@@ -42,6 +42,9 @@ visit, or holds participants whom the dataset does not have |
 | `mask-values`, `mask-too-large`, `mask-elsewhere`, `mask-grid`, `mask-side` | a mask that was given is \
 [doubtful](usage.md#reuse-what-you-have): its values, size, place, grid, or which side is left |
 | `model-assumption` | the model does not say everything about itself |
+| `model-input-other` | `--lesion-input` gave the lesion model another input than its card names |
+| `model-input-reused` | the lesion model wants the raw scan, and got one that was given preprocessed |
+| `model-input-apart` | T1w and FLAIR on one grid, given as they are, do not lie one over the other |
 | `no-anomaly-map` | no anomaly model ran: its contrast is missing, affine alignment failed, or memory did not suffice |
 | `anomaly-part` | the anomaly model's scan (a FLAIR beside a T1w) does not show the whole brain |
 | `anomaly-threshold` | other steps of the anomaly model than those that its threshold was measured with |

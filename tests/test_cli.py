@@ -20,7 +20,7 @@ from bids_app import cli
 from bids_app.errors import ExitCode, UnavailableError
 from bids_app.settings import Settings
 from bids_app.study.models import Study
-from bids_app.study.plan import ModelOutputs
+from bids_app.study.plan import ModelOutputs, ModelsInWords
 from tests.skeletons import ONE_SESSION, TWO_SESSIONS, listing, make_empty, make_skeleton, write_scan
 
 ROOT = Path(__file__).parents[1]
@@ -46,8 +46,8 @@ class Levels:
     def visit_status(self, settings: Settings, study: Study) -> dict[str, str]:
         return self.status
 
-    def anomaly_model_in_words(self, settings: Settings) -> str:
-        return "none"
+    def models_in_words(self, settings: Settings) -> ModelsInWords:
+        return ModelsInWords("ours", "rigid", "none")
 
     def model_outputs(self, settings: Settings) -> ModelOutputs:
         return ModelOutputs("T1w", True)
@@ -66,7 +66,7 @@ class Levels:
 @pytest.fixture
 def levels(monkeypatch) -> Levels:
     fake = Levels()
-    of_participants = "anomaly_model_in_words", "check_run", "model_outputs", "run_participants", "visit_status"
+    of_participants = "check_run", "model_outputs", "models_in_words", "run_participants", "visit_status"
     for name, functions in (("workflow", of_participants), ("group", ("run_group",))):
         module = types.ModuleType(f"bids_app.{name}.run")
         for function in functions:

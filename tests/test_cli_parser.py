@@ -80,6 +80,8 @@ OPTIONS = [
     ("--lesion-model mine", "lesion_model", "mine"),
     ("--folds 0 fold_1", "folds", ("0", "1")),
     ("--folds all", "folds", ("all",)),
+    ("--lesion-input native-brain:n4", "lesion_input", "native-brain:n4"),
+    ("--keep-model-input", "keep_model_input", True),
     ("--threshold 0.3", "threshold", 0.3),
     ("--min-lesion-volume 0", "min_lesion_volume", 0.0),
     ("--skull-stripped yes", "skull_stripped", "yes"),
@@ -121,6 +123,8 @@ def test_every_option_has_help():
         ("--threshold 1.5", "--threshold is '1.5'"),
         ("--threshold nan", "--threshold"),
         ("--threshold high", "--threshold"),
+        ("--lesion-input pose", "--lesion-input is 'pose', which is not native, native-brain, rigid or affine"),
+        ("--lesion-input rigid:bias", "--lesion-input is 'rigid:bias'"),
         ("--min-lesion-volume -1", "--min-lesion-volume"),
         ("--min-lesion-volume inf", "--min-lesion-volume"),
         ("--nprocs 0", "--nprocs"),
@@ -188,7 +192,10 @@ def test_settings_written_as_a_file_are_read_back(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    ["threshold = 2.0", "nprocs = 0", 'device = "gpu"', "unknown = 1", "nprocs = ", 'threshold = "a"', 'folds = ["x"]'],
+    [
+        "threshold = 2.0", 'lesion_input = "pose"', "lesion_input = 1", "nprocs = 0", 'device = "gpu"', "unknown = 1",
+        "nprocs = ", 'threshold = "a"', 'folds = ["x"]',
+    ],
 )
 def test_file_that_makes_no_sense_is_a_bad_configuration(tmp_path, content):
     path = tmp_path / "config.toml"

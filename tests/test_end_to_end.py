@@ -20,6 +20,7 @@ from bids_app import images
 from tests.anomaly.models import write_anomaly_model
 from tests.conftest import stored_as
 from tests.lesion.models import write_model
+from tests.lesion.nnunet import dice, nnunet_predicts
 
 ROOT = Path(__file__).parents[1]
 SPACE = "MNI152NLin2009aSym"
@@ -200,6 +201,39 @@ def test_the_brain_lands_on_the_template(drawn: Path, brain):
     known = images.data(brain)
     inside = known > 0
     assert np.corrcoef(found[inside], known[inside])[0, 1] > 0.8
+
+
+@pytest.mark.parametrize("channels", [("T1w",), ("T1w", "FLAIR")], ids=" and ".join)
+def test_a_model_without_a_card_does_what_nnunet_does_with_the_files(tmp_path: Path, brain, channels: tuple[str, ...]):
+    """From BIDS_DIR to the mask; the scans lie on one grid, stored LIA."""
+    t1w = images.data(brain)
+    contrasts = {"T1w": t1w, "FLAIR": np.where(t1w > 0, 900 - t1w, 0)}
+    noise = np.random.default_rng(0).normal(1, 0.05, t1w.shape)
+    files = [tmp_path / "bids" / "sub-01" / "anat" / f"sub-01_{channel}.nii.gz" for channel in channels]
+    for channel, file in zip(channels, files, strict=True):
+        scan = images.like(brain, (contrasts[channel] * noise).astype(np.float32))
+        images.save(stored_as(moved(scan, 8, (6, -4, 5)), "LIA"), file)
+    (tmp_path / "bids" / "dataset_description.json").write_text('{"Name": "Small", "BIDSVersion": "1.11.1"}')
+    (tmp_path / "plugin.yml").write_text("plugin: Linear\n")
+    model = write_model(
+        tmp_path / "model", channels=channels, patch=(48, 56, 48), spacing=(3.0, 3.0, 3.0), folds=("0",),
+        mirror_axes=(0,), gain=8,
+    )  # fmt: skip
+    run = app(
+        tmp_path / "bids", tmp_path / "out", "participant", "--lesion-model", model, "--no-normalization",
+        "--no-anomaly", "--skip-bids-validation", "--device", "cpu", "--nprocs", "1", "--work-dir", tmp_path / "work",
+        "--use-plugin", tmp_path / "plugin.yml", "--keep-model-input",
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "model input    native (no card): the scan on its own grid, skull on" in run.stdout
+    _, segmentation = nnunet_predicts(model, files, tmp_path / "nnunet")
+    expected = images.data(images.to_ras(segmentation)) > 0
+    mask = images.load(next((tmp_path / "out").rglob("*_space-T1w_label-L_desc-nnunet_mask.nii.gz")))
+    assert 0.02 < expected.mean() < 0.9
+    assert dice(images.data(mask) > 0, expected) >= 0.999
+    kept = sorted((tmp_path / "out").glob("sub-01/log/*/model-input/*.nii.gz"))
+    for scan, file in zip(kept, files, strict=True):
+        assert np.array_equal(images.data(images.load(scan)), images.data(nib.load(file)))
 
 
 def test_a_killed_run_goes_on_where_it_was(dataset: Path, t1w_alone: Path):

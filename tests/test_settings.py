@@ -50,10 +50,11 @@ def test_a_missing_configuration_file_is_named(tmp_path: Path):
 def test_the_hash_follows_what_changes_results_and_nothing_else():
     start = Settings(out_dir=Path("/a"))
     known = configuration_hash(start, "1.0", "abc", None)
-    elsewhere = Settings(out_dir=Path("/b"), nprocs=8, device="cpu", force=True)
+    elsewhere = Settings(out_dir=Path("/b"), nprocs=8, device="cpu", force=True, keep_model_input=True)
     assert configuration_hash(elsewhere, "1.0", "abc", None) == known
     changed = [
         Settings(out_dir=Path("/a"), threshold=0.3),
+        Settings(out_dir=Path("/a"), lesion_input="native"),
         Settings(out_dir=Path("/a"), output_spaces=("T1w", "MNI152NLin2009cAsym")),
         Settings(out_dir=Path("/a"), normalization=False),
         Settings(out_dir=Path("/a"), skull_stripped="yes"),

@@ -45,6 +45,7 @@ GROUP_CLASSES = "group_volumeclasses.tsv"
 GROUP_MISSING = "group_missing.tsv"
 LOG_FOLDER = "log"
 RUN_LOGS = "logs"
+MODEL_INPUT = "model-input"
 RECORD_PATTERN = "sub-*_record.json"
 
 #: Names that are no BIDS derivative yet; without slashes, because the validator matches folders by bare name.
@@ -218,6 +219,20 @@ def sessions_table(subject: str) -> PurePosixPath:
 def log_folder(subject: str) -> PurePosixPath:
     """Folder of a subject's records, logs and crash files."""
     return PurePosixPath(f"sub-{subject}") / LOG_FOLDER
+
+
+def model_input(subject: str, session: str | None, channel: int) -> PurePosixPath:
+    """One channel of what the lesion model was given, below the logs of a run: by nnU-Net's name of a case.
+
+    >>> str(model_input("01", "1", 0))
+    'model-input/sub-01_ses-1_0000.nii.gz'
+    """
+    return PurePosixPath(MODEL_INPUT) / f"{visit_label(subject, session)}_{channel:04d}.nii.gz"
+
+
+def model_input_sidecar(subject: str, session: str | None) -> PurePosixPath:
+    """What was done to make it, for all channels of a visit."""
+    return PurePosixPath(MODEL_INPUT) / f"{visit_label(subject, session)}.json"
 
 
 def visit_record(subject: str, session: str | None) -> PurePosixPath:

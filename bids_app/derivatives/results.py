@@ -11,6 +11,7 @@ from pathlib import Path
 from bids_app.anomaly.findings import Finding
 from bids_app.anomaly.folder import BOTH
 from bids_app.lesion.components import Lesion
+from bids_app.lesion.terms import ModelTerms
 from bids_app.preprocessing.checks import Check
 from bids_app.study.models import Problem, Visit
 
@@ -100,8 +101,7 @@ class ModelUse:
     sha256: str
     channels: tuple[str, ...]
     folds: tuple[str, ...]
-    threshold: float
-    min_volume_mm3: float
+    terms: ModelTerms
     device: str
 
 
@@ -125,6 +125,8 @@ class Segmented:
         None for a mask drawn by hand.
     problems : tuple of Problem
         What is doubtful about the lesions.
+    seen : tuple of Path
+        What the model was given, one scan a channel, where that is to be kept.
     """
 
     mask: Path
@@ -136,6 +138,7 @@ class Segmented:
     volume_right_ml: float
     model: ModelUse | None
     problems: tuple[Problem, ...] = ()
+    seen: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from bids_app.derivatives.results import (
     Provenance,
     Segmented,
 )
+from bids_app.lesion.terms import DECIDES, ModelTerms
 from bids_app.study.models import Reuse, Scan
 
 #: Where standard spaces are defined: the MNI's own page, for all others TemplateFlow.
@@ -117,14 +118,38 @@ def brain_mask(prepared: Prepared, scan: PurePosixPath, provenance: Provenance) 
 
 def model_keys(model: ModelUse) -> dict[str, Any]:
     """What is said of the model that made a lesion map."""
+    terms = model.terms
     return {
         "Model": {"Name": model.name, "Version": model.version, "SHA256": model.sha256, "Folds": list(model.folds)},
         "Channels": list(model.channels),
-        "Threshold": model.threshold,
-        "MinimumVolume": {"Value": model.min_volume_mm3, "Units": "mm^3"},
+        "Input": model_input_keys(model.terms),
+        "Threshold": DECIDES if terms.threshold.value is None else terms.threshold.value,
+        "ThresholdSource": terms.threshold.source,
+        "MinimumVolume": {"Value": terms.min_volume_mm3.value, "Units": "mm^3"},
+        "MinimumVolumeSource": terms.min_volume_mm3.source,
         "Connectivity": 26,
         "Device": model.device,
     }
+
+
+def model_input_keys(terms: ModelTerms) -> dict[str, Any]:
+    """What is said of what a lesion model was given."""
+    wanted = terms.input.value
+    return {
+        "Space": wanted.space,
+        "BrainExtracted": wanted.brain_alone,
+        "BiasCorrected": wanted.corrected,
+        "Source": terms.input.source,
+        "Description": wanted.words,
+        "Steps": terms.steps,
+    }
+
+
+def model_input(model: ModelUse, sources: list[str], provenance: Provenance) -> dict[str, Any]:
+    """The JSON beside the scans that a lesion model was given."""
+    channels = {f"{number:04d}": channel for number, channel in enumerate(model.channels)}
+    what = "What the lesion model was given, before its own cropping, normalization and resampling"
+    return base(what, sources, provenance, **model_keys(model) | {"Channels": channels})
 
 
 def lesion(
@@ -148,9 +173,8 @@ def lesion(
         keys["Units"] = "arbitrary"
     if segmented.model is None:
         return base(f"{what}, drawn by hand", sources, provenance, **keys, Manual=True, **extra)
-    return base(
-        f"{what}, nnU-Net", sources, provenance, **keys, Manual=False, **model_keys(segmented.model), **extra
-    )
+    model = segmented.model
+    return base(f"{what}, {model.terms.steps}", sources, provenance, **keys, Manual=False, **model_keys(model), **extra)
 
 
 def anomaly_keys(model: AnomalyUse) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def _native_reference(prepared: Prepared) -> PurePosixPath:
 
 def _lesions(prepared: Prepared, segmented: Segmented, provenance: Provenance) -> Iterator[OutputFile]:
     scan, space = prepared.visit.reference.name, prepared.contrast
-    seen = _looked_at(prepared, segmented)
+    seen = looked_at(prepared, segmented, provenance)
     probability, mask = names.lesion_probability(scan, space), names.lesion_mask(scan, space)
 
     def described(kind: str, sources: list[str]) -> dict[str, Any]:
@@ -174,14 +174,40 @@ def _explained_scan(prepared: Prepared, explained: Explained) -> names.ScanName:
     return visit.flair.name if explained.model.contrast == "FLAIR" else visit.reference.name
 
 
-def _looked_at(prepared: Prepared, segmented: Segmented) -> list[str]:
+def looked_at(prepared: Prepared, segmented: Segmented, provenance: Provenance) -> list[str]:
     """BIDS URIs of what the lesions were found in: the scans that the model took, or a mask drawn by hand."""
     visit = prepared.visit
     if segmented.model is None:
         return [sidecars.reused(visit.reuse, visit.reuse.lesion_mask)]
     scans = {scan.suffix: scan for scan in (visit.t1w, visit.flair) if scan}
-    taken = (scans[channel] for channel in segmented.model.channels)
-    return [sidecars.own(names.preprocessed(scan.name, scan.suffix, prepared.contrast)) for scan in taken]
+    taken = [scans[channel] for channel in segmented.model.channels]
+    wanted = segmented.model.terms.input.value
+    if wanted.corrected:
+        return [sidecars.own(names.preprocessed(scan.name, scan.suffix, prepared.contrast)) for scan in taken]
+    sources = [sidecars.raw(scan, provenance) for scan in taken]
+    if wanted.brain_alone:
+        sources.append(sidecars.own(names.brain_mask(visit.reference.name, prepared.contrast)))
+    return sources
+
+
+def write_model_input(
+    folder: Path, prepared: Prepared, segmented: Segmented, provenance: Provenance
+) -> list[Path]:
+    """Write what the lesion model was given, under the names that ``nnUNetv2_predict -i`` reads; nothing if not kept.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the run's logs.
+    """
+    if not segmented.seen:
+        return []
+    visit = prepared.visit
+    sidecar = sidecars.model_input(segmented.model, looked_at(prepared, segmented, provenance), provenance)
+    written = [write_json(folder / names.model_input_sidecar(visit.subject, visit.session), sidecar)]
+    for number, scan in enumerate(segmented.seen):
+        written.append(copy_file(scan, folder / names.model_input(visit.subject, visit.session, number)))
+    return written
 
 
 def _standard_space(

@@ -97,10 +97,7 @@ def served_contrasts(path: Path, folds: tuple[str, ...] = ()) -> tuple[frozenset
     """
     if is_onnx(path):
         file = network_file(path, folds)
-        manifest = file.with_suffix(".json")
-        inputs = read_json(manifest).get("inputs") if manifest.is_file() else None
-        inputs = inputs if isinstance(inputs, list) else []
-        return _named_contrasts(file.parent, [item.get("name", "") for item in inputs if isinstance(item, dict)])
+        return _named_contrasts(file.parent, manifest_inputs(file))
     folder = read_folder(path, folds)
     return tuple(found for _, part in (("", folder), *folder.branches) for found in _contrasts_of(part))
 
@@ -149,6 +146,22 @@ def network_file(path: Path, folds: tuple[str, ...] = ()) -> Path:
     return files[0]
 
 
+def manifest_inputs(file: Path) -> tuple[str, ...]:
+    """The inputs that StrokeSeg 2's manifest of an ONNX file names, ``NAME.json`` beside ``NAME.onnx``.
+
+    Empty where there is no manifest, or it names none.
+
+    Raises
+    ------
+    ConfigError
+        If the manifest is no JSON object.
+    """
+    manifest = file.with_suffix(".json")
+    listed = read_json(manifest).get("inputs") if manifest.is_file() else None
+    listed = listed if isinstance(listed, list) else []
+    return tuple(str(item.get("name", "")) for item in listed if isinstance(item, dict))
+
+
 def read_folder(path: Path, folds: tuple[str, ...] = ()) -> ModelFolder:
     """Find the parts of a trained-model folder; no network is loaded.
 
@@ -158,6 +171,8 @@ def read_folder(path: Path, folds: tuple[str, ...] = ()) -> ModelFolder:
         If a part is missing, or a branch does not have the folds of the fusion.
     """
     folder = _model_folder(path)
+    if folder != path and (path / CARD).is_file() and not (folder / CARD).is_file():
+        raise ConfigError(f"The card {path / CARD} lies above its model.", f"Move it into {folder}.")
     plans, dataset = read_json(folder / "plans.json"), read_json(folder / "dataset.json")
     checkpoints = _checkpoints(folder, folds)
     return ModelFolder(folder, plans, dataset, checkpoints, _branches(folder, [fold for fold, _ in checkpoints]))

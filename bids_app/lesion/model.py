@@ -8,8 +8,9 @@ from pathlib import Path
 
 from bids_app.errors import ConfigError
 from bids_app.lesion import nnunet, onnx
+from bids_app.lesion.card import Card
 from bids_app.lesion.folder import is_onnx, read_folder
-from bids_app.lesion.segmentation import Card, LesionModel, Prediction
+from bids_app.lesion.segmentation import LesionModel, Prediction
 from bids_app.networks import registry
 from bids_app.networks.device import CPU, Device
 

@@ -5,7 +5,6 @@ A folder holds ``plans.json``, ``dataset.json`` and ``fold_*/checkpoint_final.pt
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,13 @@ from typing import Any
 import torch
 
 from bids_app.errors import ConfigError
+from bids_app.lesion.card import channel_name, read_card
 from bids_app.lesion.folder import ModelFolder, read_folder
+from bids_app.lesion.inputs import LesionInput, Stated
+from bids_app.lesion.outputs import lesion_output
 from bids_app.lesion.plans import build_network, make_recipe, read_configuration
-from bids_app.lesion.segmentation import LesionModel, LesionOutput, channel_name, read_card
+from bids_app.lesion.segmentation import LesionModel
+from bids_app.lesion.terms import terms_of, wanted_input
 from bids_app.networks.device import Device
 from bids_app.networks.engine import TorchEngine
 from bids_app.networks.weights import folder_sha256, load_checkpoint, network_weights
@@ -42,11 +45,14 @@ def read_models(path: Path, folds: tuple[str, ...], device: Device) -> tuple[Les
         If anything is missing, damaged or of a kind this App does not run; the message names the file.
     """
     folder = read_folder(path, folds)
-    branches = [_read(branch, (), device) for _, branch in folder.branches]
-    return (_read(folder, branches, device), *branches)
+    wanted = wanted_input(folder)
+    branches = [_read(branch, (), device, wanted) for _, branch in folder.branches]
+    return (_read(folder, branches, device, wanted), *branches)
 
 
-def _read(folder: ModelFolder, branches: Sequence[LesionModel], device: Device) -> LesionModel:
+def _read(
+    folder: ModelFolder, branches: Sequence[LesionModel], device: Device, wanted: Stated[LesionInput]
+) -> LesionModel:
     """One model; that of a late fusion is built around the networks of its branches."""
     card = read_card(folder.path, folder.path.name)
     channels = model_channels(folder)
@@ -69,6 +75,7 @@ def _read(folder: ModelFolder, branches: Sequence[LesionModel], device: Device) 
         folds=tuple(fold for fold, _ in folder.checkpoints),
         sha256=folder_sha256(folder.files),
         card=card,
+        terms=terms_of(folder, wanted),
         recipe=make_recipe(plans, len(channels)),
         engines=tuple(engines),
         patch_size=plans.patch_size,
@@ -87,41 +94,6 @@ def _check_branches(folder: ModelFolder, channels: tuple[str, ...], branches: Se
             f"The fusion {folder.path} takes {' and '.join(channels)}, but its branches take {found}.",
             "Name one branch for each channel in its card.json, in their order.",
         )
-
-
-def lesion_output(dataset: dict[str, Any], source: Path) -> tuple[LesionOutput, tuple[str, ...]]:
-    """Which output is the lesion: a label named lesion or stroke, else the only label, else the first with a note.
-
-    Parameters
-    ----------
-    dataset : dict
-        Content of ``dataset.json``.
-    source : Path
-        That file, for messages.
-
-    Raises
-    ------
-    ConfigError
-        If there is no foreground label.
-    """
-    labels = dataset.get("labels")
-    labels = labels if isinstance(labels, dict) else {}
-    values = {
-        name: value if isinstance(value, list) else [value]
-        for name, value in labels.items()
-        if name not in ("background", "ignore")
-    }
-    if not values:
-        raise ConfigError(f"{source} has no label besides the background.", "Use a model that segments lesions.")
-    names = list(values)
-    named = [name for name in names if re.fullmatch(r"lesions?|stroke", name, re.IGNORECASE)]
-    named = named or [name for name in names if re.search(r"lesion|stroke", name, re.IGNORECASE)]
-    chosen = (named or names)[0]
-    notes = () if named or len(names) == 1 else (f"No label of {', '.join(names)} is called lesion: took {chosen}.",)
-    if any(len(value) > 1 for value in values.values()):  # regions: one output with its own sigmoid each
-        return LesionOutput(names.index(chosen), len(names), independent=True), notes
-    order = sorted(value[0] for value in values.values())
-    return LesionOutput(1 + order.index(values[chosen][0]), 1 + len(order)), notes
 
 
 def _configuration_name(folder: ModelFolder, checkpoint: dict[str, Any]) -> str:

@@ -196,15 +196,15 @@ def _resampler(plans: Plans, key: str) -> Resampler:
     options = dict(plans.configuration.get(f"{key}_kwargs", {}))
     if name == "resample_data_or_seg_to_shape":
         by_slice = options.get("force_separate_z", False)
-        return partial(_resample, resample_data_or_seg_to_shape, options, options.get("order", 3), by_slice)
+        return partial(resample, resample_data_or_seg_to_shape, options, options.get("order", 3), by_slice)
     if name == "resample_torch_fornnunet":
-        return partial(_resample, resample_torch_fornnunet, options, 1, options.get("force_separate_z"))
+        return partial(resample, resample_torch_fornnunet, options, 1, options.get("force_separate_z"))
     if name == "no_resampling_hack":
         return partial(_resample_by, no_resampling_hack, options)
     raise ConfigError(f"{plans.path} asks for the resampling {name}.", "Use one that comes with nnU-Net.")
 
 
-def _resample(
+def resample(
     function, options: dict[str, Any], order: int, by_slice: bool | None, volume: torch.Tensor, shape, before, after
 ) -> torch.Tensor:
     """Splines of an order in all directions, or nnU-Net's own function slice by slice where the slices are thick."""

@@ -37,6 +37,7 @@ def predict_logits(
     mirror_axes: Sequence[int] = (),
     reduce: Reduction | None = None,
     step: float = 0.5,
+    multiple: int = 1,
 ) -> torch.Tensor:
     """Logits of a whole volume.
 
@@ -53,6 +54,8 @@ def predict_logits(
         Linear map over the channels of the logits, for memory's sake.
     step : float
         Largest step between windows, in patches, in (0, 1].
+    multiple : int
+        The sides of a 3-d network's volume are padded likewise to whole multiples of this.
 
     Returns
     -------
@@ -63,7 +66,7 @@ def predict_logits(
     VisitError
         If memory does not suffice even with the sums kept in main memory.
     """
-    padded, inner = _pad(torch.as_tensor(volume, dtype=torch.float32), patch_size)
+    padded, inner = _pad(torch.as_tensor(volume, dtype=torch.float32), patch_size, multiple)
     reduce = reduce or (lambda logits: logits)
     sums_on = [engine.device] if engine.device.type == "cpu" else [engine.device, torch.device("cpu")]
     for place in sums_on:
@@ -149,10 +152,13 @@ def _mirrored(engine: Engine, patches: torch.Tensor, axes: Sequence[int], reduce
     return total / len(flips)
 
 
-def _pad(volume: torch.Tensor, patch_size: Sequence[int]) -> tuple[torch.Tensor, tuple[slice, ...]]:
-    """The volume with zeros around it up to the patch size, and the slices that undo this."""
+def _pad(
+    volume: torch.Tensor, patch_size: Sequence[int], multiple: int = 1
+) -> tuple[torch.Tensor, tuple[slice, ...]]:
+    """The volume with zeros around it up to the patch size and to multiples, and the slices that undo this."""
     wanted = [0] * (volume.ndim - 1 - len(patch_size)) + list(patch_size)
-    missing = [max(want - size, 0) for want, size in zip(wanted, volume.shape[1:], strict=True)]
+    least = [max(want, size) for want, size in zip(wanted, volume.shape[1:], strict=True)]
+    missing = [-(-want // multiple) * multiple - size for want, size in zip(least, volume.shape[1:], strict=True)]
     before = [lack // 2 for lack in missing]
     sides = [(first, lack - first) for first, lack in zip(before, missing, strict=True)]
     padded = torch.nn.functional.pad(volume, [width for side in reversed(sides) for width in side])

@@ -90,10 +90,13 @@ class Cleaned:
         float32, 3-D, finite, RAS+, sform = qform, units mm.
     problems : tuple of Problem
         What was mended or looks odd.
+    stored : str
+        The order in which the file holds its axes, such as ``LIA``.
     """
 
     image: Image
     problems: tuple[Problem, ...]
+    stored: str = "RAS"
 
 
 class NoOrientationError(VisitError):
@@ -114,7 +117,8 @@ def clean(path: Path) -> Cleaned:
         raise VisitError(f"{path.name} is blank: all its voxels have the same value.", "Check the conversion.")
     affine, affine_problems = _affine(raw, path)
     size_problems = _check_size(values.shape, affine, path)
-    return Cleaned(_ras(values, affine), (*file_problems, *voxel_problems, *affine_problems, *size_problems))
+    problems = (*file_problems, *voxel_problems, *affine_problems, *size_problems)
+    return Cleaned(_ras(values, affine), problems, "".join(nib.aff2axcodes(affine)))
 
 
 def clean_mask(path: Path) -> Image:

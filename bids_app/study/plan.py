@@ -28,6 +28,28 @@ REASONS_SHOWN, PATHS_SHOWN = 100, 5
 
 
 @dataclass(frozen=True)
+class ModelsInWords:
+    """The models of a run, for people; nothing is said of what is empty.
+
+    Attributes
+    ----------
+    lesion : str
+        The lesion model with its threshold.
+    lesion_input : str
+        What it is given.
+    anomaly : str
+        The anomaly model and its contrast.
+    """
+
+    lesion: str = ""
+    lesion_input: str = ""
+    anomaly: str = ""
+
+
+UNNAMED = ModelsInWords()
+
+
+@dataclass(frozen=True)
 class ModelOutputs:
     """What must be known of the models to name all files that a run would write.
 
@@ -48,26 +70,26 @@ def rendered(
     study: Study,
     settings: Settings,
     status: Mapping[str, str],
-    anomaly_model: str = "",
+    models: ModelsInWords = UNNAMED,
     outputs: ModelOutputs | None = None,
 ) -> str:
     """The plan of a run in one of `FORMATS`.
 
     Parameters
     ----------
-    status, anomaly_model
+    status, models
         As for `render`.
     outputs : ModelOutputs or None
         None does not name the files that would be written.
     """
-    return FORMATS[plan_format](study, settings, status, anomaly_model, outputs)
+    return FORMATS[plan_format](study, settings, status, models, outputs)
 
 
 def render(
     study: Study,
     settings: Settings,
     status: Mapping[str, str],
-    anomaly_model: str = "",
+    models: ModelsInWords = UNNAMED,
     outputs: ModelOutputs | None = None,
 ) -> str:
     """The plan of a run.
@@ -77,8 +99,8 @@ def render(
     status : mapping of str to str
         What there is to do for each visit, by its label (``to do``, ``done``, ``outdated``, ...); why nothing can be
         done starts with `UNUSABLE` and a colon.
-    anomaly_model : str
-        The anomaly model in words; nothing is said of it without.
+    models : ModelsInWords
+        What is said of the models.
     outputs : ModelOutputs or None
         Name the files that would be written, and estimate time and disk space; None does not.
 
@@ -88,7 +110,7 @@ def render(
         Plain text of several lines, for a terminal as for a log file.
     """
     states = {visit.label: visit_state(visit, settings, status) for visit in study.visits}
-    lines = [f"afterstroke {app_version()}: plan", *_header(study, settings, anomaly_model), *_problems(study.problems)]
+    lines = [f"afterstroke {app_version()}: plan", *_header(study, settings, models), *_problems(study.problems)]
     if study.unused:
         lines += ["", *render_unused(study.unused)]
     for visit in study.visits:
@@ -103,7 +125,7 @@ def render_short(
     study: Study,
     settings: Settings,
     status: Mapping[str, str],
-    anomaly_model: str = "",
+    models: ModelsInWords = UNNAMED,
     outputs: ModelOutputs | None = None,
 ) -> str:
     """The plan, a line each visit: its label, its state, its contrasts, the codes of its problems."""
@@ -122,7 +144,7 @@ def render_tsv(
     study: Study,
     settings: Settings,
     status: Mapping[str, str],
-    anomaly_model: str = "",
+    models: ModelsInWords = UNNAMED,
     outputs: ModelOutputs | None = None,
 ) -> str:
     """The plan as a table, a row each visit; columns are those of `_row`, lists are joined by semicolons."""
@@ -135,7 +157,7 @@ def render_json(
     study: Study,
     settings: Settings,
     status: Mapping[str, str],
-    anomaly_model: str = "",
+    models: ModelsInWords = UNNAMED,
     outputs: ModelOutputs | None = None,
 ) -> str:
     """The plan as one JSON object: what is used, the visits (as `_row`), the estimate."""
@@ -147,7 +169,8 @@ def render_json(
         "Output": str(settings.out_dir),
         "WorkFolder": str(settings.work_dir),
         "LesionModel": settings.lesion_model,
-        "AnomalyModel": anomaly_model,
+        "LesionInput": models.lesion_input,
+        "AnomalyModel": models.anomaly,
         "Device": settings.device,
         "Spaces": [*_native_spaces(study), *settings.standard_spaces],
         "VisitsSideBySide": settings.workers,
@@ -309,14 +332,15 @@ def _anomaly_files(visit: Visit, settings: Settings, contrast: str) -> list[Pure
     return files
 
 
-def _header(study: Study, settings: Settings, anomaly_model: str) -> Iterator[str]:
+def _header(study: Study, settings: Settings, models: ModelsInWords) -> Iterator[str]:
     facts = {
         "dataset": f"{study.root} ({study.name}): {counted(len(study.participants), 'participant')}, "
         f"{counted(len(study.visits), 'visit')} asked for",
         "output": f"{settings.out_dir}",
         "work folder": f"{settings.work_dir}",
-        "lesion model": _model(settings),
-        **({"anomaly model": anomaly_model} if anomaly_model else {}),
+        "lesion model": models.lesion or settings.lesion_model,
+        **({"model input": models.lesion_input} if models.lesion_input else {}),
+        **({"anomaly model": models.anomaly} if models.anomaly else {}),
         "device": settings.device,
         "spaces": ", ".join((*_native_spaces(study), *settings.standard_spaces)),
         "processors": f"{counted(settings.nprocs, 'CPU')}, {counted(settings.omp_nthreads, 'thread')} a visit: "
@@ -341,12 +365,6 @@ def _native_spaces(study: Study) -> list[str]:
     """The spaces of the scans that visits are processed in."""
     found = {visit.reference.suffix for visit in study.visits if visit.reference}
     return [space for space in names.NATIVE_SPACES if space in found]
-
-
-def _model(settings: Settings) -> str:
-    folds = f"folds {', '.join(settings.folds)}" if settings.folds else "all folds"
-    threshold = f"threshold {settings.threshold:g}" if settings.threshold is not None else "its own threshold"
-    return f"{settings.lesion_model}, {folds}, {threshold}"
 
 
 def _without_visits(study: Study, settings: Settings) -> list[str]:

@@ -177,6 +177,7 @@ def build_card(
         **provenance,
         "channels": list(fusion.contrasts),
         "space": plans.SPACE,
+        "input": plans.INPUT,
         "spacing_mm": [2.0, 2.0, 2.0],
         "parameters": parameters,
         "training_data": [*TRAINING_DATA, *textures],

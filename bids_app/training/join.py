@@ -115,6 +115,7 @@ def _card(branches: Mapping[str, dict]) -> dict:
     return {
         "channels": list(branches),
         "space": plans.SPACE,
+        "input": plans.INPUT,
         "spacing_mm": next(iter(branches.values()))["spacing_mm"],
         "parameters": sum(card["parameters"] for card in branches.values()) + FUSION_PARAMETERS,
         "training_data": every("training_data"),

@@ -17,6 +17,9 @@ _STOCK = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
 SPACE = "pose: brain-extracted, bias-corrected, rigidly aligned to MNI152NLin2009aSym, 1 mm, RAS"
 """What the models expect, for their cards."""
 
+INPUT = "rigid"
+"""The same, in the word by which the App knows it."""
+
 USE = "Research only: not a medical device."
 """What the models are for, for their cards."""
 

@@ -17,7 +17,7 @@ from bids_app.derivatives.results import (
     Segmented,
 )
 from bids_app.derivatives.sessions import rebuild
-from bids_app.derivatives.visit import paths_of, session_row, visit_files, write_files
+from bids_app.derivatives.visit import paths_of, session_row, visit_files, write_files, write_model_input
 from bids_app.study.models import Problem, Severity
 from bids_app.workflow.export import export_lesion_roi
 from bids_app.workflow.job import Job
@@ -47,6 +47,7 @@ def deliver(
     at_most = dict.fromkeys(map(str, paths_of(files)), "") | earlier
     write_record(out_dir, _record(job, "failed", problems, error=INTERRUPTED, outputs=at_most))
     outputs = write_files(out_dir, files)
+    write_model_input(job.log_folder, prepared, segmented, job.provenance)
     remove_stale(out_dir, earlier, outputs)
     if job.settings.export_lesion_roi:
         export_lesion_roi(visit, segmented.mask, job.settings.export_lesion_roi)

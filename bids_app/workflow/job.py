@@ -52,7 +52,8 @@ class Job:
 
     def __repr__(self) -> str:
         # nipype hashes this to decide whether a step of an unfinished visit has been made already
-        return f"Job({self.visit.label}, {self.provenance.configuration_hash}, {self.fingerprint})"
+        kept = ", model input" if self.settings.keep_model_input else ""
+        return f"Job({self.visit.label}, {self.provenance.configuration_hash}, {self.fingerprint}{kept})"
 
     @property
     def fingerprint(self) -> str:

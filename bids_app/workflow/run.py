@@ -22,12 +22,13 @@ from bids_app.derivatives.run_log import Say, new_run_id
 from bids_app.derivatives.sessions import RawDataset, write_raw_participants
 from bids_app.errors import AppError, BlockedError, ConfigError, ExitCode, VisitError
 from bids_app.lesion.folder import model_files, model_folds, served_contrasts
+from bids_app.lesion.terms import ModelTerms, read_terms
 from bids_app.networks.registry import find_model, verify
 from bids_app.networks.weights import folder_sha256
 from bids_app.preprocessing.templates import check_spaces
 from bids_app.settings import Settings, configuration_hash
 from bids_app.study.models import Problem, Severity, Study, Visit
-from bids_app.study.plan import UNUSABLE, ModelOutputs
+from bids_app.study.plan import UNUSABLE, ModelOutputs, ModelsInWords
 from bids_app.wording import counted, duration, part_of
 from bids_app.workflow.export import export_finished
 from bids_app.workflow.job import Job, anomaly_folder, input_checksums, status_of_visit
@@ -89,6 +90,31 @@ def anomaly_model_in_words(settings: Settings) -> str:
     return f"{card.name}, of {card.contrast}: visits without one have no anomaly map"
 
 
+def lesion_terms(settings: Settings) -> ModelTerms:
+    """The terms on which the lesion model runs, with what the user chose.
+
+    Raises
+    ------
+    ConfigError
+        If the model, or its card, is wrong.
+    """
+    return read_terms(find_model(settings.lesion_model), settings.folds).chosen(settings)
+
+
+def lesion_model_in_words(settings: Settings) -> tuple[str, str]:
+    """For the plan: the lesion model and its threshold, and what it is given."""
+    terms = lesion_terms(settings)
+    folds = f"folds {', '.join(settings.folds)}" if settings.folds else "all folds"
+    volume, source = terms.min_volume_mm3.value, terms.min_volume_mm3.source
+    smallest = f"lesions from {volume:g} mm3" if volume else "lesions of any size"
+    return f"{settings.lesion_model}, {folds}, {terms.threshold_in_words}, {smallest} ({source})", terms.input_in_words
+
+
+def models_in_words(settings: Settings) -> ModelsInWords:
+    """For the plan: both models."""
+    return ModelsInWords(*lesion_model_in_words(settings), anomaly_model_in_words(settings))
+
+
 def blocked(visit: Visit, out_dir: Path) -> Problem | None:
     """An error if a file is where a folder of the visit's outputs belongs, told before anything runs."""
     own = names.visit_folder(visit.subject, visit.session)
@@ -118,7 +144,9 @@ def provenance_of(settings: Settings, study: Study) -> Provenance:
     files = model_files(find_model(settings.lesion_model), settings.folds)
     folder = anomaly_folder(settings)
     anomaly = _sha256_of(read_folder(folder).files) if folder else None
-    return Provenance(configuration_hash(settings, version, _sha256_of(files), anomaly), version, study.root)
+    # what it comes to: the same input is the same, whether it is asked for or the model's own
+    resolved = replace(settings, lesion_input=str(lesion_terms(settings).input.value))
+    return Provenance(configuration_hash(resolved, version, _sha256_of(files), anomaly), version, study.root)
 
 
 def _sha256_of(files: Sequence[Path]) -> str:
@@ -147,6 +175,7 @@ def check_run(settings: Settings) -> None:
     check_spaces(settings.standard_spaces)
     model = find_model(settings.lesion_model)
     model_files(model, settings.folds)
+    lesion_terms(settings)
     verify(model)
     if folder := anomaly_folder(settings):
         check_anomaly_model(read_folder(folder), settings)
@@ -206,6 +235,8 @@ def run_participants(
     done = [] if settings.force else [visit for visit in study.visits if status[visit.label] == Status.DONE]
     if done:
         say(f"Done already, and unchanged: {part_of(len(done), len(study.visits), 'visit')}.")
+        if settings.keep_model_input:
+            say("What the lesion model was given in them is not kept: do them again with --force.")
     exported = _export_done(done, settings, say)
     run_id, model, anomaly = run_id or new_run_id(), find_model(settings.lesion_model), anomaly_folder(settings)
     todo = _judged(todo, settings)

@@ -18,7 +18,8 @@ from bids_app.derivatives.results import Aligned, Anomalies, Matrix, ModelUse, N
 from bids_app.errors import VisitError
 from bids_app.images import Image
 from bids_app.lesion.components import Lesions, find_lesions, lesions_of_mask
-from bids_app.lesion.model import LesionModel, LesionModels
+from bids_app.lesion.inputs import parse_input
+from bids_app.lesion.model import LesionModel, LesionModels, Prediction
 from bids_app.measures.volumes import side_volumes, volume_ml
 from bids_app.preprocessing import brain, headers, masks, transforms
 from bids_app.preprocessing.bias import correct_bias
@@ -29,7 +30,7 @@ from bids_app.preprocessing.normalization import normalize as normalize_brain
 from bids_app.preprocessing.templates import load_template
 from bids_app.settings import DEFAULT_SPACE
 from bids_app.study.models import Problem, Reuse, Severity, Visit
-from bids_app.workflow import given, tools
+from bids_app.workflow import given, model_input, tools
 from bids_app.workflow.job import Job
 
 
@@ -141,15 +142,47 @@ def segment(job: Job, prepared: Prepared, posed: Posed, folder: Path) -> Segment
     with tools.exclusive_device(job.settings):
         models = tools.lesion_models(job.model_folder, job.settings.folds, job.settings.device)
         model = _model_for(models, posed, job.visit)
-        prediction = model.predict([images.load(posed.scan(channel)) for channel in model.channels])
-    to_native = np.linalg.inv(matrix)
-    probability = transforms.apply_linear(prediction.probability, to_native, native, order=1)
-    uncertainty = prediction.deviation and transforms.apply_linear(prediction.deviation, to_native, native, order=1)
-    use = _model_use(model, job)
-    lesions = find_lesions(probability, use.threshold, use.min_volume_mm3, matrix)
+        use = _model_use(model, job)
+        seen = model_input.given(prepared, posed, model.channels, use.terms.input.value)
+        prediction = model.predict(seen.scans)
+    probability = seen.carried(prediction.probability, native, order=1)
+    uncertainty = prediction.deviation and seen.carried(prediction.deviation, native, order=1)
+    lesions = _lesions(model, use, prediction, probability, seen, matrix)
     found = _segmented(lesions, probability, uncertainty, use, matrix, folder)
+    problems = (*_doubts(model, job), *seen.problems, *_outside_brain(lesions, prepared))
+    kept = model_input.kept(seen, folder) if job.settings.keep_model_input else ()
+    return replace(found, problems=problems, seen=kept)
+
+
+def _lesions(
+    model: LesionModel,
+    use: ModelUse,
+    prediction: Prediction,
+    probability: Image,
+    seen: model_input.Given,
+    matrix: np.ndarray,
+) -> Lesions:
+    """The lesions on the grid of `probability`, by its threshold or by what was decided where the model looked."""
+    threshold, smallest = use.terms.threshold.value, use.terms.min_volume_mm3.value
+    decided, order = prediction.decided, 1
+    if threshold is not None:
+        if model.mask_order is None:
+            return find_lesions(probability, threshold, smallest, matrix)
+        over = images.data(prediction.probability) >= np.float32(threshold)
+        decided, order = images.like(prediction.probability, over.astype(np.float32)), model.mask_order
+    mask = images.data(seen.carried(decided, probability, order)) >= 0.5
+    return lesions_of_mask(images.like(probability, mask), probability, smallest, matrix)
+
+
+def _doubts(model: LesionModel, job: Job) -> tuple[Problem, ...]:
+    """What was assumed of the model, and whether it was given another input than its card names."""
     assumed = tuple(Problem("model-assumption", Severity.WARNING, note) for note in model.notes)
-    return replace(found, problems=(*assumed, *_outside_brain(lesions, prepared)))
+    wanted = job.settings.lesion_input
+    if wanted is None or not model.terms.overruled_by(parse_input(wanted)):
+        return assumed
+    said = model.terms.input
+    message = f"The lesion model {model.name} wants {said.value} ({said.source}), and --lesion-input gave it {wanted}."
+    return (*assumed, Problem("model-input-other", Severity.WARNING, message))
 
 
 def _outside_brain(lesions: Lesions, prepared: Prepared) -> tuple[Problem, ...]:
@@ -171,17 +204,15 @@ def _model_for(models: LesionModels, posed: Posed, visit: Visit) -> LesionModel:
 
 
 def _model_use(model: LesionModel, job: Job) -> ModelUse:
-    """The model's own threshold and minimum volume, unless the user chose others."""
-    settings, card = job.settings, model.card
+    """The model on its own terms, unless the user chose others."""
     return ModelUse(
         name=model.name,
         version=model.version,
         sha256=model.sha256,
         channels=model.channels,
         folds=model.folds,
-        threshold=card.threshold if settings.threshold is None else settings.threshold,
-        min_volume_mm3=card.min_volume_mm3 if settings.min_lesion_volume is None else settings.min_lesion_volume,
-        device=tools.device(settings.device).name,
+        terms=model.terms.chosen(job.settings),
+        device=tools.device(job.settings.device).name,
     )
 
 

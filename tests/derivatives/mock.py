@@ -23,12 +23,15 @@ from bids_app.derivatives.results import (
     StandardAnomaly,
 )
 from bids_app.lesion.components import find_lesions
+from bids_app.lesion.inputs import Stated, usual
+from bids_app.lesion.terms import ModelTerms
 from bids_app.preprocessing.checks import Check
 from bids_app.study.models import Scan, Visit
 
 PASSED = Check("accepted", 0.97, 0.4, "Within limits.")
 IDENTITY = tuple(tuple(row) for row in np.eye(4).tolist())
-MODEL = ModelUse("tiny", "1.0", "0" * 64, ("T1w",), ("0", "1"), 0.5, 10.0, "cpu")
+TERMS = ModelTerms(Stated(usual("rigid"), "its card"), Stated(0.5, "its card"), Stated(10.0, "its card"))
+MODEL = ModelUse("tiny", "1.0", "0" * 64, ("T1w",), ("0", "1"), TERMS, "cpu")
 
 
 def make_visit(

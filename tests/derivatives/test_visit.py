@@ -20,6 +20,7 @@ from bids_app.derivatives.results import Normalized
 from bids_app.derivatives.sessions import RawDataset, rebuild, write_raw_participants
 from bids_app.derivatives.visit import lesion_table, session_row, visit_files, write_files
 from bids_app.errors import CannotWriteError
+from bids_app.lesion.inputs import Stated, parse_input
 from bids_app.preprocessing.checks import Check
 from bids_app.study.models import Reuse
 from tests.derivatives.mock import make_explained, make_results, make_visit, provenance
@@ -91,7 +92,40 @@ def test_lesion_sidecars_say_how_they_were_made(written: Path):
         assert sidecar["Model"] == {"Name": "tiny", "Version": "1.0", "SHA256": "0" * 64, "Folds": ["0", "1"]}
         assert (sidecar["Threshold"], sidecar["Device"], sidecar["Manual"]) == (0.5, "cpu", False)
         assert sidecar["MinimumVolume"] == {"Value": 10.0, "Units": "mm^3"}
+        assert (sidecar["ThresholdSource"], sidecar["MinimumVolumeSource"]) == ("its card", "its card")
+        assert sidecar["Input"] == {
+            "Space": "rigid", "BrainExtracted": True, "BiasCorrected": True, "Source": "its card",
+            "Description": "the brain, brought rigidly to MNI at 1 mm, bias field corrected", "Steps": "nnU-Net",
+        }  # fmt: skip
         assert sidecar["ConfigurationHash"] == "a1b2c3d4"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sources"),
+    [
+        ("rigid", ["bids::sub-01/ses-1/anat/sub-01_ses-1_desc-preproc_T1w.nii.gz"]),
+        ("native:n4", ["bids::sub-01/ses-1/anat/sub-01_ses-1_desc-preproc_T1w.nii.gz"]),
+        ("native", ["bids:raw:sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz"]),
+        (
+            "native-brain",
+            [
+                "bids:raw:sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz",
+                "bids::sub-01/ses-1/anat/sub-01_ses-1_desc-brain_mask.nii.gz",
+            ],
+        ),
+    ],
+)
+def test_a_lesion_map_comes_from_what_its_model_was_given(tmp_path: Path, wanted: str, sources: list[str]):
+    prepared, _, segmented, normalized = make_results(tmp_path / "work", make_visit(tmp_path / "bids"))
+    chosen = Stated(parse_input(wanted), "its card")
+    terms = replace(segmented.model.terms, input=chosen, steps="StrokeSeg 2, so to say")
+    segmented = replace(segmented, model=replace(segmented.model, terms=terms))
+    files = visit_files(prepared, segmented, normalized, provenance(tmp_path / "bids"))
+    name = "sub-01_ses-1_space-T1w_label-L_desc-nnunet_probseg.nii.gz"
+    sidecar = next(item.sidecar for item in files if item.path.name == name)
+    assert sidecar["Sources"] == sources
+    assert "logits, StrokeSeg 2, so to say. Research" in sidecar["Description"]
+    assert sidecar["Input"]["Space"] == wanted.partition(":")[0]
 
 
 def test_what_was_made_on_flair_alone_says_so_everywhere(written: Path, scans: str):

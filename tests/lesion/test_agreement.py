@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-from pathlib import Path
-
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
 from bids_app import images
-from bids_app.images import Image
 from bids_app.lesion.model import load_model
 from tests.conftest import stored_as
 from tests.lesion.models import head, write_model
+from tests.lesion.nnunet import dice, nnunet_predicts
 
 SHAPE = (40, 48, 36)
 T1W = head(SHAPE)
@@ -57,27 +52,6 @@ MODELS = {
 }
 
 
-def nnunet_predicts(model: Path, scans: list[Image], work: Path) -> tuple[np.ndarray, Image]:
-    """Probabilities (class, x, y, z) and segmentation by what ``nnUNetv2_predict -npp 0 -nps 0`` calls."""
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-
-    work.mkdir()
-    files = [str(work / f"case_{index:04d}.nii.gz") for index in range(len(scans))]
-    for scan, file in zip(scans, files, strict=True):
-        nib.save(scan, file)
-    with contextlib.redirect_stdout(io.StringIO()):
-        predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
-        folds = sorted(path.name.removeprefix("fold_") for path in model.glob("fold_*"))
-        predictor.initialize_from_trained_model_folder(str(model), folds)
-        predictor.predict_from_files_sequential([files], [str(work / "result")], save_probabilities=True)
-    probabilities = np.load(work / "result.npz")["probabilities"].transpose(0, 3, 2, 1)
-    return probabilities, nib.load(work / "result.nii.gz")
-
-
-def dice(first: np.ndarray, second: np.ndarray) -> float:
-    return 2 * (first & second).sum() / (first.sum() + second.sum())
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_same_probabilities_and_mask_as_nnunet(tmp_path, name):
     folder = write_model(tmp_path / "model", **MODELS[name])
@@ -108,20 +82,33 @@ def test_what_difference_there_is_comes_from_the_half_precision_of_nnunet(tmp_pa
     np.testing.assert_allclose(found, expected[1], atol=2e-5)
 
 
+#: Labels, regions_class_order, output of the lesion, labels that nnU-Net's segmentation gives the lesion.
 LABELS = {
-    "three classes": ({"background": 0, "edema": 1, "stroke": 2}, None, 2),
-    "regions": ({"background": 0, "everything": [1, 2], "lesion": [2]}, [1, 2], 1),
+    "three classes": ({"background": 0, "edema": 1, "stroke": 2}, None, 2, [2]),
+    "three classes, the lesion first": ({"background": 0, "stroke": 1, "wmh": 2}, None, 1, [1]),
+    "regions": ({"background": 0, "everything": [1, 2], "lesion": [2]}, [1, 2], 1, [2]),
+    "a region that another adds to": ({"background": 0, "lesion": [1, 2], "core": [2]}, [1, 2], 0, [1, 2]),
+    "a region that another is written over": ({"background": 0, "lesion": [1], "both": [1, 2]}, [1, 2], 0, [1]),
 }
 
 
 @pytest.mark.parametrize("name", LABELS)
 def test_other_labels(tmp_path, name):
-    labels, order, output = LABELS[name]
-    folder = write_model(tmp_path / "model", labels=labels, regions_class_order=order, folds=("0",), gain=8)
-    expected, _ = nnunet_predicts(folder, [T1W], tmp_path / "nnunet")
-    found = images.data(load_model(folder).predict([T1W]).probability)
+    labels, order, output, values = LABELS[name]
+    folder = write_model(tmp_path / "model", labels=labels, regions_class_order=order, folds=("0", "1"), gain=8)
+    expected, segmentation = nnunet_predicts(folder, [T1W], tmp_path / "nnunet")
+    model = load_model(folder)
+    prediction = model.predict([T1W])
+    found = images.data(prediction.probability)
     assert np.abs(found - expected[output]).mean() < 1e-3
     assert expected[output][expected[output] > 0].std() > 0.05
+    mask = np.isin(np.asarray(segmentation.dataobj), values)
+    by_threshold = prediction.decided is None
+    assert (model.terms.threshold.value == 0.5) is by_threshold
+    assert dice(found >= 0.5 if by_threshold else images.data(prediction.decided) > 0, mask) >= 0.999
+    assert mask.mean() > 0.005
+    if not by_threshold:  # a threshold would have given another mask
+        assert dice(found >= 0.5, mask) < 0.99
 
 
 @pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO", "SimpleITKIOWithReorient", "NibabelIOWithReorient"])

@@ -38,7 +38,9 @@ def folder(tmp_path):
 def test_what_a_model_says_of_itself(folder):
     model = load_model(folder)
     assert (model.name, model.version, model.channels, model.folds) == ("model", "n/a", ("T1w",), ("0", "1"))
-    assert (model.card.threshold, model.card.min_volume_mm3) == (0.5, 10.0)
+    assert (model.card.threshold, model.card.min_volume_mm3) == (None, None)
+    terms = model.terms
+    assert (terms.threshold.value, terms.min_volume_mm3.value) == (0.5, 0.0), "as nnUNetv2_predict does it"
     assert model.mirror_axes == (0, 1, 2) and model.patch_size == (24, 32, 28) and len(model.sha256) == 64
 
 
@@ -235,6 +237,7 @@ def test_scans_on_different_grids(tmp_path):
         ({"background": 0, "wmh lesion": 1, "lesion": 2}, LesionOutput(2, 3), False),
         ({"background": 0, "stroke core": 1, "oedema": 2}, LesionOutput(1, 3), False),
         ({"background": 0, "a": 1, "b": 2}, LesionOutput(1, 3), True),
+        ({"background": 0, "old stroke": 1, "new stroke": 2}, LesionOutput(1, 3), True),
         ({"background": 0, "whole": [1, 2], "stroke": [2]}, LesionOutput(1, 2, independent=True), False),
         ({"background": 0, "whole": [1, 2], "stroke": 2, "x": 1}, LesionOutput(1, 3, independent=True), False),
     ],

@@ -56,6 +56,15 @@ def test_a_voxelwise_network_gives_the_same_with_windows(shape, patch, mirror_ax
     torch.testing.assert_close(logits, voxelwise(volume[None])[0], atol=1e-5, rtol=1e-5)
 
 
+def test_sides_are_padded_to_multiples_and_cropped_again():
+    engine, volume = FakeEngine(voxelwise), torch.rand(1, 12, 16, 9)
+    logits = predict_logits(engine, volume, (16, 16, 16), multiple=16)
+    assert engine.shapes == [(1, 1, 16, 16, 16)]
+    torch.testing.assert_close(logits, voxelwise(volume[None])[0], atol=1e-5, rtol=1e-5)
+    predict_logits(engine, torch.rand(1, 16, 17, 16), (16, 16, 16), multiple=16)
+    assert len(engine.shapes) == 1 + 3, "32 along y"
+
+
 def test_a_volume_that_fits_is_one_pass():
     engine = FakeEngine(voxelwise)
     predict_logits(engine, torch.rand(1, 9, 10, 7), (10, 10, 10))

@@ -91,7 +91,9 @@ def test_a_good_file_is_only_cast(write, values, affine):
 def test_any_storage_order_becomes_ras(tmp_path, values, affine, orientation):
     stored = stored_as(nib.Nifti1Image(values, affine), orientation)
     nib.save(stored, tmp_path / "a.nii.gz")
-    image = clean(tmp_path / "a.nii.gz").image
+    cleaned = clean(tmp_path / "a.nii.gz")
+    image = cleaned.image
+    assert cleaned.stored == orientation
     assert nib.aff2axcodes(image.affine) == ("R", "A", "S")
     np.testing.assert_array_equal(data(image), values)
     assert left_mark(image)[0] < -40

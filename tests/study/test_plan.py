@@ -12,7 +12,17 @@ import pytest
 from bids_app.settings import Settings
 from bids_app.study.index import index
 from bids_app.study.models import Problem, Severity, Study
-from bids_app.study.plan import FORMATS, ModelOutputs, expected_files, expected_images, render, rendered, visit_state
+from bids_app.study.plan import (
+    FORMATS,
+    UNNAMED,
+    ModelOutputs,
+    ModelsInWords,
+    expected_files,
+    expected_images,
+    render,
+    rendered,
+    visit_state,
+)
 from tests.skeletons import make_empty, make_skeleton
 
 SCANS = (
@@ -72,12 +82,20 @@ def test_each_visit_shows_its_scans_its_problems_and_what_is_reused(study: Study
 
 
 def test_header_says_with_what(study: Study, settings: Settings):
-    header = render(study, settings, {}, "ours, of T1w").partition("\n\n")[0]
+    header = render(study, settings, {}, ModelsInWords(anomaly="ours, of T1w")).partition("\n\n")[0]
     assert re.search(r"anomaly model +ours, of T1w", header)
     facts = ["Skeleton", "2 participants, 4 visits", Settings.lesion_model, "fmriprep", "last run"]
     facts.append("T1w, FLAIR, MNI152NLin2009aSym")
     for fact in [*facts, "8 CPUs, 4 threads a visit: 2 visits at a time", str(settings.out_dir)]:
         assert fact in header
+
+
+def test_header_says_what_the_lesion_model_is_given(study: Study, settings: Settings):
+    words = "mine, all folds, threshold 0.5 (no card)", "native (no card): the scan on its own grid"
+    header = render(study, settings, {}, ModelsInWords(*words))
+    assert re.search(r"lesion model +mine, all folds, threshold 0\.5 \(no card\)\n", header)
+    assert re.search(r"model input +native \(no card\): the scan on its own grid\n", header)
+    assert "its own threshold" not in header
 
 
 def test_rule_is_printed_only_where_it_was_needed(tmp_path: Path, settings: Settings):
@@ -187,7 +205,7 @@ def test_files_that_depend_on_models_and_options(study: Study, settings: Setting
 
 
 def test_a_dry_run_names_the_files_and_estimates_time_and_space(study: Study, settings: Settings):
-    text = render(study, settings, STATUS, "", OUTPUTS)
+    text = render(study, settings, STATUS, UNNAMED, OUTPUTS)
     plan = blocks(text)
     first = plan["sub-01_ses-1"]
     assert re.search(r"  writes   \d+ files sub-01/ses-1/anat/sub-01_ses-1_\.\.\., images", first)
@@ -202,12 +220,12 @@ def test_a_dry_run_names_the_files_and_estimates_time_and_space(study: Study, se
         "4 visits: 2 to do, 1 cannot be processed, 1 done. At least 19 images to write.",
     ]
     done = dict.fromkeys(STATUS, "done")
-    assert render(study, settings, done, "", OUTPUTS).splitlines()[-2] == "Nothing is to do."
+    assert render(study, settings, done, UNNAMED, OUTPUTS).splitlines()[-2] == "Nothing is to do."
     assert "Estimate" not in render(study, settings, STATUS)
 
 
 def test_short_plan_has_a_line_each_visit(study: Study, settings: Settings):
-    lines = rendered("short", study, settings, STATUS, "", OUTPUTS).splitlines()
+    lines = rendered("short", study, settings, STATUS, UNNAMED, OUTPUTS).splitlines()
     assert lines[:4] == [
         "sub-01_ses-1  to do  T1w+FLAIR  several-t1w",
         "sub-01_ses-2  cannot be processed  FLAIR  flair-alone",
@@ -220,7 +238,8 @@ def test_short_plan_has_a_line_each_visit(study: Study, settings: Settings):
 
 
 def test_plan_as_a_table(study: Study, settings: Settings):
-    header, *rows = (line.split("\t") for line in rendered("tsv", study, settings, STATUS, "", OUTPUTS).splitlines())
+    table = rendered("tsv", study, settings, STATUS, UNNAMED, OUTPUTS)
+    header, *rows = (line.split("\t") for line in table.splitlines())
     first, second, third, _ = (dict(zip(header, row, strict=True)) for row in rows)
     assert (first["participant_id"], first["session_id"], first["state"]) == ("sub-01", "ses-1", "to do")
     assert (first["t1w"], first["problems"]) == ("sub-01_ses-1_run-2_T1w.nii.gz", "several-t1w")
@@ -231,7 +250,7 @@ def test_plan_as_a_table(study: Study, settings: Settings):
 
 
 def test_plan_as_json(study: Study, settings: Settings):
-    plan = json.loads(rendered("json", study, settings, STATUS, "ours", OUTPUTS))
+    plan = json.loads(rendered("json", study, settings, STATUS, ModelsInWords(anomaly="ours"), OUTPUTS))
     assert (plan["Dataset"], plan["AnomalyModel"]) == (str(study.root), "ours")
     assert [visit["state"] for visit in plan["Visits"]] == ["to do", "cannot be processed", "done", "to do"]
     first = plan["Visits"][0]
@@ -242,8 +261,8 @@ def test_plan_as_json(study: Study, settings: Settings):
 
 @pytest.mark.parametrize("plan_format", FORMATS)
 def test_every_format_of_a_plan_of_nothing_and_of_strange_names(study: Study, settings: Settings, plan_format: str):
-    rendered(plan_format, replace(study, visits=()), settings, {}, "", OUTPUTS)
+    rendered(plan_format, replace(study, visits=()), settings, {}, UNNAMED, OUTPUTS)
     strange = replace(study.visits[0], problems=(Problem("x", Severity.ERROR, "one\ttab\nand a line."),))
-    text = rendered(plan_format, replace(study, visits=(strange,)), settings, {}, "", OUTPUTS)
+    text = rendered(plan_format, replace(study, visits=(strange,)), settings, {}, UNNAMED, OUTPUTS)
     if plan_format == "tsv":
         assert [line.count("\t") for line in text.splitlines()] == [9, 9]

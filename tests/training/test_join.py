@@ -70,6 +70,7 @@ def test_the_joined_model_runs_with_its_branches_and_its_card_names_both(tmp_pat
     card = json.loads((target / "card.json").read_text())
     assert (card["name"], card["version"], card["commit"], card["note"]) == ("synthetic-late", "2", "b", "joined")
     assert card["heads"] == ["training_seg_01", "training_seg_02"] and card["training_data"] == TRAINING_DATA
+    assert card["input"] == "rigid"
     assert card["scans"] == {"fold_0": 1, "fold_1": 1}
     parameters = json.loads((tmp_path / "synthetic-t1w" / "card.json").read_text())["parameters"]
     assert card["parameters"] == 2 * parameters + join.FUSION_PARAMETERS

@@ -120,6 +120,38 @@ def test_the_anomaly_model_is_told_in_words(settings: Settings, tmp_path: Path):
     assert run.anomaly_model_in_words(replace(settings, anomaly=False)) == "none"
 
 
+def test_the_lesion_model_and_its_input_are_told_in_words(settings: Settings):
+    model, given = run.lesion_model_in_words(settings)
+    assert model == f"{settings.lesion_model}, all folds, threshold 0.5 (no card), lesions of any size (no card)"
+    assert given.startswith("native (no card): the scan on its own grid, skull on")
+    (Path(settings.lesion_model) / "card.json").write_text('{"input": "rigid", "threshold": 0.3, "min_volume_mm3": 30}')
+    chosen = replace(settings, folds=("1",), lesion_input="affine:raw", threshold=0.4)
+    model, given = run.lesion_model_in_words(chosen)
+    assert model.endswith(", folds 1, threshold 0.4 (--threshold), lesions from 30 mm3 (its card)")
+    assert given == (
+        "affine:raw (--lesion-input; its card says rigid): the brain, brought affinely to MNI at 1 mm, "
+        "grey values as in the file"
+    )
+
+
+def test_the_configuration_follows_what_the_model_is_given_however_that_is_said(settings: Settings, study: Study):
+    def configuration(**changes) -> str:
+        return run.provenance_of(replace(settings, **changes), study).configuration_hash
+
+    known = configuration()
+    assert configuration(lesion_input="native") == configuration(lesion_input="native:raw") == known
+    others = {configuration(lesion_input=wanted) for wanted in ("native:n4", "native-brain", "rigid", "affine")}
+    assert len(others | {known}) == 5
+    assert configuration(keep_model_input=True) == known
+
+
+def test_a_model_input_that_cannot_be_kept_any_more_is_told(settings: Settings, study: Study):
+    run.run_participants(settings, study, say=str)
+    said: list[str] = []
+    run.run_participants(replace(settings, keep_model_input=True), study, say=said.append)
+    assert "What the lesion model was given in them is not kept: do them again with --force." in said
+
+
 def test_force_does_them_again(settings: Settings, study: Study):
     run.run_participants(settings, study, say=str)
     FakePool.seen.clear()
@@ -335,7 +367,10 @@ def test_the_model_is_read_once_a_run(settings: Settings, study: Study, monkeypa
 
 @pytest.mark.parametrize(
     "what",
-    ["empty", "no-fold", "fold", "space", "uncalibrated", "small-frame", "plugin", "graph-plugin", "no-plugin"],
+    [
+        "empty", "no-fold", "fold", "input", "space", "uncalibrated", "small-frame", "plugin", "graph-plugin",
+        "no-plugin",
+    ],
 )
 def test_what_cannot_start_is_refused_before_anything_is_written(
     settings: Settings, study: Study, tmp_path: Path, monkeypatch, what: str
@@ -344,6 +379,8 @@ def test_what_cannot_start_is_refused_before_anything_is_written(
     (tmp_path / "empty").mkdir()
     incomplete = make_model(tmp_path / "incomplete")
     (incomplete / "fold_1" / "checkpoint_final.pth").unlink()
+    unknown = make_model(tmp_path / "unknown")
+    (unknown / "card.json").write_text('{"input": "talairach"}')
     plugin = tmp_path / "plugin.yml"
     plugin.write_text({"plugin": "plugin: Nonsense", "graph-plugin": "plugin: SLURMGraph"}.get(what, "plugins: 1"))
     uncalibrated = write_anomaly_model(tmp_path / "uncalibrated", threshold=None)
@@ -352,6 +389,7 @@ def test_what_cannot_start_is_refused_before_anything_is_written(
         "empty": ({"lesion_model": str(tmp_path / "empty")}, "no trained-model folder", ExitCode.BAD_CONFIG),
         "no-fold": ({"lesion_model": str(incomplete)}, "fold_1 holds neither", ExitCode.BAD_CONFIG),
         "fold": ({"folds": ("7",)}, "has no fold 7", ExitCode.BAD_CONFIG),
+        "input": ({"lesion_model": str(unknown)}, "wants the input 'talairach'", ExitCode.BAD_CONFIG),
         "space": ({"output_spaces": ("T1w", "MNI152Lin")}, "MNI152Lin is not on this", ExitCode.UNAVAILABLE),
         "uncalibrated": ({"anomaly_model": str(uncalibrated)}, "has no threshold in its card", ExitCode.BAD_CONFIG),
         "small-frame": ({"anomaly_model": str(small)}, "do not fit into them", ExitCode.BAD_CONFIG),

@@ -17,7 +17,7 @@ from bids_app.networks.weights import load_checkpoint
 from bids_app.training.fusion import FUSION_PARAMETERS, Fused, fusion_checkpoint, mean_of_branches
 from bids_app.training.own.dataset import dataset_json
 from bids_app.training.own.train import FINAL
-from bids_app.training.plans import CONFIGURATION, SPACE, USE, shippable
+from bids_app.training.plans import CONFIGURATION, INPUT, SPACE, USE, shippable
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,7 @@ def write_card(folder: Path, plans: dict, facts: Facts, parameters: int) -> None
         "version": app_version(),
         "channels": list(facts.channels),
         "space": SPACE,
+        "input": INPUT,
         "spacing_mm": list(plans["configurations"][CONFIGURATION]["spacing"]),
         "parameters": parameters,
         "training_data": [{"what": facts.dataset, "cases": facts.cases, "subjects": facts.subjects}],

@@ -72,6 +72,7 @@ def test_the_card_tells_what_was_done_and_measured(t1w: TrainingSettings):
     assert 0.1 <= card["threshold"] <= 0.9
     assert card["spacing_mm"] == [4.0, 4.0, 4.0]
     assert card["parameters"] > 0
+    assert (card["input"], str(load_model(t1w.out_dir / "t1w").terms.input.value)) == ("rigid", "rigid")
 
 
 def test_splits_keep_both_sessions_of_a_subject_together(t1w: TrainingSettings):
