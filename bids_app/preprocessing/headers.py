@@ -121,20 +121,6 @@ def clean(path: Path) -> Cleaned:
     return Cleaned(_ras(values, affine), problems, "".join(nib.aff2axcodes(affine)))
 
 
-def clean_mask(path: Path) -> Image:
-    """A mask of another pipeline or drawn by hand, its header mended by the same table; uint8, 0 or 1, RAS+.
-
-    It may be empty (no lesion is a finding), and need not cover a whole head.
-
-    Raises
-    ------
-    VisitError
-        If the file cannot be read, or cannot be mended without guessing.
-    """
-    raw = as_stored(path).image
-    return _ras((np.asarray(raw.dataobj) > 0.5).astype(np.uint8), raw.affine)
-
-
 def as_stored(path: Path) -> Cleaned:
     """Load a file with its voxels in their stored order: float32, finite, on the affine that the table believes.
 

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from bids_app.errors import VisitError
 from bids_app.images import data, world
-from bids_app.preprocessing.headers import clean, clean_mask, on_stored_grid
+from bids_app.preprocessing.headers import clean, on_stored_grid
 from bids_app.study.models import Severity
 from tests.conftest import stored_as
 
@@ -401,7 +401,7 @@ def test_real_files_need_no_mending(test_data, name):
     assert nib.aff2axcodes(cleaned.image.affine) == ("R", "A", "S")
 
 
-# ------------------------------------------------------------------------------- masks, and the way back to the file
+# ------------------------------------------------------------------------------------------ the way back to the file
 
 
 def test_a_sheared_sform_that_mirrors_the_qform_is_refused(write, affine):
@@ -409,19 +409,6 @@ def test_a_sheared_sform_that_mirrors_the_qform_is_refused(write, affine):
     mirrored[0] *= -1
     with pytest.raises(VisitError, match="which side is left"):
         clean(write(sform=sheared(affine, 10.0), qform=mirrored))
-
-
-def test_an_empty_mask_is_a_mask(write, values):
-    mask = clean_mask(write(np.zeros_like(values)))
-    assert mask.get_data_dtype() == np.uint8 and not data(mask).any()
-
-
-@pytest.mark.parametrize("order", ["RAS", "LAS", "LIA"])
-def test_masks_keep_their_place(write, values, affine, tmp_path, order):
-    nib.save(stored_as(nib.Nifti1Image((values > 100).astype(np.float32) * 255, affine), order), tmp_path / "m.nii.gz")
-    mask = clean_mask(tmp_path / "m.nii.gz")
-    assert np.array_equal(data(mask), values > 100)
-    assert np.allclose(mask.affine, affine)
 
 
 @pytest.mark.parametrize("order", ["RAS", "LAS", "LIA"])

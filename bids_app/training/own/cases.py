@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -30,9 +29,6 @@ from bids_app.training.own.masks import (
 )
 from bids_app.training.plans import FUSIONS
 from bids_app.wording import counted, listed
-
-Item = TypeVar("Item")
-Made = TypeVar("Made")
 
 #: Cases of one problem that the table names.
 SHOWN = 8
@@ -114,20 +110,15 @@ def find_cases(settings: TrainingSettings) -> Cohort:
     """
     check_pattern(settings.masks)
     name, visits = _visits(settings)
-    masks_of = {
-        visit.label: find_masks(settings.masks, settings.bids_dir, visit) for visit in visits if visit.reference
-    }
-
-    def paired(visit: Visit) -> tuple[Visit, Path]:
-        _check_scans(visit, settings)
-        return visit, _only_mask(visit, masks_of[visit.label], settings)
-
-    pairs, unpaired = _each(visits, paired)
-    pairs, shared = _without_shared(pairs)
-    cases, unusable = _each(pairs, lambda pair: _case(*pair, settings), label=lambda pair: pair[0].label)
-    place = {visit.label: number for number, visit in enumerate(visits)}
-    left_out = sorted((*unpaired, *unusable), key=lambda item: place[item[0]])
-    cohort = Cohort(name, tuple(cases), (*left_out, *shared), _unmatched(masks_of, settings))
+    found = {visit.label: find_masks(settings.masks, settings.bids_dir, visit) for visit in visits if visit.reference}
+    users = _users_of_masks(visits, found, settings)
+    cases, left_out = [], []
+    for visit in visits:
+        try:
+            cases.append(_case(visit, found.get(visit.label, ()), users, settings))
+        except _Unusable as unusable:
+            left_out.append((visit.label, unusable.problem))
+    cohort = Cohort(name, tuple(cases), tuple(left_out), _unmatched(found, settings))
     if not cases:
         raise NoInputError(
             f"No visit of {settings.bids_dir} can be trained on: {_codes(cohort.left_out)}.",
@@ -146,33 +137,31 @@ def _visits(settings: TrainingSettings) -> tuple[str, tuple[Visit, ...]]:
     return study.name, study.visits
 
 
-def _each(
-    items: Iterable[Item], make: Callable[[Item], Made], label: Callable[[Item], str] = lambda visit: visit.label
-) -> tuple[list[Made], list[tuple[str, Problem]]]:
-    """What is made of each item, and the label and problem of those of which nothing can be made."""
-    made, left_out = [], []
-    for item in items:
-        try:
-            made.append(make(item))
-        except _Unusable as unusable:
-            left_out.append((label(item), unusable.problem))
-    return made, left_out
+def _users_of_masks(
+    visits: Sequence[Visit], found: Mapping[str, Sequence[Path]], settings: TrainingSettings
+) -> Counter[Path]:
+    """How many visits that could be trained on have a file as their one mask."""
+    usable = (visit for visit in visits if _unusable_scans(visit, settings) is None)
+    return Counter(found[visit.label][0].resolve() for visit in usable if len(found[visit.label]) == 1)
 
 
-def _check_scans(visit: Visit, settings: TrainingSettings) -> None:
-    """Leave out a visit that lacks a scan which the model needs."""
-    contrasts = FUSIONS[settings.fusion].contrasts
+def _unusable_scans(visit: Visit, settings: TrainingSettings) -> Problem | None:
+    """What is wrong with the scans of a visit, or which of them the model lacks."""
     for problem in visit.problems:
         if problem.severity is Severity.ERROR:
-            raise _Unusable(problem.code, problem.message)
-    if missing := [contrast for contrast in contrasts if contrast not in visit.contrasts]:
-        message = f"{visit.label} has no {missing[0]}, which --fusion {settings.fusion} needs."
-        raise _Unusable(f"no-{missing[0].lower()}", message)
+            return problem
+    missing = [contrast for contrast in FUSIONS[settings.fusion].contrasts if contrast not in visit.contrasts]
+    if not missing:
+        return None
+    message = f"{visit.label} has no {missing[0]}, which --fusion {settings.fusion} needs."
+    return Problem(f"no-{missing[0].lower()}", Severity.ERROR, message)
 
 
-def _case(visit: Visit, mask: Path, settings: TrainingSettings) -> Case:
-    """One visit and its mask, checked."""
-    contrasts = FUSIONS[settings.fusion].contrasts
+def _case(visit: Visit, found: Sequence[Path], users: Counter[Path], settings: TrainingSettings) -> Case:
+    """One visit, its scans and its mask checked."""
+    if problem := _unusable_scans(visit, settings):
+        raise _Unusable(problem.code, problem.message)
+    mask = _only_mask(visit, found, users, settings)
     drawn_on = _drawn_on(mask, visit)
     if not is_there(drawn_on):
         message = f"{mask.name} was drawn on {drawn_on.name}, which is not there."
@@ -181,7 +170,8 @@ def _case(visit: Visit, mask: Path, settings: TrainingSettings) -> Case:
         raise _Unusable("not-downloaded", f"{drawn_on.name} is not downloaded. Run: datalad get {drawn_on}", drawn_on)
     given = _checked_mask(mask, drawn_on)
     # a model of FLAIR alone is prepared as the App prepares a visit that has nothing else
-    needed = replace(visit, **{scan: None for scan in ("t1w", "flair") if scan not in _fields(contrasts)})
+    contrasts = _fields(FUSIONS[settings.fusion].contrasts)
+    needed = replace(visit, **{scan: None for scan in ("t1w", "flair") if scan not in contrasts})
     # masks beside the scans that a participant run would not look for may be the very ones of --masks
     problems = tuple(problem for problem in visit.problems if problem.code not in ("flair-alone", "mask-not-used"))
     return Case(needed, mask, drawn_on, volume_ml(given.image), problems + given.problems)
@@ -192,13 +182,15 @@ def _fields(contrasts: Sequence[str]) -> set[str]:
     return {contrast.lower() for contrast in contrasts}
 
 
-def _only_mask(visit: Visit, found: Sequence[Path], settings: TrainingSettings) -> Path:
+def _only_mask(visit: Visit, found: Sequence[Path], users: Counter[Path], settings: TrainingSettings) -> Path:
     """The one mask of a visit."""
     if not found:
         raise _Unusable("no-mask", _no_mask(visit, settings))
     if len(found) > 1:
         problem = several_masks(visit.label, found, "make --masks narrower")
         raise _Unusable(problem.code, problem.message, *found)
+    if users[found[0].resolve()] > 1:
+        raise _Unusable("shared-mask", f"{found[0].name} is the mask of several visits.", found[0])
     if not has_content(found[0]):
         raise _Unusable("not-downloaded", f"{found[0].name} is not downloaded. Run: datalad get {found[0]}", found[0])
     return found[0]
@@ -228,25 +220,11 @@ def _checked_mask(mask: Path, scan: Path) -> masks.GivenMask:
         raise _Unusable("scan-unreadable", error.message, scan) from error
 
 
-def _without_shared(
-    pairs: Sequence[tuple[Visit, Path]],
-) -> tuple[list[tuple[Visit, Path]], list[tuple[str, Problem]]]:
-    """Visits with a mask of their own, and the problems of those whose mask the pattern gives to several visits."""
-    users = Counter(mask.resolve() for _, mask in pairs)
-    kept = [(visit, mask) for visit, mask in pairs if users[mask.resolve()] == 1]
-    shared = [
-        (visit.label, Problem("shared-mask", Severity.ERROR, f"{mask.name} is the mask of several visits."))
-        for visit, mask in pairs
-        if users[mask.resolve()] > 1
-    ]
-    return kept, shared
-
-
-def _unmatched(masks_of: Mapping[str, Sequence[Path]], settings: TrainingSettings) -> tuple[Problem, ...]:
+def _unmatched(found: Mapping[str, Sequence[Path]], settings: TrainingSettings) -> tuple[Problem, ...]:
     """Masks that the pattern would find for a visit of any label, and that are of none there is."""
     if settings.participants:  # those of the others are left alone on purpose
         return ()
-    used = {mask for found in masks_of.values() for mask in found}
+    used = {mask for masks_of_visit in found.values() for mask in masks_of_visit}
     alone = [mask.name for mask in find_all_masks(settings.masks, settings.bids_dir) if mask not in used]
     if not alone:
         return ()

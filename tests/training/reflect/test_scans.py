@@ -14,7 +14,7 @@ from bids_app.anomaly.slices import box, to_slices
 from bids_app.derivatives.results import Aligned, Prepared
 from bids_app.errors import DatasetError, NoInputError, VisitError
 from bids_app.measures.volumes import volume_ml
-from bids_app.preprocessing import headers
+from bids_app.preprocessing import headers, masks
 from bids_app.preprocessing.checks import Check
 from bids_app.settings import AnomalyTraining
 from bids_app.training.reflect import scans
@@ -91,7 +91,8 @@ def test_left_is_left_and_slices_with_lesion_are_known(tmp_path, orientation, un
 
 def test_a_mask_outside_of_the_brain_makes_no_slices_healthy(tmp_path, unprepared):
     write_visit(tmp_path, "RAS")
-    lesion = headers.clean_mask(tmp_path / "bids" / "masks" / "sub-0_mask.nii.gz")
+    path = tmp_path / "bids" / "masks" / "sub-0_mask.nii.gz"
+    lesion = masks.read_lesion_mask(path, path).image
     images.save(
         images.like(lesion, ball(lesion, (0.0, -20.0, -60.0), 9.0)), tmp_path / "bids" / "masks" / "sub-0_mask.nii.gz"
     )
