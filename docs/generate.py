@@ -156,7 +156,7 @@ def subject_rows() -> list[tuple[str, str]]:
         (names.sessions_table("01"), "a row a session: volumes, counts, checks of the registrations"),
         (names.visit_record("01", "1"), "what the visit was made from, with checksums, and how it ended"),
         (names.raw_participants("01"), "this participant's row of the raw table; labels and sessions of all"),
-        (names.log_folder("01") / "<run>", "settings of each run, seconds of each step, crash files; `<run>` as of the run's log"),
+        (names.log_folder("01") / "<run>", "settings, seconds of steps, crash files of a run"),
     ]
 
 
