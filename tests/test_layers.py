@@ -90,3 +90,13 @@ def test_functions_stay_small():
     }
     assert not {name: lines for name, lines in lengths.items() if lines > LIMIT}
     assert sum(lines <= 45 for lines in lengths.values()) >= SHARE_UNDER_45 * len(lengths)
+
+
+def test_the_app_knows_nothing_of_how_its_models_were_made():
+    """``research`` is in the repository and not in the installed package."""
+    for path in sorted((ROOT / "bids_app").rglob("*.py")):
+        tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        names = [alias.name for node in tree if isinstance(node, ast.Import) for alias in node.names]
+        tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        names += [node.module or "" for node in tree if isinstance(node, ast.ImportFrom)]
+        assert not [name for name in names if name.partition(".")[0] == "research"], path
