@@ -30,6 +30,9 @@ PROBLEMS = """\
 | `flair-unusable`, `flair-misaligned` | the FLAIR was treated as missing |
 | `not-reused`, `no-inverse` | a file of `--derivatives` was not used |
 | `model-assumption` | the model does not say everything about itself |
+| `model-input-other` | `--lesion-input` gave the lesion model something else than its card names |
+| `model-input-apart` | T1w and FLAIR lie on one grid and were given as they are, but the registration moves the FLAIR |
+| `model-input-reused` | a reused T1w took the place of the raw one that the model wants: it lies on another grid |
 | `no-anomaly-map` | no anomaly model ran: its contrast is missing, affine alignment failed, or memory did not suffice |
 | `anomaly-part` | the anomaly model's scan (a FLAIR beside a T1w) does not show the whole brain |
 | `anomaly-threshold` | other steps of the anomaly model than those that its threshold was measured with |

@@ -177,7 +177,7 @@ def test_settings_written_as_a_file_are_read_back(tmp_path):
     [
         "threshold = 2.0", 'lesion_input = "pose"', "lesion_input = 1", "nprocs = 0", 'device = "gpu"', "unknown = 1",
         "nprocs = ", 'threshold = "a"', 'folds = ["x"]',
-    ],  # fmt: skip
+    ],
 )
 def test_file_that_makes_no_sense_is_a_bad_configuration(tmp_path, content):
     path = tmp_path / "config.toml"

@@ -296,7 +296,7 @@ def test_the_model_is_read_once_a_run(settings: Settings, study: Study, monkeypa
     [
         "empty", "no-fold", "fold", "input", "space", "uncalibrated", "small-frame", "plugin", "graph-plugin",
         "no-plugin",
-    ],  # fmt: skip
+    ],
 )
 def test_what_cannot_start_is_refused_before_anything_is_written(
     settings: Settings, study: Study, tmp_path: Path, monkeypatch, what: str
