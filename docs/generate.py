@@ -134,6 +134,10 @@ def subject_rows() -> list[tuple[str, str]]:
         (names.visit_record("01", "1"), "what the visit was made from, with checksums, and how it ended"),
         (names.raw_participants("01"), "this participant's row of the raw table; labels and sessions of all"),
         (names.log_folder("01") / "<run>", "settings of each run, seconds of each step, crash files"),
+        (
+            names.log_folder("01") / "<run>" / names.model_input("01", "1", 0),
+            "what the lesion model was given, one file a channel, and how it was made (with `--keep-model-input`)",
+        ),
     ]
 
 
