@@ -125,7 +125,8 @@ def painted(head: Image, share: np.ndarray, stage: str, rng: np.random.Generator
 
 def marked(model: LesionModel, head: Image) -> np.ndarray:
     """What the model marks in a head, at the operating point of its card."""
-    found = find_lesions(model.predict([head]).probability, model.card.threshold, model.card.min_volume_mm3)
+    terms = model.terms
+    found = find_lesions(model.predict([head]).probability, terms.threshold.value, terms.min_volume_mm3.value)
     return images.data(found.mask) > 0
 
 

@@ -269,7 +269,7 @@ def robustness_table(models: Sequence[LesionModel], cases: Sequence[Case]) -> It
 def _dice(model: LesionModel, case: Case) -> float:
     """Dice of the mean of the folds, at the operating point of the card."""
     probability = torch.sigmoid(fold_logits(model, case.image).mean(dim=0)).numpy()
-    point = Operating(model.card.threshold, model.card.min_volume_mm3)
+    point = Operating(model.terms.threshold.value, model.terms.min_volume_mm3.value)
     return dice(case.truth, segment(probability, point))
 
 

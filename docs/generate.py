@@ -42,9 +42,9 @@ visit, or holds participants whom the dataset does not have |
 | `mask-values`, `mask-too-large`, `mask-elsewhere`, `mask-grid`, `mask-side` | a mask that was given is \
 [doubtful](usage.md#reuse-what-you-have): its values, size, place, grid, or which side is left |
 | `model-assumption` | the model does not say everything about itself |
-| `model-input-other` | `--lesion-input` gave the lesion model another input than its card names |
-| `model-input-reused` | the lesion model wants the raw scan, and got one that was given preprocessed |
-| `model-input-apart` | T1w and FLAIR on one grid, given as they are, do not lie one over the other |
+| `model-input-other` | `--lesion-input` gave the lesion model something else than its card names |
+| `model-input-apart` | T1w and FLAIR lie on one grid and were given as they are, but the registration moves the FLAIR |
+| `model-input-reused` | a reused T1w took the place of the raw one that the model wants: it lies on another grid |
 | `no-anomaly-map` | no anomaly model ran: its contrast is missing, affine alignment failed, or memory did not suffice |
 | `anomaly-part` | the anomaly model's scan (a FLAIR beside a T1w) does not show the whole brain |
 | `anomaly-threshold` | other steps of the anomaly model than those that its threshold was measured with |
@@ -157,6 +157,10 @@ def subject_rows() -> list[tuple[str, str]]:
         (names.visit_record("01", "1"), "what the visit was made from, with checksums, and how it ended"),
         (names.raw_participants("01"), "this participant's row of the raw table; labels and sessions of all"),
         (names.log_folder("01") / "<run>", "settings, seconds of steps, crash files of a run"),
+        (
+            names.log_folder("01") / "<run>" / names.model_input("01", "1", 0),
+            "what the lesion model was given, one file a channel, and how it was made (with `--keep-model-input`)",
+        ),
     ]
 
 

@@ -117,8 +117,8 @@ def test_lesion_sidecars_say_how_they_were_made(written: Path):
 )
 def test_a_lesion_map_comes_from_what_its_model_was_given(tmp_path: Path, wanted: str, sources: list[str]):
     prepared, _, segmented, normalized = make_results(tmp_path / "work", make_visit(tmp_path / "bids"))
-    chosen = Stated(parse_input(wanted), "its card")
-    terms = replace(segmented.model.terms, input=chosen, steps="StrokeSeg 2, so to say")
+    given = Stated(parse_input(wanted), "its card")
+    terms = replace(segmented.model.terms, input=given, steps="StrokeSeg 2, so to say")
     segmented = replace(segmented, model=replace(segmented.model, terms=terms))
     files = visit_files(prepared, segmented, normalized, provenance(tmp_path / "bids"))
     name = "sub-01_ses-1_space-T1w_label-L_desc-nnunet_probseg.nii.gz"

@@ -10,6 +10,9 @@ import torch
 
 from bids_app.images import Image, on_affine
 
+#: What nnU-Net's fingerprint says of the lesions' grey values; CTNormalization uses it.
+FOREGROUND = {"mean": 100.0, "std": 40.0, "percentile_00_5": 30.0, "percentile_99_5": 180.0}
+
 
 def write_model(
     folder: Path,
@@ -26,13 +29,14 @@ def write_model(
     transpose: tuple[int, int, int] = (0, 1, 2),
     use_mask: bool = True,
     resampling: str = "resample_data_or_seg_to_shape",
+    normalization: str = "ZScoreNormalization",
     gain: float = 30.0,
 ) -> Path:
     """Write a trained-model folder whose networks were never trained; `gain` scales their logits."""
     labels = labels or {"background": 0, "lesion": 1}
     outputs = _outputs(labels)
     settings = _configuration(architecture, patch, spacing, len(channels), use_mask)
-    settings |= _resampling(resampling)
+    settings |= _resampling(resampling) | {"normalization_schemes": [normalization] * len(channels)}
     plans = {
         "dataset_name": "Dataset001_Tiny",
         "plans_name": "nnUNetPlans",
@@ -44,7 +48,7 @@ def write_model(
         "configurations": {configuration: settings},
         "experiment_planner_used": "ExperimentPlanner",
         "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": {str(index): {} for index in range(len(channels))},
+        "foreground_intensity_properties_per_channel": {str(index): FOREGROUND for index in range(len(channels))},
     }
     dataset = {
         "channel_names": {str(index): name for index, name in enumerate(channels)},

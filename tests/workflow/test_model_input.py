@@ -120,6 +120,16 @@ def test_without_a_card_the_mask_is_that_of_nnunet_on_the_file(tmp_path: Path, o
     check_against_nnunet(tmp_path, visit, [visit.t1w.path])
 
 
+@pytest.mark.parametrize("use_mask", [True, False])
+@pytest.mark.parametrize("scheme", ["ZScore", "CT", "No", "RescaleTo01"])
+def test_every_normalization_is_that_of_nnunet(tmp_path: Path, scheme: str, use_mask: bool):
+    write_model(tmp_path / "model", normalization=f"{scheme}Normalization", use_mask=use_mask, **MODEL)
+    # a field of view wider than the head, filled with zeros: what the mask of nnU-Net leaves out
+    values = np.pad(images.data(whole_head(0, 1))[4:-4, 4:-4, 4:-4], 4)
+    visit = write_visit(tmp_path, T1w=images.like(whole_head(0, 1), values))
+    check_against_nnunet(tmp_path, visit, [visit.t1w.path])
+
+
 @pytest.mark.parametrize("channels", [("T1w", "FLAIR"), ("FLAIR", "T1w")])
 @pytest.mark.parametrize("moved", ["near", "far"])
 def test_two_files_of_one_grid_are_given_as_they_are(tmp_path: Path, channels: tuple[str, ...], moved: str):
