@@ -14,6 +14,15 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def was(number: int) -> str:
+    """The verb after `counted`.
+
+    >>> was(1), was(2)
+    ('was', 'were')
+    """
+    return "was" if number == 1 else "were"
+
+
 def listed(labels: Sequence[str], prefix: str = "", limit: int = 20) -> str:
     """Labels as a list, cut where it gets long.
 

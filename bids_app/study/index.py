@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from bids_app.derivatives.names import DESCRIPTION, ScanName, visit_folder, visit_label
 from bids_app.errors import CannotWriteError, ConfigError, DatasetError, NoInputError
 from bids_app.settings import Settings
-from bids_app.study.choice import choose
+from bids_app.study.choice import choose, same_content
 from bids_app.study.content import has_content
 from bids_app.study.filters import Filter, ScanFilters, read_filters
 from bids_app.study.models import Problem, Scan, Severity, Study, Visit
@@ -277,7 +277,8 @@ def _visit(key: _Key, files: Sequence[Path], sessions: int, settings: Settings, 
         )
         visit = replace(visit, reuse=reuse)
     missing = _missing_scans(visit, own)
-    problems = t1w_problems + flair_problems + missing + _not_downloaded(visit) + reuse_problems
+    scan_problems = t1w_problems + flair_problems + missing + same_content(t1w, flair)
+    problems = scan_problems + _not_downloaded(visit) + reuse_problems
     return replace(visit, problems=problems)
 
 
