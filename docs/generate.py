@@ -37,7 +37,12 @@ PROBLEMS = """\
 | `flair-registration-retried`, `pose-registration-retried` | the second way of registering was within limits |
 | `affine-registration-retried` | the same of the affine alignment that the anomaly map rests on |
 | `mni152nlin2009asym-registration-retried` or `-failed` | see `mni_registration` of the sessions table |
-| `header-...` | a header was repaired or is doubtful; the sentence is in the record |"""
+| `header-...` | a header was repaired or is doubtful; the sentence is in the record |
+| `extreme-values` | a few voxels were far brighter or darker than all others and were clipped |
+| `wrapped-values`, `negative-values` | grey values had overflowed their type, or much of the scan was below 0; both were put right |
+| `contrast-mismatch` | a scan does not show the contrast that it is named after, or T1w and FLAIR look exchanged |
+| `same-scan` | T1w and FLAIR are one scan under two names |
+| `turned-head` | the header holds the head lying, sideways or upside down: left and right may be wrong too |"""
 
 
 FINDINGS = """**What a finding means.** The model has seen healthy brains only. It draws the brain that it would have
