@@ -32,6 +32,15 @@ def capitalized(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:]
 
 
+def was(number: int) -> str:
+    """The verb after `counted`.
+
+    >>> was(1), was(2)
+    ('was', 'were')
+    """
+    return "was" if number == 1 else "were"
+
+
 def listed(labels: Sequence[str], prefix: str = "", limit: int = 20) -> str:
     """Labels as a list, cut where it gets long.
 

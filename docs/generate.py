@@ -52,7 +52,12 @@ visit, or holds participants whom the dataset does not have |
 | `flair-registration-doubtful`, `pose-registration-doubtful` | the alignment is used, but look at it |
 | `affine-registration-doubtful` | the same of the affine alignment that the anomaly map rests on |
 | `mni152nlin2009asym-registration-doubtful` or `-failed` | see `mni_registration` of the sessions table |
-| `header-...` | a header was repaired or is doubtful; the sentence is in the record |"""
+| `header-...` | a header was repaired or is doubtful; the sentence is in the record |
+| `extreme-values` | a few voxels were far brighter or darker than all others and were clipped |
+| `wrapped-values`, `negative-values` | grey values had overflowed their type, or lay below 0; both were put right |
+| `contrast-mismatch` | a scan does not show the contrast that it is named after, or T1w and FLAIR look exchanged |
+| `same-scan` | T1w and FLAIR are one scan under two names |
+| `turned-head` | the header holds the head lying, sideways or upside down: left and right may be wrong too |"""
 
 
 QUERY = """`desc-pseudohealthy` images are synthetic and called as T1w (or FLAIR) are. The App itself never takes one

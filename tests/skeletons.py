@@ -56,8 +56,8 @@ def anat(root: Path, scan: str) -> Path:
 
 
 def write_scan(path: Path, zooms: tuple[float, float, float] = (1, 1, 1)) -> Path:
-    """A NIfTI file of 2 x 2 x 2 voxels."""
-    image = nib.Nifti1Image(np.zeros((2, 2, 2), dtype=np.uint8), np.diag([*zooms, 1]))
+    """A NIfTI file of 2 x 2 x 2 voxels, others in a FLAIR than in a T1w."""
+    image = nib.Nifti1Image(np.full((2, 2, 2), "_FLAIR" in path.name, dtype=np.uint8), np.diag([*zooms, 1]))
     image.set_qform(image.affine, "scanner")
     image.header.set_xyzt_units("mm", "sec")
     nib.save(image, path)

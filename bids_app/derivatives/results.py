@@ -76,11 +76,14 @@ class Posed:
         Contrast, ``T1w`` or ``FLAIR``, and brain; that of the reference scan first.
     matrix : Matrix
         World of the reference scan to pose world.
+    problems : tuple of Problem
+        What the pose showed to be doubtful about the scans.
     """
 
     scans: tuple[tuple[str, Path], ...]
     matrix: Matrix
     check: Check
+    problems: tuple[Problem, ...] = ()
 
     @property
     def contrasts(self) -> tuple[str, ...]:

@@ -43,8 +43,6 @@ would be those of the template, while the qform still knows the scanner's grid.
 
 from __future__ import annotations
 
-import gzip
-import itertools
 import os
 import zlib
 from dataclasses import dataclass
@@ -52,32 +50,33 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.spatialimages import HeaderDataError
+from nibabel.volumeutils import apply_read_scaling
 
 from bids_app.errors import VisitError
-from bids_app.images import Grid, Image, on_affine, resample, to_ras
+from bids_app.images import Image, on_affine, resample, to_ras
+from bids_app.preprocessing.values import clipped, raised, unwrapped
 from bids_app.study.content import has_content
-from bids_app.study.models import Problem, Severity
+from bids_app.study.grid import (
+    GZIP_MAGIC,
+    Header,
+    HeaderGrid,
+    affine_of,
+    check_size,
+    form_of,
+    grid_of,
+    info,
+    parse_header,
+    read_grid,
+    read_header,
+    shape_of,
+    warning,
+)
+from bids_app.study.models import Problem
+from bids_app.wording import counted, was
 
-FORM_TOLERANCE_MM = 0.5  # largest distance between sform and qform at a corner of the image
-SHEAR_ROUNDING = 1e-4  # cosine between two axes that float32 headers reach by rounding
-SHEAR_LIMIT = np.sin(np.deg2rad(1.0))  # mended below (0.9 mm at the edge of a head, shared among both sides)
-VOXEL_SIZE_TOLERANCE = 0.05
-USUAL_VOXEL_MM = (0.5, 7.0)
-POSSIBLE_VOXEL_MM = (0.2, 10.0)
-MIN_VOXELS = 12
-MIN_EXTENT_MM = 80.0
-BRAIN_EXTENT_MM = 115.0  # the height of a small adult brain
-
-_GZIP_MAGIC = b"\x1f\x8b"
-#: NIfTI-1 and NIfTI-2 by the size of their header, in either byte order.
-_KINDS = {
-    "5c010000": nib.Nifti1Image, "0000015c": nib.Nifti1Image, "1c020000": nib.Nifti2Image, "0000021c": nib.Nifti2Image,
-}  # fmt: skip
-
-#: What reading a damaged file raises, by way of nibabel, gzip and numpy.
-_READ_ERRORS = (OSError, EOFError, ValueError, zlib.error, gzip.BadGzipFile, nib.filebasedimages.ImageFileError,
-                HeaderDataError, nib.wrapstruct.WrapStructError)  # fmt: skip
+#: Between header and voxels stands a flag that tells whether extensions follow.
+_FLAG_BYTES = 4
+_AGAIN = "Copy or convert it again."
 
 
 @dataclass(frozen=True)
@@ -99,10 +98,6 @@ class Cleaned:
     stored: str = "RAS"
 
 
-class NoOrientationError(VisitError):
-    """A header whose sform and qform codes are both 0: which side is left is not known."""
-
-
 def clean(path: Path) -> Cleaned:
     """Load a raw NIfTI file and mend its header and voxels, by the table above.
 
@@ -112,13 +107,14 @@ def clean(path: Path) -> Cleaned:
         If the file cannot be read, or cannot be mended without guessing.
     """
     raw, file_problems = _load(path)
+    grid = grid_of(raw.header, path.name)
+    size_problems = check_size(grid, path.name)
     values, voxel_problems = _voxels(raw, path)
     if values.min() == values.max():
         raise VisitError(f"{path.name} is blank: all its voxels have the same value.", "Check the conversion.")
-    affine, affine_problems = _affine(raw, path)
-    size_problems = _check_size(values.shape, affine, path)
-    problems = (*file_problems, *voxel_problems, *affine_problems, *size_problems)
-    return Cleaned(_ras(values, affine), problems, "".join(nib.aff2axcodes(affine)))
+    values, value_problems = _plausible(values, path)
+    problems = (*file_problems, *voxel_problems, *value_problems, *grid.problems, *size_problems)
+    return Cleaned(_ras(values, grid.affine), problems, "".join(nib.aff2axcodes(grid.affine)))
 
 
 def as_stored(path: Path) -> Cleaned:
@@ -135,11 +131,11 @@ def as_stored(path: Path) -> Cleaned:
     """
     raw, file_problems = _load(path)
     values, voxel_problems = _voxels(raw, path)
-    affine, affine_problems = _affine(raw, path)
+    affine, affine_problems = affine_of(raw.header, path.name)
     return Cleaned(nib.Nifti1Image(values, affine), (*file_problems, *voxel_problems, *affine_problems))
 
 
-def stored_grid(path: Path) -> Grid:
+def stored_grid(path: Path) -> HeaderGrid:
     """Read the grid of a file from its header alone, on the affine that the table believes.
 
     Raises
@@ -148,16 +144,10 @@ def stored_grid(path: Path) -> Grid:
         If the file cannot be read, or its header cannot be mended without guessing.
     """
     _check_file(path)
-    try:
-        raw = nib.load(path)
-    except (*_READ_ERRORS, KeyError):  # what `_load` mends, or has a sentence for
-        raw, _ = _load(path)
-    shape, _ = _three_dimensions(raw.shape, path)
-    affine, _ = _affine(raw, path)
-    return Grid(shape, affine)
+    return read_grid(path)
 
 
-def stored_shape(path: Path) -> tuple[int, ...]:
+def stored_shape(path: Path) -> tuple[int, int, int]:
     """Number of voxels along each stored axis, of a file whose place may be unknown.
 
     Raises
@@ -165,8 +155,8 @@ def stored_shape(path: Path) -> tuple[int, ...]:
     VisitError
         If the file cannot be read.
     """
-    raw, _ = _load(path)
-    return _three_dimensions(raw.shape, path)[0]
+    _check_file(path)
+    return shape_of(read_header(path), path.name)[0]
 
 
 def on_stored_grid(mask: Image, path: Path) -> Image:
@@ -188,15 +178,14 @@ def on_stored_grid(mask: Image, path: Path) -> Image:
         If the file cannot be read any more.
     """
     raw, _ = _load(path)
-    shape, _ = _three_dimensions(raw.shape, path)
-    believed, _ = _affine(raw, path)
-    values = np.asarray(resample(mask, on_affine(np.zeros(shape, np.uint8), believed), order=0).dataobj, np.uint8)
-    stored = nib.Nifti1Image(values, raw.affine)
-    stored.header.set_xyzt_units("mm", "sec")
-    for set_form, name in ((stored.set_sform, "sform"), (stored.set_qform, "qform")):
-        form = _form(raw, name)
-        usable = form is not None and np.isfinite(form).all()
-        set_form(form if usable else None, int(raw.header[f"{name}_code"]) if usable else 0)
+    believed, _ = affine_of(raw.header, path.name)
+    values = np.asarray(resample(mask, on_affine(np.zeros(raw.shape, np.uint8), believed), order=0).dataobj, np.uint8)
+    forms = {name: form_of(raw.header, name) for name in ("sform", "qform")}
+    usable = {name: form for name, form in forms.items() if form is not None and np.isfinite(form).all()}
+    stored = nib.Nifti1Image(values, next(iter(usable.values())))
+    stored.header["xyzt_units"] = int(raw.header["xyzt_units"])
+    for name, set_form in (("sform", stored.set_sform), ("qform", stored.set_qform)):
+        set_form(usable.get(name), int(raw.header[f"{name}_code"]) if name in usable else 0)
     return stored
 
 
@@ -206,47 +195,48 @@ def _ras(values: np.ndarray, affine: np.ndarray) -> Image:
     return on_affine(np.ascontiguousarray(image.dataobj, dtype=values.dtype), image.affine)
 
 
-def _warning(code: str, path: Path, message: str) -> Problem:
-    return Problem(code, Severity.WARNING, message, (path.name,))
-
-
-def _info(code: str, path: Path, message: str) -> Problem:
-    return Problem(code, Severity.INFO, message, (path.name,))
-
-
 # ---------------------------------------------------------------------------------------------------- file
 
 
-def _load(path: Path) -> tuple[Image, tuple[Problem, ...]]:
-    """The image behind `path`, its voxels not converted yet, and what had to be mended to load it."""
+@dataclass(frozen=True)
+class _Raw:
+    """A file in memory.
+
+    Attributes
+    ----------
+    header : Header
+        As it is stored.
+    stored : array of shape (x, y, z)
+        Voxels before scaling, in the type and byte order of the file.
+    """
+
+    header: Header
+    stored: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.stored.shape
+
+
+def _load(path: Path) -> tuple[_Raw, tuple[Problem, ...]]:
+    """The file at `path`, its voxels not scaled yet, and what had to be mended to read it."""
     _check_file(path)
     try:
         content = path.read_bytes()
         # in one go, because only the end of the stream holds the checksum of the voxels
-        content = bytearray(gzip.decompress(content) if content[:2] == _GZIP_MAGIC else content)
-    except _READ_ERRORS as error:
-        raise VisitError(f"{path.name} is truncated or damaged: {error}.", "Copy or convert it again.") from error
-    kind = _KINDS.get(content[:4].hex())
-    if kind is None:
-        raise VisitError(f"{path.name} cannot be read: it is no NIfTI image.", "Convert it to .nii.gz.")
-    problems = _mend_intercept(content, kind, path)
-    try:
-        return kind.from_bytes(bytes(content)), problems
-    except _READ_ERRORS as error:
-        raise VisitError(f"{path.name} cannot be read as a NIfTI image: {error}.", "Convert it again.") from error
-
-
-def _mend_intercept(content: bytearray, kind: type[Image], path: Path) -> tuple[Problem, ...]:
-    """Write 0 over an intercept that is no number beside a slope that is one, with which nothing could be loaded."""
-    size = kind.header_class.sizeof_hdr
-    if len(content) < size:
-        raise VisitError(f"{path.name} is truncated: it ends within its header.", "Copy or convert it again.")
-    header = kind.header_class(bytes(content[:size]), check=False)
-    if not np.isfinite(header["scl_slope"]) or header["scl_slope"] == 0 or np.isfinite(header["scl_inter"]):
-        return ()
-    header["scl_inter"] = 0
-    content[:size] = header.binaryblock
-    return (_warning("header-scaling", path, "The intercept of the intensities was no number; 0 was used."),)
+        content, left_out = _decompressed(content) if content[:2] == GZIP_MAGIC else (content, 0)
+    except (OSError, EOFError, zlib.error) as error:
+        raise VisitError(f"{path.name} is truncated or damaged: {error}.", _AGAIN) from error
+    header = parse_header(content, path.name)
+    shape, _ = shape_of(header, path.name)
+    dtype = _voxel_type(header, path.name)
+    size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    start, problems = _first_voxel(header, content, size, path.name)
+    problems += _check_volumes(header, shape, len(content) - start, size, path.name)
+    problems += _check_bits(header, dtype, len(content) - start, size, path.name)
+    problems += _left_out(left_out + len(content) - start - size, size // shape[2], path.name)
+    stored = np.frombuffer(content, dtype, size // dtype.itemsize, start).reshape(shape, order="F")
+    return _Raw(header, stored), problems
 
 
 def _check_file(path: Path) -> None:
@@ -256,178 +246,148 @@ def _check_file(path: Path) -> None:
     if not path.is_file():
         raise VisitError(f"{path} does not exist.", "Check the path.")
     if path.stat().st_size == 0:
-        raise VisitError(f"{path.name} is empty: it has no byte.", "Copy or convert it again.")
+        raise VisitError(f"{path.name} is empty: it has no byte.", _AGAIN)
+
+
+def _decompressed(content: bytes) -> tuple[bytes, int]:
+    """What one or several gzip streams hold, and how many bytes after them are neither a stream nor zeros."""
+    parts: list[bytes] = []
+    while content:
+        stream = zlib.decompressobj(wbits=31)
+        try:
+            part = stream.decompress(content)
+            if not stream.eof:
+                raise EOFError("the compressed stream ends too early")
+        except (EOFError, zlib.error):
+            if not parts:
+                raise
+            break  # no further stream; whether voxels are missing is seen later
+        parts.append(part)
+        content = stream.unused_data.lstrip(b"\0")
+    return b"".join(parts), len(content)
+
+
+def _first_voxel(header: Header, content: bytes, size: int, name: str) -> tuple[int, tuple[Problem, ...]]:
+    """Where the voxels begin, `size` bytes of them, and whether the header says so."""
+    said, end = float(header["vox_offset"]), len(content)
+    bare, least = header.sizeof_hdr + _FLAG_BYTES, _end_of_extensions(header, content, size)
+    if header["magic"].item().startswith(b"ni") and end < bare + size:
+        raise VisitError(f"{name} is the header of a pair: its voxels are in an .img file.", "Convert it to .nii.gz.")
+    if np.isfinite(said) and bare <= said <= end - size and not said < least == end - size:
+        return int(said), ()
+    # a number too small says nothing; one too large may be right in a truncated file, unless the voxels fit exactly
+    if end == least + size or (end > least + size and not said >= bare):
+        start = least
+    elif end == header.sizeof_hdr + size:
+        start = header.sizeof_hdr
+    else:
+        raise VisitError(f"{name} is truncated: it has {end} bytes, of which {size} should be voxels.", _AGAIN)
+    message = f"The header lets the voxels begin at byte {said:g}, which cannot be; they were read from byte {start}."
+    return start, (warning("header-offset", name, message),)
+
+
+def _end_of_extensions(header: Header, content: bytes, size: int) -> int:
+    """Where the header's extensions end, if there are any, so that `size` bytes remain."""
+    position = header.sizeof_hdr + _FLAG_BYTES
+    flag = content[header.sizeof_hdr : position]
+    if not flag or flag[0] == 0:
+        return position
+    while position + 8 <= len(content) - size:
+        length = int(np.frombuffer(content, np.dtype(np.int32).newbyteorder(header.endianness), 1, position)[0])
+        if length < 8 or position + length > len(content) - size:
+            break
+        position += length
+    return position
+
+
+def _left_out(count: int, slice_bytes: int, name: str) -> tuple[Problem, ...]:
+    """Whether the file has more bytes than it should."""
+    if count == 0:
+        return ()
+    message = f"The file has {counted(count, 'byte')} more than its header describes, which {was(count)} left out."
+    if count < slice_bytes:
+        return (info("header-trailing-bytes", name, message),)
+    return (warning("header-trailing-bytes", name, f"{message} They would be a slice or more: look at the scan."),)
 
 
 # -------------------------------------------------------------------------------------------------- voxels
 
 
-def _voxels(raw: Image, path: Path) -> tuple[np.ndarray, tuple[Problem, ...]]:
-    """Finite float32 voxels, shape (x, y, z), and what was mended."""
-    dtype = raw.get_data_dtype()
-    if dtype.kind not in "iufb":
-        kind = "complex numbers" if dtype.kind == "c" else "colours"
-        raise VisitError(f"{path.name} holds {kind}, not grey values.", "Give the magnitude image.")
-    shape, problems = _three_dimensions(raw.shape, path)
+def _voxel_type(header: Header, name: str) -> np.dtype:
+    """Type of the stored voxels in the file's byte order; refused if it is none of one grey value."""
+    code = int(header["datatype"])
     try:
-        values = np.asarray(raw.dataobj, dtype=np.float32).reshape(shape)
-    except _READ_ERRORS as error:
-        raise VisitError(f"{path.name} is truncated or damaged: {error}.", "Copy or convert it again.") from error
+        dtype = nib.nifti1.data_type_codes.dtype[code]
+    except KeyError:
+        dtype = np.dtype("V")
+    if dtype.kind in "iufb":
+        return dtype.newbyteorder(header.endianness)
+    if dtype.kind == "c" or dtype.names:
+        kind = "complex numbers" if dtype.kind == "c" else "colours"
+        raise VisitError(f"{name} holds {kind}, not grey values.", "Give the magnitude image.")
+    raise VisitError(f"{name} has voxels of a type that NIfTI does not know (code {code}).", _AGAIN)
+
+
+def _check_bits(header: Header, dtype: np.dtype, there: int, size: int, name: str) -> tuple[Problem, ...]:
+    """Whether datatype and bitpix, which say the same, agree; the length of the file decides."""
+    bits = int(header["bitpix"])
+    if bits == 8 * dtype.itemsize:
+        return ()
+    if there != size and there == size // dtype.itemsize * bits // 8:
+        raise VisitError(
+            f"datatype and bitpix of {name} contradict each other ({8 * dtype.itemsize} and {bits} bits), "
+            "and the length of the file agrees with the latter.",
+            "Convert it again.",
+        )
+    message = f"The voxels have {8 * dtype.itemsize} bits by datatype but {bits} by bitpix; datatype was used."
+    return (warning("header-bitpix", name, message),)
+
+
+def _check_volumes(header: Header, shape: tuple[int, ...], there: int, size: int, name: str) -> tuple[Problem, ...]:
+    """Refuse a file that holds more volumes than its number of dimensions admits."""
+    volumes = int(header["dim"][4])
+    if int(header["dim"][0]) == 3 and volumes > 1 and there >= volumes * size:
+        raise VisitError(
+            f"{name} holds {volumes} volumes, not one, though its header counts 3 dimensions.",
+            "Give the one to use (or their average) as a 3-D file.",
+        )
+    return ()
+
+
+def _voxels(raw: _Raw, path: Path) -> tuple[np.ndarray, tuple[Problem, ...]]:
+    """Finite float32 voxels, shape (x, y, z), and what was mended."""
+    stored = unwrapped(raw.stored)
+    problems = (warning("wrapped-values", path.name, stored.sentence),) if stored.sentence else ()
+    values, scaling = _scaled(stored.values, raw.header, path.name)
     finite = np.isfinite(values)
     if not finite.all():
         count = int(finite.size - finite.sum())
         values = np.where(finite, values, np.float32(0))
-        problems += (_warning("header-nan-voxels", path, f"{count} voxels were NaN or infinite and were set to 0."),)
-    return values, problems
+        message = f"{counted(count, 'voxel')} {was(count)} NaN or infinite and {was(count)} set to 0."
+        scaling += (warning("header-nan-voxels", path.name, message),)
+    return values, (*problems, *scaling)
 
 
-def _three_dimensions(shape: tuple[int, ...], path: Path) -> tuple[tuple[int, ...], tuple[Problem, ...]]:
-    """The shape without trailing axes of length 1, and whether there were any."""
-    if len(shape) < 3:
-        raise VisitError(f"{path.name} has {len(shape)} dimensions: it is no volume.", "Give a 3-D scan.")
-    if any(size > 1 for size in shape[3:]):
-        raise VisitError(
-            f"{path.name} holds {int(np.prod(shape[3:]))} volumes, not one.",
-            "Give the one to use (or their average) as a 3-D file.",
-        )
-    mended = (_info("header-one-volume", path, "A 4-D file of one volume was read as 3-D."),) if len(shape) > 3 else ()
-    return shape[:3], mended
+def _scaled(stored: np.ndarray, header: Header, name: str) -> tuple[np.ndarray, tuple[Problem, ...]]:
+    """Stored voxels times slope plus intercept as float32."""
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    problems = ()
+    if slope == 0 or not np.isfinite(slope):  # means that there is no scaling
+        slope, intercept = 1.0, 0.0
+    if not np.isfinite(intercept):
+        intercept = 0.0
+        problems = (warning("header-scaling", name, "The intercept of the intensities was no number; 0 was used."),)
+    if slope < 0 and slope * float(stored.min()) + intercept <= 0:
+        slope = -slope
+        message = "The slope of the intensities was negative, which makes bright dark; its amount was used."
+        problems += (warning("header-scaling", name, message),)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
+        return np.asarray(apply_read_scaling(stored, slope, intercept), dtype=np.float32), problems
 
 
-# -------------------------------------------------------------------------------------------------- affine
-
-
-def _affine(raw: Image, path: Path) -> tuple[np.ndarray, tuple[Problem, ...]]:
-    """The orthonormal affine to believe, and what was wrong with the header."""
-    sform, qform = _form(raw, "sform"), _form(raw, "qform")
-    if sform is None and qform is None:
-        raise NoOrientationError(
-            f"The header of {path.name} does not say which side is left (its sform and qform codes are 0).",
-            "Set the orientation at the source, by converting from DICOM again.",
-        )
-    if sform is not None and _is_good(sform):
-        return _believe_sform(sform, qform, raw, path)
-    if qform is not None and _is_good(qform):
-        if sform is not None and _fault(sform) == "sheared":  # useless for places, but it has a left and a right
-            _refuse_mirror(sform, qform, path)
-        mended = () if sform is None else (_warning("header-bad-sform", path, _BAD_SFORM),)
-        return _orthonormal(qform, raw.shape), mended
-    fault = _fault(qform if sform is None else sform)
-    raise VisitError(
-        f"The header of {path.name} places its voxels nowhere: its affine is {fault}.",
-        "Convert the scan again, or resample it to a rectangular grid.",
-    )
-
-
-_BAD_SFORM = "The sform is sheared, singular or NaN; the qform was used."
-
-
-def _believe_sform(sform: np.ndarray, qform: np.ndarray | None, raw: Image, path: Path):
-    """The sform made orthonormal, with what disagrees with it."""
-    problems = []
-    if qform is not None and _is_good(qform):
-        _refuse_mirror(sform, qform, path)
-        distance = _distance(sform, qform, raw.shape[:3])
-        if distance > FORM_TOLERANCE_MM:
-            message = f"sform and qform disagree by up to {distance:.1f} mm; the sform was used."
-            problems.append(_warning("header-form-conflict", path, message))
-    if _shear(sform) > SHEAR_ROUNDING:
-        message = "The axes were not quite at right angles; they were straightened."
-        problems.append(_info("header-sheared", path, message))
-    sizes, pixdim = nib.affines.voxel_sizes(sform), np.abs(np.array(raw.header["pixdim"][1:4], float))
-    if not np.allclose(sizes, pixdim, rtol=VOXEL_SIZE_TOLERANCE):
-        message = f"Voxels are {_mm(sizes)} by the sform but {_mm(pixdim)} by pixdim; the sform was used."
-        problems.append(_warning("header-voxel-size", path, message))
-    return _orthonormal(sform, raw.shape), tuple(problems)
-
-
-def _form(raw: Image, name: str) -> np.ndarray | None:
-    """sform or qform, None where its code is 0, NaN where it cannot be computed."""
-    if int(raw.header[f"{name}_code"]) <= 0:
-        return None
-    try:
-        affine = raw.header.get_sform() if name == "sform" else raw.header.get_qform()
-    except (HeaderDataError, ValueError):  # a quaternion longer than 1
-        return np.full((4, 4), np.nan)
-    return np.asarray(affine, float)
-
-
-def _is_good(affine: np.ndarray) -> bool:
-    return not _fault(affine)
-
-
-def _fault(affine: np.ndarray) -> str:
-    """What is wrong with an affine, empty if nothing is."""
-    if not np.isfinite(affine).all():
-        return "not a number"
-    sizes = nib.affines.voxel_sizes(affine)
-    if sizes.min() < 1e-6 or abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-3:
-        return "singular"
-    return "sheared" if _shear(affine) > SHEAR_LIMIT else ""
-
-
-def _shear(affine: np.ndarray) -> float:
-    """Largest cosine between two voxel axes: 0 for a rectangular grid."""
-    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    return float(np.abs(axes.T @ axes - np.eye(3)).max())
-
-
-def _orthonormal(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The rectangular grid next to `affine`: same voxel sizes, same middle of the image (polar decomposition)."""
-    sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    left, _, right = np.linalg.svd(affine[:3, :3] / sizes)
-    middle = (np.array(shape[:3]) - 1) / 2
-    out = affine.copy()
-    out[:3, :3] = (left @ right) * sizes
-    out[:3, 3] += (affine - out)[:3, :3] @ middle
-    return out
-
-
-def _refuse_mirror(sform: np.ndarray, qform: np.ndarray, path: Path) -> None:
-    if np.linalg.det(sform[:3, :3]) * np.linalg.det(qform[:3, :3]) < 0:
-        raise VisitError(
-            f"sform and qform of {path.name} contradict each other on which side is left.",
-            "Find out which one is right and copy it over the other.",
-        )
-
-
-def _distance(first: np.ndarray, second: np.ndarray, shape: tuple[int, ...]) -> float:
-    """Largest distance in mm between where two affines put the corners of an image."""
-    corners = np.array(list(itertools.product(*[(0, size - 1) for size in shape])))
-    gap = nib.affines.apply_affine(first, corners) - nib.affines.apply_affine(second, corners)
-    return float(np.linalg.norm(gap, axis=1).max())
-
-
-# ---------------------------------------------------------------------------------------------------- size
-
-
-def _check_size(shape: tuple[int, ...], affine: np.ndarray, path: Path) -> tuple[Problem, ...]:
-    """Refuse grids that hold no brain; name unusual ones."""
-    sizes = nib.affines.voxel_sizes(affine)
-    extent = sizes * shape
-    if sizes.min() < POSSIBLE_VOXEL_MM[0] or sizes.max() > POSSIBLE_VOXEL_MM[1]:
-        raise VisitError(
-            f"The voxels of {path.name} are {_mm(sizes)}.",
-            f"Between {POSSIBLE_VOXEL_MM[0]:g} and {POSSIBLE_VOXEL_MM[1]:g} mm can be used; check the header's units.",
-        )
-    if min(shape) < MIN_VOXELS or extent.min() < MIN_EXTENT_MM:
-        raise VisitError(
-            f"{path.name} has {_times(shape)} voxels over {_mm(extent)}: no brain fits in.",
-            "Is it a localizer or a slab?",
-        )
-    problems = []
-    if sizes.min() < USUAL_VOXEL_MM[0] or sizes.max() > USUAL_VOXEL_MM[1]:
-        message = f"Voxels are {_mm(sizes)}; results were checked from {USUAL_VOXEL_MM[0]} to {USUAL_VOXEL_MM[1]} mm."
-        problems.append(_warning("header-unusual-voxels", path, message))
-    if extent.min() < BRAIN_EXTENT_MM:
-        message = f"The scan covers {_mm(extent)}: part of the brain may be missing."
-        problems.append(_warning("header-partial-coverage", path, message))
-    return tuple(problems)
-
-
-def _times(numbers) -> str:
-    return " x ".join(f"{number:.3g}" for number in numbers)
-
-
-def _mm(sizes: np.ndarray) -> str:
-    return f"{_times(sizes)} mm"
+def _plausible(values: np.ndarray, path: Path) -> tuple[np.ndarray, tuple[Problem, ...]]:
+    """Grey values without extreme ones, and not below 0."""
+    near = clipped(values)
+    high = raised(near.values)
+    told = (("extreme-values", near), ("negative-values", high))
+    return high.values, tuple(warning(code, path.name, step.sentence) for code, step in told if step.sentence)

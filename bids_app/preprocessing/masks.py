@@ -45,6 +45,7 @@ from bids_app.errors import VisitError
 from bids_app.images import Grid, Image
 from bids_app.measures.volumes import volume_ml
 from bids_app.preprocessing import headers
+from bids_app.study.grid import NoOrientationError
 from bids_app.study.models import Problem, Severity
 
 #: From this value on, exclusively, a soft mask counts as lesion.
@@ -278,7 +279,7 @@ def _stored(path: Path, scan: Path, grid: Grid) -> headers.Cleaned:
     """The file as it is stored, its problems naming it."""
     try:
         stored = headers.as_stored(path)
-    except headers.NoOrientationError as error:
+    except NoOrientationError as error:
         hint = _how_to_place(headers.stored_shape(path), scan, grid)
         raise MaskError(error.message, hint, "mask-side") from error
     except VisitError as error:

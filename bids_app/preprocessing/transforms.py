@@ -57,6 +57,12 @@ def apply_to_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return np.asarray(points) @ matrix[:3, :3].T + matrix[:3, 3]
 
 
+def rotation_degrees(matrix: np.ndarray) -> float:
+    """By how much a matrix turns, whatever it scales or shears: 0 to 180 degrees, about whichever axis."""
+    left, _, right = np.linalg.svd(matrix[:3, :3])
+    return float(np.degrees(np.arccos(np.clip((np.trace(left @ right) - 1) / 2, -1, 1))))
+
+
 def apply_itk_to_points(points: np.ndarray, transform_path: Path) -> np.ndarray:
     """Carry world points, shape (n, 3) in RAS mm, through an ITK file: from Y to X with ``from-X_to-Y``.
 

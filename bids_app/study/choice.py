@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import filecmp
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bids_app.errors import VisitError
+from bids_app.study.content import has_content
 from bids_app.study.copies import rawness
 from bids_app.study.models import Problem, Scan, Severity
 
 #: The rule, as the plan and the documentation print it.
 RULE = (
-    "the filter file first; then a scan without contrast agent (ce-) that is no derived copy (space-, desc-), "
-    "or at least in its native space; for FLAIR, the one with the acq- and run- of the T1w; then the finest voxels "
-    "(longest side to 0.1 mm, then volume); then the last run; then the last name"
+    "the filter file first; then a scan whose header can be used; then one without contrast agent (ce-) that is no "
+    "derived copy (space-, desc-), or at least in its native space; then one whose field of view holds a whole brain; "
+    "for FLAIR, the one with the acq- and run- of the T1w; then the finest voxels (longest side to 0.1 mm, then "
+    "volume); then the last run; then the last name"
 )
 
 #: Parts of a complex image that show no anatomy.
@@ -22,34 +26,54 @@ _UNUSABLE_PARTS = ("phase", "real", "imag")
 
 
 @dataclass(frozen=True)
-class VoxelSize:
-    """Size of a scan's voxels, from its header; infinite where the header cannot be read."""
+class HeaderFacts:
+    """What the header of a scan has to say on its use.
+
+    Attributes
+    ----------
+    longest_mm, volume_mm3 : float
+        Size of a voxel, to 0.1 mm and 0.01 mm3, so that two scans of one protocol count as equal; infinite where it is
+        not known.
+    whole : bool
+        Whether a whole brain fits into the field of view.
+    refused : str
+        Why the scan cannot be processed, as a sentence; empty if nothing is known against it.
+    """
 
     longest_mm: float = math.inf
     volume_mm3: float = math.inf
+    whole: bool = True
+    refused: str = ""
 
     def __str__(self) -> str:
         return "voxels of unknown size" if math.isinf(self.longest_mm) else f"{self.longest_mm:g} mm voxels"
 
 
-def read_voxel_size(path: Path) -> VoxelSize:
-    """Voxel size of a NIfTI file, reading the header only.
+def read_facts(path: Path) -> HeaderFacts:
+    """What the header of a NIfTI file says, by the rules by which it is processed; no voxel is read.
 
-    Rounded to 0.1 mm and 0.01 mm3, so that two scans of one protocol count as equal. The longest side comes first: a
-    clinical scan of 0.5 x 0.5 x 5 mm has smaller voxels than a 3-D scan of 1.1 mm, and is worse.
+    The longest side of a voxel is what counts: a clinical scan of 0.5 x 0.5 x 5 mm has smaller voxels than a 3-D scan
+    of 1.1 mm, and is worse.
     """
-    import nibabel as nib
+    from bids_app.study.grid import check_size, read_grid  # brings NumPy, which --help does not need
 
+    if not has_content(path):
+        return HeaderFacts(refused="Its content is not downloaded.")
     try:
-        sides = [float(side) for side in nib.load(path).header.get_zooms()[:3]]
-    except Exception:  # whatever is wrong with the file is told when it is processed
-        return VoxelSize()
-    usable = len(sides) == 3 and all(math.isfinite(side) and side > 0 for side in sides)
-    return VoxelSize(round(max(sides), 1), round(math.prod(sides), 2)) if usable else VoxelSize()
+        grid = read_grid(path)
+    except VisitError as error:
+        return HeaderFacts(refused=error.message)
+    sides = [float(side) for side in grid.voxel_mm]
+    facts = HeaderFacts(round(max(sides), 1), round(math.prod(sides), 2), grid.covers_a_brain)
+    try:
+        check_size(grid, path.name)
+    except VisitError as error:
+        return replace(facts, refused=error.message)
+    return facts
 
 
 def choose(
-    scans: Sequence[Scan], partner: Scan | None = None, voxel_size: Callable[[Path], VoxelSize] = read_voxel_size
+    scans: Sequence[Scan], partner: Scan | None = None, facts: Callable[[Path], HeaderFacts] = read_facts
 ) -> tuple[Scan | None, tuple[Problem, ...]]:
     """Choose one scan of a visit by `RULE`.
 
@@ -59,8 +83,8 @@ def choose(
         Scans of one suffix that passed the filter file.
     partner : Scan, optional
         The T1w that a FLAIR will be registered to.
-    voxel_size : callable
-        Reads the voxel size; called only where there are several scans.
+    facts : callable
+        Reads a header; called only where there are several scans.
 
     Returns
     -------
@@ -72,20 +96,35 @@ def choose(
     scans = [scan for scan in scans if dict(scan.name.entities).get("part") not in _UNUSABLE_PARTS]
     if len(scans) < 2:
         return (scans[0] if scans else None), ()
-    sizes = {scan.path: voxel_size(scan.path) for scan in scans}
-    ranked = sorted(scans, key=lambda scan: _rank(scan, partner, sizes[scan.path]), reverse=True)
-    return ranked[0], (_several(ranked, partner, sizes),)
+    known = {scan.path: facts(scan.path) for scan in scans}
+    ranked = sorted(scans, key=lambda scan: _rank(scan, partner, known[scan.path]), reverse=True)
+    return ranked[0], (_several(ranked, partner, known),)
 
 
-def _rank(scan: Scan, partner: Scan | None, size: VoxelSize) -> tuple:
+def same_content(t1w: Scan | None, flair: Scan | None) -> tuple[Problem, ...]:
+    """``same-scan`` if T1w and FLAIR are one file under two names; only files of one length are read."""
+    if t1w is None or flair is None:
+        return ()
+    try:
+        if not filecmp.cmp(t1w.path, flair.path, shallow=False):
+            return ()
+    except OSError:  # not downloaded, or not readable, which is told elsewhere
+        return ()
+    message = f"{t1w.path.name} and {flair.path.name} have the same content: one of them is a copy."
+    return (Problem("same-scan", Severity.WARNING, message, (t1w.path.name, flair.path.name)),)
+
+
+def _rank(scan: Scan, partner: Scan | None, facts: HeaderFacts) -> tuple:
     """Sorting key, best last; its items are in the order of `RULE`."""
     entities = dict(scan.name.entities)
     run = entities.get("run", "0")
     return (
+        not facts.refused,
         "ce" not in entities,
         rawness(scan.path.name),
+        facts.whole,
         _shared(scan, partner),
-        (-size.longest_mm, -size.volume_mm3),
+        (-facts.longest_mm, -facts.volume_mm3),
         int(run) if run.isdigit() else 0,
         scan.path.name,
     )
@@ -99,23 +138,26 @@ def _shared(scan: Scan, partner: Scan | None) -> int:
     return sum(mine.get(key) == theirs.get(key) for key in ("acq", "run"))
 
 
-def _several(ranked: Sequence[Scan], partner: Scan | None, sizes: dict[Path, VoxelSize]) -> Problem:
+def _several(ranked: Sequence[Scan], partner: Scan | None, known: dict[Path, HeaderFacts]) -> Problem:
     best, *others = ranked
-    reasons = [f"{scan.path.name} ({_why_not(scan, best, partner, sizes)})" for scan in others]
+    reasons = [f"{scan.path.name} ({_why_not(scan, best, partner, known)})" for scan in others]
+    refused = f" None of them can be used: {known[best.path].refused}" if known[best.path].refused else ""
     return Problem(
         code=f"several-{best.suffix.lower()}",
         severity=Severity.INFO,
-        message=f"{best.path.name} was chosen among {len(ranked)} {best.suffix}; not {', '.join(reasons)}.",
+        message=f"{best.path.name} was chosen among {len(ranked)} {best.suffix}; not {', '.join(reasons)}.{refused}",
         files=tuple(scan.path.name for scan in ranked),
     )
 
 
-def _why_not(scan: Scan, best: Scan, partner: Scan | None, sizes: dict[Path, VoxelSize]) -> str:
+def _why_not(scan: Scan, best: Scan, partner: Scan | None, known: dict[Path, HeaderFacts]) -> str:
     """The first part of the rule by which `scan` lost against `best`."""
-    mine, winner = sizes[scan.path], sizes[best.path]
+    mine, winner = known[scan.path], known[best.path]
     reasons = (
+        f"cannot be used: {mine.refused.removeprefix(f'{scan.path.name} ').rstrip('.')}",
         "contrast agent",
         "derived copy",
+        "part of the brain may be missing",
         "other acq or run than the T1w",
         f"{mine}, not {winner}" if mine.longest_mm != winner.longest_mm else "larger voxels",
         "earlier run",

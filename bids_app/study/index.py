@@ -10,7 +10,7 @@ from pathlib import Path
 from bids_app.derivatives.names import DESCRIPTION, PARTICIPANTS, ScanName
 from bids_app.errors import NoInputError
 from bids_app.settings import Settings
-from bids_app.study.choice import choose
+from bids_app.study.choice import choose, same_content
 from bids_app.study.content import TO_BIDS, absence, holds_dicom
 from bids_app.study.copies import told_of_copy
 from bids_app.study.dataset import Dataset, open_dataset
@@ -198,7 +198,8 @@ def _visit(
     filtered = _filtered(key, listing, filters)
     unused = (*listing.unused, *filtered)
     copies = [problem for scan in (t1w, flair) if scan for problem in told_of_copy(scan)]
-    problems = (*t1w_problems, *flair_problems, *copies, *_missing_scans(visit, listing, unused))
+    twins = same_content(t1w, flair)
+    problems = (*t1w_problems, *flair_problems, *copies, *twins, *_missing_scans(visit, listing, unused))
     return replace(visit, problems=(*problems, *_absent(visit), *reuse_problems)), list(unused)
 
 

@@ -40,7 +40,8 @@ def deliver(
     """
     out_dir, visit, explained = job.settings.out_dir, job.visit, anomalies.explained
     doubts = _registration_problems(prepared, posed, normalized, aligned if explained else None)
-    problems = (*visit.problems, *prepared.problems, *segmented.problems, *doubts, *anomalies.problems)
+    seen = (*visit.problems, *prepared.problems, *posed.problems, *segmented.problems)
+    problems = (*seen, *doubts, *anomalies.problems)
     files = list(visit_files(prepared, segmented, normalized, job.provenance, explained, aligned))
     previous = read_record(out_dir, visit.subject, visit.session)
     earlier = previous.outputs if previous else {}

@@ -21,17 +21,20 @@ from bids_app.lesion.components import Lesions, find_lesions, lesions_of_mask
 from bids_app.lesion.inputs import parse_input
 from bids_app.lesion.model import LesionModel, LesionModels, Prediction
 from bids_app.measures.volumes import side_volumes, volume_ml
-from bids_app.preprocessing import brain, headers, masks, transforms
+from bids_app.preprocessing import brain, contrast, headers, masks, transforms
 from bids_app.preprocessing.bias import correct_bias
 from bids_app.preprocessing.checks import Check, Registration
 from bids_app.preprocessing.coregistration import register_flair
 from bids_app.preprocessing.normalization import Normalization, brain_in_pose, check_transform, to_affine, to_pose
 from bids_app.preprocessing.normalization import normalize as normalize_brain
-from bids_app.preprocessing.templates import load_template
+from bids_app.preprocessing.templates import Template, load_template
 from bids_app.settings import DEFAULT_SPACE
 from bids_app.study.models import Problem, Reuse, Severity, Visit
 from bids_app.workflow import given, model_input, tools
 from bids_app.workflow.job import Job
+
+#: Patients lie turned by up to 30 degrees against MNI (29 was the most seen); wrong headers turn by 90 and more.
+MAX_TURN_DEGREES = 50.0
 
 
 def prepare(job: Job, folder: Path) -> Prepared:
@@ -119,17 +122,49 @@ def pose(prepared: Prepared, folder: Path) -> Posed:
         )
     matrix = registration.matrix
     posed, posed_mask = brain_in_pose(scan, mask, matrix, template)
-    scans = [(prepared.contrast, images.save(posed, folder / "pose.nii.gz"))]
+    brains = {prepared.contrast: posed}
     if prepared.flair_native:
-        scans.append(("FLAIR", _pose_flair(prepared, matrix, template.t1w, posed_mask, folder)))
-    return Posed(tuple(scans), _frozen(matrix), registration.check)
+        brains["FLAIR"] = _pose_flair(prepared, matrix, template.t1w, posed_mask)
+    scans = tuple((suffix, images.save(brain, folder / f"pose_{suffix}.nii.gz")) for suffix, brain in brains.items())
+    problems = _turned_heads(prepared, matrix) + _contrast_problems(prepared.visit, brains, template)
+    return Posed(scans, _frozen(matrix), registration.check, problems)
 
 
-def _pose_flair(prepared: Prepared, matrix: np.ndarray, grid: Image, mask: Image, folder: Path) -> Path:
+def _pose_flair(prepared: Prepared, matrix: np.ndarray, grid: Image, mask: Image) -> Image:
     """The FLAIR that was aligned with the T1w in the pose, interpolated once from its own grid."""
     both = matrix @ np.array(prepared.flair_matrix)
     flair = transforms.apply_linear(images.load(prepared.flair_native), both, grid, order=3)
-    return images.save(images.masked(flair, mask), folder / "pose_flair.nii.gz")
+    return images.masked(flair, mask)
+
+
+def _turned_heads(prepared: Prepared, matrix: np.ndarray) -> tuple[Problem, ...]:
+    """A warning for every scan that had to be turned farther than any patient lies; `matrix` poses the reference."""
+    turns = {prepared.visit.reference.path.name: matrix}
+    if prepared.flair_matrix:
+        turns[prepared.visit.flair.path.name] = matrix @ np.array(prepared.flair_matrix)
+    degrees = {name: transforms.rotation_degrees(turn) for name, turn in turns.items()}
+    return tuple(
+        Problem("turned-head", Severity.WARNING, _TURNED.format(name=name, angle=angle), (name,))
+        for name, angle in degrees.items()
+        if angle > MAX_TURN_DEGREES
+    )
+
+
+_TURNED = (
+    "By its header, the head in {name} is turned by {angle:.0f} degrees, as no patient lies. The header is wrong, and "
+    "left and right may be exchanged with it: compare with the DICOM files, and convert them again."
+)
+
+
+def _contrast_problems(visit: Visit, brains: dict[str, Image], template: Template) -> tuple[Problem, ...]:
+    """Warnings about scans whose contrast is not what their name says."""
+    scans = {scan.suffix: scan.path.name for scan in (visit.t1w, visit.flair) if scan}
+    known = {problem.code for problem in visit.problems}
+    return tuple(
+        Problem(doubt.code, Severity.WARNING, doubt.sentence, tuple(scans[suffix] for suffix in doubt.suffixes))
+        for doubt in contrast.doubts(brains, template)
+        if doubt.code not in known
+    )
 
 
 def segment(job: Job, prepared: Prepared, posed: Posed, folder: Path) -> Segmented:

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from bids_app.errors import VisitError
 from bids_app.images import data, world
-from bids_app.preprocessing.headers import clean, on_stored_grid
+from bids_app.preprocessing.headers import as_stored, clean, on_stored_grid
 from bids_app.study.models import Severity
 from tests.conftest import stored_as
 
@@ -61,6 +61,13 @@ def rewrite_header(path: Path, **fields) -> Path:
         header[name] = value
     content[:348] = header.binaryblock
     path.write_bytes(gzip.compress(bytes(content), 1))
+    return path
+
+
+def rewrite_bytes(path: Path, change) -> Path:
+    """Change the decompressed bytes of a file: `change` takes a bytearray and may return another one."""
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    path.write_bytes(gzip.compress(bytes(change(content) or content), 1))
     return path
 
 
@@ -173,7 +180,162 @@ def test_another_format_is_refused(tmp_path, values, affine):
         clean(tmp_path / "a.mgz")
 
 
+@pytest.fixture
+def noise() -> np.ndarray:
+    """Voxels that no two bytes of are alike, to see where reading begins."""
+    return np.random.default_rng(0).integers(0, 1000, SHAPE).astype(np.int16)
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_both_versions_and_byte_orders(tmp_path, noise, affine, order, kind, name):
+    header = kind.header_class(endianness=order)
+    header.set_xyzt_units("mm")
+    nib.save(kind(noise.astype(np.dtype(np.int16).newbyteorder(order)), affine, header), tmp_path / name)
+    cleaned = clean(tmp_path / name)
+    assert np.array_equal(data(cleaned.image), noise) and np.allclose(cleaned.image.affine, affine)
+    assert cleaned.problems == ()
+
+
+def test_analyze_is_refused(write):
+    with pytest.raises(VisitError, match="Analyze image, which does not say which side is left"):
+        clean(rewrite_header(write(), magic=b""))
+
+
+def test_the_header_of_a_pair_is_refused(write):
+    path = rewrite_header(write(), magic=b"ni1", vox_offset=0)
+    with pytest.raises(VisitError, match="is the header of a pair"):
+        clean(rewrite_bytes(path, lambda content: content[:352]))
+
+
+@pytest.mark.parametrize("parts", [1, 2, 7])
+def test_several_gzip_members_are_one_file(write, noise, parts):
+    path = write(noise)
+    content = gzip.decompress(path.read_bytes())
+    step = len(content) // parts + 1
+    members = [gzip.compress(content[start : start + step], 1) for start in range(0, len(content), step)]
+    path.write_bytes(b"".join(members) + bytes(512))
+    cleaned = clean(path)
+    assert np.array_equal(data(cleaned.image), noise) and cleaned.problems == ()
+
+
+@pytest.mark.parametrize("tail", [b"x", b"some text\n" * 30, b"\x1f\x8bno stream", b"\0\0\0end"])
+def test_bytes_after_the_gzip_stream_do_no_harm(write, noise, tail):
+    path = write(noise)
+    path.write_bytes(path.read_bytes() + tail)
+    cleaned = clean(path)
+    assert np.array_equal(data(cleaned.image), noise)
+    assert [(p.code, p.severity) for p in cleaned.problems] == [("header-trailing-bytes", Severity.INFO)]
+    assert str(len(tail.lstrip(b"\0"))) in cleaned.problems[0].message
+
+
+def test_a_missing_second_member_is_a_truncated_file(write, noise):
+    path = write(noise)
+    content = gzip.decompress(path.read_bytes())
+    damaged = gzip.compress(content[9000:], 1)[:-40]
+    path.write_bytes(gzip.compress(content[:9000], 1) + damaged)
+    with pytest.raises(VisitError, match="is truncated"):
+        clean(path)
+
+
+@pytest.mark.parametrize(("more", "severity"), [(5, Severity.INFO), (2 * 32 * 36, Severity.WARNING)])
+def test_bytes_after_the_voxels_are_left_out(write, noise, more, severity):
+    path = rewrite_bytes(write(noise), lambda content: content + bytes([7]) * more)
+    cleaned = clean(path)
+    assert np.array_equal(data(cleaned.image), noise)
+    assert [(p.code, p.severity) for p in cleaned.problems] == [("header-trailing-bytes", severity)]
+
+
+# ------------------------------------------------------------------------------------------------- first voxel
+
+
+@pytest.mark.parametrize("offset", [0, 16, 348, 351, -8, 400, 1e6, np.nan])
+def test_a_first_voxel_that_cannot_be_is_looked_for(write, noise, offset):
+    """Not even the beginning of the header is ever read as voxels."""
+    cleaned = clean(rewrite_header(write(noise), vox_offset=offset))
+    assert np.array_equal(data(cleaned.image), noise)
+    assert [(p.code, p.severity) for p in cleaned.problems] == [("header-offset", Severity.WARNING)]
+    assert "read from byte 352" in cleaned.problems[0].message
+
+
+def with_extension(content: bytearray) -> bytearray:
+    """The same file with an extension of 32 bytes between header and voxels; the offset stays."""
+    content[348] = 1
+    return content[:352] + np.array([32, 6], np.int32).tobytes() + b"a comment".ljust(24) + content[352:]
+
+
+@pytest.mark.parametrize(("offset", "told"), [(384, []), (352, ["header-offset"]), (0, ["header-offset"])])
+def test_an_extension_is_no_voxel(write, noise, offset, told):
+    cleaned = clean(rewrite_header(rewrite_bytes(write(noise), with_extension), vox_offset=offset))
+    assert np.array_equal(data(cleaned.image), noise)
+    assert [problem.code for problem in cleaned.problems] == told
+
+
+def test_an_offset_beyond_the_header_is_believed(write, noise):
+    path = rewrite_bytes(write(noise), lambda content: content[:352] + bytes(48) + content[352:])
+    cleaned = clean(rewrite_header(path, vox_offset=400))
+    assert np.array_equal(data(cleaned.image), noise) and cleaned.problems == ()
+
+
+def test_voxels_that_follow_the_header_without_a_flag(write, noise):
+    path = rewrite_header(write(noise), vox_offset=0)
+    cleaned = clean(rewrite_bytes(path, lambda content: content[:348] + content[352:]))
+    assert np.array_equal(data(cleaned.image), noise)
+    assert [problem.code for problem in cleaned.problems] == ["header-offset"]
+
+
+@pytest.mark.parametrize("offset", [0, 352, 5000])
+def test_a_wrong_offset_hides_no_missing_voxels(write, noise, offset):
+    path = rewrite_header(write(noise), vox_offset=offset)
+    with pytest.raises(VisitError, match="is truncated"):
+        clean(rewrite_bytes(path, lambda content: content[:-2]))
+
+
 # ------------------------------------------------------------------------------------------------- voxels
+
+
+@pytest.mark.parametrize("count", [0, 2, 9, -1])
+def test_a_wrong_count_of_dimensions_is_told(write, noise, count):
+    path = rewrite_header(write(noise), dim=[count, *SHAPE, 1, 1, 1, 1])
+    cleaned = clean(path)
+    assert np.array_equal(data(cleaned.image), noise)
+    assert [(p.code, p.severity) for p in cleaned.problems] == [("header-dimensions", Severity.WARNING)]
+
+
+def test_an_axis_without_length_counts_as_one(write, noise):
+    path = rewrite_header(write(noise), dim=[5, *SHAPE, 1, 0, 1, 1])
+    assert np.array_equal(data(clean(path).image), noise)
+    assert codes(path) == ["header-one-volume"]
+
+
+@pytest.mark.parametrize("dim", [[3, 32, 0, 30, 1], [3, 32, -36, 30, 1], [3, 30_000, 30_000, 30_000, 1]])
+def test_impossible_sizes_are_refused(write, dim):
+    with pytest.raises(VisitError, match=r"no volume|truncated"):
+        clean(rewrite_header(write(), dim=[*dim, 1, 1, 1]))
+
+
+def test_volumes_that_the_count_of_dimensions_hides_are_refused(write, values):
+    path = rewrite_header(write(np.stack([values] * 3, axis=-1)), dim=[3, *SHAPE, 3, 1, 1, 1])
+    with pytest.raises(VisitError, match="holds 3 volumes"):
+        clean(path)
+
+
+@pytest.mark.parametrize("bits", [0, 8, 32])
+def test_another_bitpix_is_told_where_the_file_is_as_long_as_datatype_says(write, noise, bits):
+    path = rewrite_header(write(noise), bitpix=bits)
+    assert np.array_equal(data(clean(path).image), noise)
+    assert codes(path) == ["header-bitpix"]
+
+
+def test_a_datatype_that_bitpix_and_the_file_contradict_is_refused(write, noise):
+    with pytest.raises(VisitError, match=r"datatype and bitpix of .* contradict each other"):
+        clean(rewrite_header(write(noise), datatype=2))  # bytes, where there are two for each voxel
+
+
+def test_a_type_that_nifti_does_not_know_is_refused(write):
+    with pytest.raises(VisitError, match="code 77"):
+        clean(rewrite_header(write(), datatype=77))
 
 
 def test_one_volume_is_squeezed(write, values):
@@ -226,6 +388,17 @@ def test_a_broken_intercept_is_zero(write, values, intercept):
     assert codes(path) == ["header-scaling"]
 
 
+def test_a_negative_slope_keeps_bright_bright(write, values):
+    path = rewrite_header(write(values.astype(np.int16)), scl_slope=-2, scl_inter=0)
+    np.testing.assert_allclose(data(clean(path).image), values * 2)
+    assert codes(path) == ["header-scaling"]
+
+
+def test_a_negative_slope_with_an_intercept_is_applied(write, values):
+    path = rewrite_header(write(values.astype(np.int16)), scl_slope=-1, scl_inter=300)
+    np.testing.assert_allclose(data(clean(path).image), 300 - values)
+
+
 def test_nan_and_infinite_voxels_become_zero(write, values):
     values[0, 0, 0], values[1, 0, 0], values[2, 0, 0] = np.nan, np.inf, -np.inf
     cleaned = clean(write(values))
@@ -233,6 +406,19 @@ def test_nan_and_infinite_voxels_become_zero(write, values):
     assert data(cleaned.image)[:3, 0, 0].tolist() == [0, 0, 0]
     assert [p.code for p in cleaned.problems] == ["header-nan-voxels"]
     assert "3 voxels" in cleaned.problems[0].message
+
+
+def test_wrapped_extreme_and_negative_values_are_told(write, values):
+    """What counts as one is tested in ``test_values.py``."""
+    cleaned = clean(write(np.where(values == 200, 1e6, values)))
+    assert [(p.code, p.severity) for p in cleaned.problems] == [("extreme-values", Severity.WARNING)]
+    assert data(cleaned.image).max() == 50
+    assert codes(write(values - 1000)) == ["negative-values"]
+    np.testing.assert_array_equal(data(clean(write(values - 1000)).image), values)
+    bright = np.where(values == 200, 40_000, values * 600).astype(np.uint16)
+    path = write(bright.view(np.int16))
+    np.testing.assert_array_equal(data(clean(path).image), bright)
+    assert codes(path) == ["wrapped-values"]
 
 
 @pytest.mark.parametrize("level", [0, 7, np.nan])
@@ -348,10 +534,106 @@ def test_no_form_at_all_is_refused(write):
         clean(write(sform=None))
 
 
-def test_voxel_sizes_that_disagree_are_told(write, affine):
-    cleaned = clean(write(pixdim=(5, 5, 6)))
-    np.testing.assert_allclose(cleaned.image.header.get_zooms(), (5, 5, 5))
-    assert [p.code for p in cleaned.problems] == ["header-voxel-size"]
+@pytest.mark.parametrize("pixdim", [(5, 5, 6), (0, 0, 0), (5, 0, 5), (-5, 5, 5), (5, np.nan, 5), (1, 1, 1)])
+@pytest.mark.parametrize("with_qform", [False, True])
+def test_voxel_sizes_that_disagree_are_told(write, affine, pixdim, with_qform):
+    path = rewrite_header(write(qform=affine if with_qform else None), pixdim=[1, *pixdim, 0, 0, 0, 0])
+    cleaned = clean(path)
+    np.testing.assert_allclose(cleaned.image.affine, affine)
+    assert "header-voxel-size" in [p.code for p in cleaned.problems]
+
+
+@pytest.mark.parametrize("pixdim", [(0, 0, 0), (5, 0, 5), (-5, 5, 5), (5, np.nan, 5), (5, 5, np.inf)])
+def test_a_qform_alone_needs_a_voxel_size(write, affine, pixdim):
+    """nibabel would take 0 for 1 mm and a negative size for its amount."""
+    path = rewrite_header(write(sform=None, qform=affine), pixdim=[1, *pixdim, 0, 0, 0, 0])
+    with pytest.raises(VisitError, match="gives no size of its voxels: pixdim is"):
+        clean(path)
+
+
+def test_a_qform_without_voxel_size_still_has_a_left_and_a_right(write, affine):
+    path = rewrite_header(write(qform=affine), pixdim=[-1, 0, 0, 0, 0, 0, 0, 0])
+    with pytest.raises(VisitError, match="which side is left"):
+        clean(path)
+
+
+@pytest.mark.parametrize("sign", [0, 1])
+def test_qfac_0_is_1(write, affine, sign):
+    path = rewrite_header(write(sform=None, qform=affine), pixdim=[sign, SIZE, SIZE, SIZE, 0, 0, 0, 0])
+    np.testing.assert_allclose(clean(path).image.affine, affine)
+    assert codes(path) == []
+
+
+@pytest.mark.parametrize("sign", [3, -3, 0.5, np.nan])
+def test_another_qfac_is_no_side(write, affine, sign):
+    """nibabel would take any for 1, the NIfTI library negative ones for -1."""
+    fields = {"pixdim": [sign, SIZE, SIZE, SIZE, 0, 0, 0, 0]}
+    with pytest.raises(VisitError, match="which side is left"):
+        clean(rewrite_header(write(sform=None, qform=affine), **fields))
+    np.testing.assert_allclose(clean(rewrite_header(write(qform=affine), **fields)).image.affine, affine)
+
+
+def test_unknown_form_codes_are_told(write, affine):
+    for forms in ({"sform_code": 9}, {"sform_code": 0, "qform_code": 200}):
+        path = rewrite_header(write(qform=affine), **forms)
+        np.testing.assert_allclose(clean(path).image.affine, affine)
+        assert codes(path) == ["header-form-code"]
+
+
+def test_a_negative_form_code_is_none(write, affine):
+    path = rewrite_header(write(qform=affine), sform_code=-1, srow_x=[0, 0, 0, 0])
+    np.testing.assert_allclose(clean(path).image.affine, affine)
+    with pytest.raises(VisitError, match="which side is left"):
+        clean(rewrite_header(write(), sform_code=-1))
+
+
+METRE, MILLIMETRE, MICRON = 1, 2, 3
+
+
+def in_unit(write, affine, unit: int, factor: float, form: str = "sform") -> Path:
+    """A file whose lengths are `factor` times those in mm, and whose unit has this code."""
+    longer = np.diag([factor] * 3 + [1.0]) @ affine
+    path = write(**({"sform": longer} if form == "sform" else {"sform": None, "qform": longer}))
+    header = nib.Nifti1Header(gzip.decompress(path.read_bytes())[:348], check=False)
+    pixdim = [header["pixdim"][0], *[SIZE * factor] * 3, 0, 0, 0, 0]
+    return rewrite_header(path, pixdim=pixdim, xyzt_units=unit + 8)
+
+
+@pytest.mark.parametrize("form", ["sform", "qform"])
+@pytest.mark.parametrize(("unit", "factor", "severity"), [
+    (METRE, 1e-3, Severity.INFO),
+    (MICRON, 1e3, Severity.INFO),
+    (METRE, 1, Severity.WARNING),
+    (MICRON, 1, Severity.WARNING),
+    (0, 1e-3, Severity.WARNING),
+    (0, 1e3, Severity.WARNING),
+])  # fmt: skip
+def test_units_are_converted_or_doubted(write, affine, unit, factor, severity, form):
+    path = in_unit(write, affine, unit, factor, form)
+    cleaned = clean(path)
+    np.testing.assert_allclose(cleaned.image.affine, affine, rtol=1e-5)
+    assert [(p.code, p.severity) for p in cleaned.problems] == [("header-units", severity)]
+    np.testing.assert_allclose(as_stored(path).image.affine, affine, rtol=1e-5)
+
+
+@pytest.mark.parametrize("unit", [0, MILLIMETRE, 5])
+def test_millimetres_need_no_word(write, affine, unit):
+    assert codes(in_unit(write, affine, unit, 1)) == []
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1e3])
+def test_a_declared_millimetre_is_not_doubted(write, affine, factor):
+    with pytest.raises(VisitError, match="check the header's units"):
+        clean(in_unit(write, affine, MILLIMETRE, factor))
+
+
+def test_a_mask_returns_to_a_file_in_micron(write, affine, tmp_path):
+    path = in_unit(write, affine, MICRON, 1e3)
+    cleaned = clean(path).image
+    stored = on_stored_grid(nib.Nifti1Image((data(cleaned) > 100).astype(np.uint8), cleaned.affine), path)
+    assert np.array_equal(data(stored) > 0, data(nib.load(path)) > 100)
+    np.testing.assert_allclose(stored.affine, nib.load(path).affine)
+    assert stored.header.get_xyzt_units()[0] == "micron"
 
 
 # ------------------------------------------------------------------------------------------------- size
@@ -394,7 +676,9 @@ def test_a_narrow_field_of_view_is_told(write, values):
 # ------------------------------------------------------------------------------------------------- real files
 
 
-@pytest.mark.parametrize("name", ["whole_head/chris_t1", "paired_clinical/TCGA-FG-6692_FLAIR"])
+@pytest.mark.parametrize(
+    "name", ["whole_head/chris_t1", "paired_clinical/TCGA-FG-6692_FLAIR", "ms_pairs/mni_patient07_T1w"]
+)
 def test_real_files_need_no_mending(test_data, name):
     cleaned = clean(test_data / f"{name}.nii.gz")
     assert cleaned.problems == ()
