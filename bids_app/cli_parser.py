@@ -214,6 +214,8 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
     add(group, "--config-file", "TOML with any of these settings; the command line takes precedence", "FILE", Path)
     add_flag(group, "--dry-run", "print the plan and write nothing")
     add_flag(group, "--force", "process again what is done")
+    text = "recognise what is done by reading all its files, not by their sizes and times"
+    add_flag(group, "--check-content", text)
     add_flag(group, "--stop-on-first-crash", "end at the first visit that fails")
     add_flag(group, "--notrack", "accepted for scripts of other Apps; nothing is ever tracked")
     add_flag(group, "-v --verbose", "more messages; -vv for all", "count", dest="verbosity")

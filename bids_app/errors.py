@@ -89,9 +89,13 @@ class CannotWriteError(AppError):
     exit_code = ExitCode.CANNOT_WRITE
 
 
-def no_space_left(place: Path) -> CannotWriteError:
+class NoSpaceError(CannotWriteError):
+    """The disk is full, or a quota is used up: nothing else can be written there either."""
+
+
+def no_space_left(place: Path) -> NoSpaceError:
     """The error of a full disk, or of a quota that is used up."""
-    return CannotWriteError(f"No space left to write {place}.", "Free some space and start the same command again.")
+    return NoSpaceError(f"No space left to write {place}.", "Free some space and start the same command again.")
 
 
 class ConfigError(AppError):

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"errors", "data", "wording"},
     {"settings", "images", "environment"},
-    {"derivatives.names"},
+    {"derivatives.names", "templateflow_cache"},
     {"networks", "measures", "study"},
     {"preprocessing", "lesion", "anomaly"},
     {"derivatives"},

@@ -41,15 +41,30 @@ def apply_linear(image: Image, matrix: np.ndarray, reference: Image, order: int 
     return resample_itk(image, pull_transform(matrix), reference, _BY_ORDER[order])
 
 
-def apply_itk(image: Image, transform_path: Path, reference: Image, interpolation: Interpolation = "linear") -> Image:
+def apply_itk(
+    image: Image,
+    transform_path: Path,
+    reference: Image,
+    interpolation: Interpolation = "linear",
+    first: np.ndarray | None = None,
+) -> Image:
     """Move `image` with the ITK file ``from-<space of image>_to-<space of reference>``, onto the grid of `reference`.
+
+    Parameters
+    ----------
+    first : array of shape (4, 4), optional
+        Pushing matrix from the world of the image to the space that the file starts from: both in one interpolation.
 
     Raises
     ------
     VisitError
         If the file is missing or holds no transform that ITK knows.
     """
-    return resample_itk(image, _read(transform_path), reference, interpolation)
+    pull = read_itk(transform_path)
+    if first is not None:
+        # points come from the reference: ITK applies the last transform of a list first
+        pull = sitk.CompositeTransform([pull_transform(first), pull])
+    return resample_itk(image, pull, reference, interpolation)
 
 
 def apply_to_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -62,7 +77,7 @@ def apply_itk_to_points(points: np.ndarray, transform_path: Path) -> np.ndarray:
 
     To place a T1w centroid in standard space use ``from-<standard>_to-T1w``.
     """
-    transform = _read(transform_path)
+    transform = read_itk(transform_path)
     lps = np.asarray(points, float) @ RAS_TO_LPS[:3, :3]
     return np.array([transform.TransformPoint(point) for point in lps.tolist()]).reshape(-1, 3) @ RAS_TO_LPS[:3, :3]
 
@@ -79,7 +94,7 @@ def write_itk_linear(matrix: np.ndarray, path: Path) -> Path:
     return path
 
 
-def _read(path: Path) -> sitk.Transform:
+def read_itk(path: Path) -> sitk.Transform:
     """An ITK transform from .txt, .mat, .tfm or .h5."""
     if not path.is_file():  # asked first, because HDF5 prints a page about it
         raise VisitError(f"The transform {path} does not exist.", "Check the path.")

@@ -23,6 +23,7 @@ from bids_app.study.content import has_content
 from bids_app.study.filters import Filter, ScanFilters, read_filters
 from bids_app.study.models import Problem, Scan, Severity, Study, Visit
 from bids_app.study.reuse import IMAGE_EXTENSIONS, check_derivatives, find_reuse
+from bids_app.templateflow_cache import bridges
 from bids_app.wording import listed
 
 SUFFIXES = ("T1w", "FLAIR")
@@ -272,8 +273,10 @@ def _visit(key: _Key, files: Sequence[Path], sessions: int, settings: Settings, 
     flair, flair_problems = choose(_scans(own, "FLAIR", filters.flair), partner=t1w)
     visit, reuse_problems = Visit(key.subject, key.session, t1w, flair), ()
     if visit.reference:
+        # fMRIPrep's transforms to another space serve as well, where its template is on this machine
+        spaces = (*settings.standard_spaces, *bridges(settings.standard_spaces))
         reuse, reuse_problems = find_reuse(
-            key.subject, key.session, visit.reference, settings.derivatives, settings.standard_spaces, sessions
+            key.subject, key.session, visit.reference, settings.derivatives, spaces, sessions
         )
         visit = replace(visit, reuse=reuse)
     missing = _missing_scans(visit, own)

@@ -16,7 +16,7 @@ from bids_app.environment import thread_variables
 from bids_app.errors import ConfigError
 from bids_app.settings import Settings
 from bids_app.workflow import worker
-from bids_app.workflow.job import Job, left_error
+from bids_app.workflow.job import Job, begun, left_error
 from bids_app.workflow.worker import Outcome
 
 POLL_SECONDS = 0.05  # nipype's own default of two seconds costs more than most steps
@@ -61,9 +61,16 @@ def _check_plugin(path: Path, name: str) -> None:
 
 
 def process_with_plugin(jobs: Sequence[Job], settings: Settings) -> Iterator[Outcome]:
-    """Process the visits with the plugin of `settings`; outcomes come when all have ended."""
+    """Process the visits with the plugin of `settings`; outcomes come when all have ended.
+
+    Their inputs are read here, before anything is submitted: all visits of one graph begin at once.
+    """
     plugin = read_plugin(settings.plugin_file)
     started = time.time()
+    jobs, unprepared = _prepared(jobs)
+    yield from unprepared
+    if not jobs:
+        return
     failure: Exception | None = None
     try:
         _joined_workflow(jobs, settings).run(**plugin)
@@ -83,6 +90,19 @@ def process_with_plugin(jobs: Sequence[Job], settings: Settings) -> Iterator[Out
         yield worker.failed(job, failure or RuntimeError("the visit was not run"), seconds)
 
 
+def _prepared(jobs: Sequence[Job]) -> tuple[list[Job], list[Outcome]]:
+    """The visits that can be begun, and how the others ended."""
+    ready, ended = [], []
+    for job in jobs:
+        try:
+            job = begun(job)
+            worker.prepare(job)
+            ready.append(job)
+        except Exception as error:  # whatever happens to one visit must not end the others
+            ended.append(worker.failed(job, error, 0.0))
+    return ready, ended
+
+
 def _joined_workflow(jobs: Sequence[Job], settings: Settings) -> Any:
     """One graph of all visits, and the process made ready to run it."""
     import nipype.pipeline.engine as pe
@@ -92,8 +112,6 @@ def _joined_workflow(jobs: Sequence[Job], settings: Settings) -> Any:
 
     # the processes that the plugin starts, and the jobs it submits, inherit these
     os.environ.update(thread_variables(settings.omp_nthreads))
-    for job in jobs:
-        worker.prepare(job)
     config.set("execution", "poll_sleep_duration", str(POLL_SECONDS))
     config.set("execution", "stop_on_first_crash", str(settings.stop_on_first_crash).lower())
     # made after nipype is configured: a workflow keeps the configuration it was born with. Its name and folder are

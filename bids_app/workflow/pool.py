@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from bids_app.environment import thread_variables
-from bids_app.errors import ExitCode, UnavailableError
+from bids_app.errors import UnavailableError
 from bids_app.settings import Settings
 from bids_app.workflow import worker
-from bids_app.workflow.deliver import deliver_failure
 from bids_app.workflow.job import MEMORY_GB, Job
 from bids_app.workflow.worker import Outcome, Tools
 
@@ -140,8 +139,7 @@ def _outcome(future: Future, job: Job) -> Outcome:
         message = (
             f"The worker of {job.visit.label} was killed, most likely because memory ran out. {_MEMORY_HINT}"
         )
-        deliver_failure(job, message)
-        return Outcome(job.visit.label, 0.0, {}, message, ExitCode.VISIT_FAILED)
+        return worker.left_failed(job, message)
 
 
 def _affordable(size: int, memory_gb: float | None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,8 +20,8 @@ from bids_app.derivatives.description import write_top_level
 from bids_app.derivatives.read import read_object
 from bids_app.derivatives.record import Status
 from bids_app.derivatives.results import Provenance
-from bids_app.derivatives.sessions import RawDataset, write_raw_participants
-from bids_app.errors import AppError, ConfigError, ExitCode, VisitError
+from bids_app.derivatives.sessions import RawDataset, write_raw_dataset, write_raw_participants
+from bids_app.errors import AppError, CannotWriteError, ConfigError, ExitCode, VisitError
 from bids_app.lesion.folder import model_files, served_contrasts
 from bids_app.networks.device import choose_device
 from bids_app.networks.registry import find_model, verify
@@ -30,11 +31,10 @@ from bids_app.settings import Settings, configuration_hash
 from bids_app.study.models import Problem, Severity, Study, Visit
 from bids_app.study.plan import UNUSABLE
 from bids_app.wording import counted
-from bids_app.workflow.deliver import deliver_failure
 from bids_app.workflow.export import export_lesion_roi
-from bids_app.workflow.job import Job, anomaly_folder, input_checksums, status_of_visit
+from bids_app.workflow.job import Job, anomaly_folder, code_of, remember, status_of_visit
 from bids_app.workflow.pool import WorkerPool
-from bids_app.workflow.worker import Outcome
+from bids_app.workflow.worker import Outcome, left_failed
 
 Say = Callable[[str], None]
 
@@ -44,11 +44,11 @@ def _say(line: str) -> None:
 
 
 def visit_status(settings: Settings, study: Study) -> dict[str, str]:
-    """What there is to do for every visit, by its label: a `Status`, or why the lesion model cannot process it."""
+    """What there is to do for every visit, by its label: a `Status`, or why it cannot be processed."""
     configuration, served = provenance_of(settings, study).configuration_hash, _served(settings)
 
     def of(visit: Visit) -> str:
-        problem = unserved(visit, served, settings.lesion_model)
+        problem = _against(visit, settings, served)
         return f"{UNUSABLE}: {problem.message}" if problem else status_of_visit(settings, visit, configuration)
 
     return {visit.label: of(visit) for visit in study.visits}
@@ -88,6 +88,22 @@ def anomaly_model_in_words(settings: Settings) -> str:
         return "none"
     card = read_folder(folder).card
     return f"{card.name}, of {card.contrast}: visits without one have no anomaly map"
+
+
+def blocked(visit: Visit, out_dir: Path) -> Problem | None:
+    """An error if a file is where a folder of the visit's outputs belongs, told before anything runs."""
+    own = names.visit_folder(visit.subject, visit.session)
+    folders = (names.visit_folder(visit.subject, None), own, own / "anat", names.log_folder(visit.subject))
+    for folder in (out_dir / folder for folder in folders):
+        if os.path.lexists(folder) and not folder.is_dir():
+            message = f"{folder} is in the way: a folder for the outputs of {visit.label} belongs there. Rename it."
+            return Problem("output-blocked", Severity.ERROR, message)
+    return None
+
+
+def _against(visit: Visit, settings: Settings, served: Sequence[frozenset[str]]) -> Problem | None:
+    """What speaks against processing a visit, apart from its scans: no model for them, or no place."""
+    return unserved(visit, served, settings.lesion_model) or blocked(visit, settings.out_dir)
 
 
 def provenance_of(settings: Settings, study: Study) -> Provenance:
@@ -170,23 +186,25 @@ def run_participants(
     check_run(settings)
     provenance = provenance_of(settings, study)
     write_top_level(settings.out_dir, study.root, provenance.configuration_hash, settings.derivatives)
-    _leave_raw_participants(settings.out_dir, study)
+    _leave_raw_participants(settings, study)
     status = visit_status(settings, study) if status is None else status
     todo = [visit for visit in study.visits if settings.force or status[visit.label] != Status.DONE]
     done = [] if settings.force else [visit for visit in study.visits if status[visit.label] == Status.DONE]
+    for visit in done:
+        remember(settings, visit)
     if done:
         say(f"{len(done)} of {len(study.visits)} visits are done already and unchanged.")
     exported = _export_done(done, settings, say)
     run_id, model, anomaly = new_run_id(), find_model(settings.lesion_model), anomaly_folder(settings)
     todo = _judged(todo, settings)
-    jobs = [Job(visit, settings, provenance, _checksums(visit), model, run_id, anomaly) for visit in todo]
+    jobs = [Job(visit, settings, provenance, {}, model, run_id, anomaly) for visit in todo]
     return max(exported, _report(_outcomes(jobs, settings, say), len(jobs), settings, say))
 
 
 def _judged(visits: Sequence[Visit], settings: Settings) -> list[Visit]:
-    """The visits; those that the lesion model cannot process have an error that says so."""
+    """The visits; those that cannot be processed have an error that says so."""
     served = _served(settings)
-    problems = [unserved(visit, served, settings.lesion_model) for visit in visits]
+    problems = [_against(visit, settings, served) for visit in visits]
     return [
         replace(visit, problems=(*visit.problems, problem)) if problem else visit
         for visit, problem in zip(visits, problems, strict=True)
@@ -211,14 +229,6 @@ def new_run_id() -> str:
     return f"{datetime.now():%Y%m%d-%H%M%S}_{uuid.uuid4().hex[:8]}"
 
 
-def _checksums(visit: Visit) -> Mapping[str, str]:
-    """Input checksums; an unreadable input is found again, and reported, when the visit is processed."""
-    try:
-        return input_checksums(visit)
-    except VisitError:
-        return {}
-
-
 def _outcomes(jobs: list[Job], settings: Settings, say: Say) -> Iterator[Outcome]:
     """Process the usable visits, then fail those with an error of their own without trying them.
 
@@ -229,8 +239,7 @@ def _outcomes(jobs: list[Job], settings: Settings, say: Say) -> Iterator[Outcome
     for job in jobs:
         if not job.visit.usable:
             message = " ".join(p.message for p in job.visit.problems if p.severity is Severity.ERROR)
-            deliver_failure(job, message)
-            yield Outcome(job.visit.label, 0.0, {}, message, ExitCode.VISIT_FAILED)
+            yield left_failed(job, message)
 
 
 def _processed(jobs: list[Job], settings: Settings, say: Say) -> Iterator[Outcome]:
@@ -287,11 +296,19 @@ def describe(outcome: Outcome) -> str:
     return f"done in {outcome.seconds:.0f} s, {lesions}{doubts}"
 
 
-def _leave_raw_participants(out_dir: Path, study: Study) -> None:
-    """Keep what the group level must know of the raw dataset, so that it needs the output folder alone."""
+def _leave_raw_participants(settings: Settings, study: Study) -> None:
+    """Keep what the group level must know of the raw dataset, so that it needs the output folder alone.
+
+    A participant whose folder cannot be written is passed over: its visits fail, and say why.
+    """
     raw = _raw_dataset(study)
+    state = write_raw_dataset(settings.out_dir, raw)
     for subject in sorted({visit.subject for visit in study.visits}):
-        write_raw_participants(out_dir, subject, raw)
+        try:
+            write_raw_participants(settings.out_dir, subject, raw, state)
+        except CannotWriteError as error:
+            if code_of(settings, error) is not ExitCode.VISIT_FAILED:
+                raise
 
 
 def _raw_dataset(study: Study) -> RawDataset:

@@ -19,7 +19,7 @@ from bids_app.derivatives.record import Record
 from bids_app.derivatives.write import write_json, write_text
 from bids_app.errors import AppError, ExitCode
 from bids_app.settings import Settings, to_toml
-from bids_app.workflow.job import Job, anomaly_folder, forget_finished, left_error
+from bids_app.workflow.job import Job, anomaly_folder, begun, code_of, forget_finished, left_error
 
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
@@ -98,6 +98,7 @@ def process(job: Job) -> Outcome:
 
     started = time.monotonic()
     try:
+        job = begun(job)
         prepare(job)
         nodes = visit_workflow(job).run(plugin="Linear").nodes
         record: Record = next(node for node in nodes if node.name == "deliver").result.outputs.out
@@ -110,15 +111,20 @@ def process(job: Job) -> Outcome:
 
 
 def failed(job: Job, error: Exception, seconds: float) -> Outcome:
-    """Leave the record of a visit that failed, unless that cannot be written either, and say how it ended."""
+    """Leave the record of a visit that failed, and say how it ended."""
+    return left_failed(job, *sentence_of(job, error), seconds)
+
+
+def left_failed(job: Job, message: str, code: ExitCode = ExitCode.VISIT_FAILED, seconds: float = 0.0) -> Outcome:
+    """Leave the record of a visit that failed; where even that cannot be written, its sentence is said all the same."""
     from bids_app.workflow.deliver import deliver_failure
 
-    message, code = sentence_of(job, error)
     if code is ExitCode.VISIT_FAILED:
         try:
             deliver_failure(job, message)
         except AppError as unwritable:
-            message, code = str(unwritable), unwritable.exit_code
+            if (worse := code_of(job.settings, unwritable)) is not ExitCode.VISIT_FAILED:
+                message, code = str(unwritable), worse
     return Outcome(job.visit.label, seconds, {}, message, code)
 
 
@@ -128,14 +134,15 @@ def sentence_of(job: Job, error: BaseException) -> tuple[str, ExitCode]:
     nipype wraps what a step raised into text, so the step has left its own sentence in a file.
     """
     if isinstance(error, AppError):
-        message, code = str(error), error.exit_code
+        message, code = str(error), code_of(job.settings, error)
     else:
         message, code = left_error(job) or (f"{type(error).__name__}: {error}", ExitCode.VISIT_FAILED)
     try:
         details = "".join(traceback.format_exception(error))
         write_text(job.log_folder / f"crash-{job.visit.label}.txt", f"{message}\n\n{details}")
     except AppError as unwritable:
-        return str(unwritable), unwritable.exit_code
+        if (worse := code_of(job.settings, unwritable)) is not ExitCode.VISIT_FAILED:
+            return str(unwritable), worse
     return message, code
 
 

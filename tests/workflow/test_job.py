@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from bids_app.derivatives.names import ScanName
-from bids_app.derivatives.record import Record, Status, fingerprint, write_record
+from bids_app.derivatives.record import Record, Stamp, Status, fingerprint, write_record
 from bids_app.derivatives.results import Provenance
-from bids_app.errors import CannotWriteError, ExitCode, VisitError
+from bids_app.errors import CannotWriteError, ExitCode, NoSpaceError, VisitError
 from bids_app.settings import Settings
 from bids_app.study.models import Scan, Visit
-from bids_app.workflow.job import Job, input_checksums, leave_error, status_of_visit
+from bids_app.workflow import worker
+from bids_app.workflow.job import Job, begun, code_of, input_checksums, leave_error, status_of_visit
 from bids_app.workflow.worker import sentence_of
 
 
@@ -55,7 +56,7 @@ def test_status_follows_the_contents_of_the_inputs(job: Job):
 
 
 def test_the_sentence_of_a_step_reaches_the_run(job: Job):
-    leave_error(job, CannotWriteError("No space left.", "Free some."))
+    leave_error(job, NoSpaceError("No space left.", "Free some."))
     told = sentence_of(job, RuntimeError("what nipype made of it"))
     assert told == ("No space left. Free some.", ExitCode.CANNOT_WRITE)
 
@@ -82,6 +83,38 @@ def test_an_unforeseen_error_becomes_a_sentence_and_a_crash_file(job: Job):
     message, code = sentence_of(job, ValueError("bad value"))
     assert (message, code) == ("ValueError: bad value", ExitCode.VISIT_FAILED)
     assert "bad value" in (job.log_folder / "crash-sub-01.txt").read_text()
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_what_cannot_be_written_ends_the_run_only_if_nothing_can(job: Job, monkeypatch, writable: bool):
+    def check(_):
+        if not writable:
+            raise CannotWriteError("The output folder is read-only.")
+
+    monkeypatch.setattr("bids_app.workflow.job.check_writable", check)
+    expected = ExitCode.VISIT_FAILED if writable else ExitCode.CANNOT_WRITE
+    assert code_of(job.settings, CannotWriteError("sub-01 cannot be written.")) is expected
+    assert code_of(job.settings, NoSpaceError("No space left.")) is ExitCode.CANNOT_WRITE
+    assert code_of(job.settings, VisitError("It is empty.")) is ExitCode.VISIT_FAILED
+
+
+def test_a_visit_whose_folder_cannot_be_written_is_told_all_the_same(job: Job, tmp_path: Path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sub-01").touch()
+    outcome = worker.failed(job, VisitError("The T1w is empty.", "Look at it."), 1.0)
+    assert (outcome.error, outcome.code) == ("The T1w is empty. Look at it.", ExitCode.VISIT_FAILED)
+    outcome = worker.process(job)
+    assert "sub-01 is in the way" in outcome.error and outcome.code is ExitCode.VISIT_FAILED
+
+
+def test_inputs_are_read_when_a_visit_begins_and_no_second_time(job: Job):
+    fresh = replace(job, inputs={})
+    known = begun(fresh)
+    assert (known.inputs, known.input_stamps) == (job.inputs, {"t1w": Stamp.of(job.visit.t1w.path)})
+    job.visit.t1w.path.unlink()
+    assert begun(known) is known
+    with pytest.raises(VisitError, match=r"sub-01_T1w\.nii\.gz cannot be read"):
+        begun(fresh)
 
 
 def test_leave_error_keeps_other_errors_as_failures_of_the_visit(job: Job):

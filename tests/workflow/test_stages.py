@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bids_app import images
+from bids_app.derivatives.results import Aligned
 from bids_app.errors import VisitError
 from bids_app.lesion.components import lesions_of_mask
 from bids_app.lesion.model import LesionModels
@@ -50,6 +51,48 @@ def test_a_failed_registration_places_nothing(results):
 def test_a_space_that_is_not_mni_gives_no_mni_coordinates(results):
     _, _, segmented, (space,) = results
     assert stages.locate(segmented, (replace(space, space="OASIS30ANTs"),)).lesions[0].mni_mm is None
+
+
+def atlas_of(labels: images.Image) -> images.Image:
+    """An atlas 7 mm left of the scan: the left half of the lesion is thalamus (10), the rest putamen (12)."""
+    values = np.full(labels.shape, 12, np.uint8)
+    values[:10] = 10
+    return images.on_affine(values, shifted(-7.0) @ labels.affine)
+
+
+def test_lesions_have_the_region_that_holds_most_of_them(results, monkeypatch, tmp_path: Path):
+    _, _, segmented, (space,) = results
+    place = atlas_of(images.load(segmented.labels))
+    monkeypatch.setattr(stages.atlas, "labels", lambda: place)
+    aligned = Aligned(stages._frozen(shifted(-7.0)), PASSED)
+    assert [each.region for each in stages.locate(segmented, (), aligned).lesions] == ["left putamen"]
+    moved = Aligned(stages._frozen(shifted(-15.0)), PASSED)  # by four voxels too far
+    assert [each.region for each in stages.locate(segmented, (), moved).lesions] == ["left thalamus"]
+    # without an affine registration of its own, by the transforms to MNI
+    files = {
+        name: write_itk_linear(matrix, tmp_path / f"{name}.txt")
+        for name, matrix in (("forward", shifted(-7.0)), ("inverse", shifted(7.0)))
+    }
+    located = stages.locate(segmented, (replace(space, **files),), replace(aligned, check=Check("failed", 0, 0, "No.")))
+    assert [each.region for each in located.lesions] == ["left putamen"]
+    assert [each.region for each in stages.locate(segmented, (), None).lesions] == [None]
+    assert stages.locate(replace(segmented, lesions=()), (), aligned).lesions == ()
+
+
+def test_a_flair_goes_to_standard_space_in_one_interpolation_from_its_own_grid(tmp_path: Path):
+    """FLAIR of 1.5 mm, 5 mm off; both moves together bring its bright voxel to where it belongs."""
+    values = np.zeros((20, 20, 20), np.float32)
+    values[10, 9, 8] = 100
+    flair = images.save(images.on_affine(values, np.diag([1.5, 1.5, 1.5, 1])), tmp_path / "flair.nii.gz")
+    forward = write_itk_linear(shifted(-3.0), tmp_path / "forward.txt")
+    grid = images.on_affine(np.zeros((30, 30, 30), np.float32), np.eye(4))
+    prepared = SimpleNamespace(flair_native=flair, flair_matrix=stages._frozen(shifted(5.0)))
+    found = images.load(stages._flair_in(SimpleNamespace(t1w=grid), forward, prepared, tmp_path / "out"))
+    weight = np.clip(images.data(found), 0, None)
+    places = np.moveaxis(np.indices(weight.shape), 0, -1)
+    centre = np.average(places.reshape(-1, 3), axis=0, weights=weight.ravel())
+    assert np.allclose(centre, [15 + 5 - 3, 13.5, 12], atol=0.2)
+    assert stages._flair_in(SimpleNamespace(t1w=grid), forward, SimpleNamespace(flair_native=None), tmp_path) is None
 
 
 def test_a_model_that_needs_flair_fails_a_visit_without(results, tmp_path: Path):
@@ -106,9 +149,9 @@ def test_reused_transforms_are_believed_only_where_the_brain_arrives(tmp_path: P
     brain = images.on_affine(values, np.diag([2.0, 2, 2, 1]))
     there = write_itk_linear(shifted(millimetres), tmp_path / "there.txt")
     back = write_itk_linear(shifted(-millimetres), tmp_path / "back.txt")
-    found = stages._reused_transforms(
-        Reuse(to_standard=there, from_standard=back), brain, SimpleNamespace(t1w=brain, brain_mask=brain)
-    )
+    template = SimpleNamespace(space="MNI", t1w=brain, brain_mask=brain)
+    reuse = Reuse(to_standard=there, from_standard=back, standard_space="MNI")
+    found = stages._reused_transforms(reuse, brain, template, tmp_path)
     assert found.check.status == status and np.isnan(found.check.similarity)
     assert (found.forward, found.inverse) == (there, back)
 
@@ -118,3 +161,24 @@ def test_registering_anew_after_reused_transforms_is_told():
     assert stages._retried(PASSED, reused).status == "retried"
     assert "Theirs overlap by 0.40. Registered anew." in stages._retried(PASSED, reused).sentence
     assert stages._retried(replace(PASSED, status="failed"), reused).status == "failed"
+
+
+@pytest.mark.parametrize("space", ["MNI152NLin2009aSym", "MNI152NLin2009cAsym"])
+def test_transforms_of_another_pipeline_serve_directly_or_through_their_template(tmp_path, monkeypatch, space: str):
+    values = np.zeros((30, 30, 30), np.uint8)
+    values[8:22, 8:22, 8:22] = 1
+    mask = images.on_affine(values, np.eye(4))
+    template = SimpleNamespace(space="MNI152NLin2009aSym", t1w=mask, brain_mask=mask)
+    away = write_itk_linear(shifted(25.0), tmp_path / "away.txt")
+    here = write_itk_linear(np.eye(4), tmp_path / "here.txt")
+    asked: list[tuple] = []
+    monkeypatch.setattr(stages, "bridged", lambda *arguments: asked.append(arguments) or (here, here))
+    direct = space == template.space
+    first = here if direct else away  # to another space, where it leads is no matter
+    reuse = Reuse(to_standard=first, from_standard=first, standard_space=space)
+    found = stages._reused_transforms(reuse, mask, template, tmp_path)
+    assert (found.forward, found.check.status, found.check.overlap) == (here, "reused", 1.0)
+    assert asked == ([] if direct else [(away, space, template.space, tmp_path)])
+    monkeypatch.setattr(stages, "bridged", lambda *_: None)
+    assert (stages._reused_transforms(reuse, mask, template, tmp_path) is None) != direct
+    assert stages._reused_transforms(Reuse(), mask, template, tmp_path) is None
