@@ -287,12 +287,12 @@ def expected_images(visit: Visit, settings: Settings) -> tuple[PurePosixPath, ..
     if visit.reference is None:
         return ()
     scan, native = visit.reference.name, visit.reference.suffix
-    images = [names.lesion_instances(scan, native)]
-    if visit.flair_to_align:
-        images.append(names.preprocessed(visit.flair.name, "FLAIR", native))
+    images = []
     for space in (native, *settings.standard_spaces):
         images += [names.preprocessed(scan, native, space), names.brain_mask(scan, space)]
-        images.append(names.lesion_mask(scan, space))
+        images += [names.lesion_mask(scan, space), names.lesion_instances(scan, space)]
+        if visit.flair_to_align:
+            images.append(names.preprocessed(visit.flair.name, "FLAIR", space))
         if visit.reuse.lesion_mask is None:  # a mask drawn by hand has no probability
             images.append(names.lesion_probability(scan, space))
     return tuple(images)
