@@ -210,11 +210,15 @@ def status_of(
         return Status.FAILED
     if record.configuration_hash != configuration or _inputs_changed(record, inputs, check_content):
         return Status.OUTDATED
-    intact = all(
+    return Status.DONE if outputs_intact(out_dir, record, check_content) else Status.DAMAGED
+
+
+def outputs_intact(out_dir: Path, record: Record, check_content: bool = False) -> bool:
+    """Whether everything that a visit wrote is there as it was written; `check_content` as for `status_of`."""
+    return all(
         _is_unchanged(out_dir / path, checksum, record.output_stamps.get(path), check_content)
         for path, checksum in record.outputs.items()
     )
-    return Status.DONE if intact else Status.DAMAGED
 
 
 def _inputs_changed(record: Record, inputs: Mapping[str, Path | None], check_content: bool) -> bool:

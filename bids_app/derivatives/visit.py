@@ -127,7 +127,7 @@ def _lesions(prepared: Prepared, segmented: Segmented, provenance: Provenance) -
         return sidecars.lesion(kind, segmented, sources, provenance, SpatialReference=here)
 
     if segmented.probability:
-        exact = Map(inside, segmented.model and segmented.model.threshold)
+        exact = Map(inside, segmented.model and segmented.model.terms.threshold.value)
         yield OutputFile(probability, segmented.probability, described("probseg", seen), exact, code)
     if segmented.uncertainty:
         uncertainty = names.lesion_uncertainty(scan, space)

@@ -308,7 +308,7 @@ def expected_files(visit: Visit, settings: Settings, outputs: ModelOutputs) -> t
     scan, native = visit.reference.name, visit.reference.suffix
     files = [*expected_images(visit, settings), names.lesion_table(scan, native)]
     if outputs.uncertainty and visit.reuse.lesion_mask is None:
-        files.append(names.lesion_uncertainty(scan, native))
+        files += [names.lesion_uncertainty(scan, space) for space in (native, *settings.standard_spaces)]
     if outputs.anomaly_contrast in visit.contrasts:
         files += _anomaly_files(visit, settings, outputs.anomaly_contrast)
     files.append(names.sessions_table(visit.subject))

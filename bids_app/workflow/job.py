@@ -18,6 +18,7 @@ from bids_app.derivatives.record import (
     Status,
     checksums,
     fingerprint,
+    outputs_intact,
     read_record,
     restamped,
     stamps,
@@ -197,8 +198,14 @@ def finished_by_another(job: Job) -> Record | None:
     record = read_record(job.settings.out_dir, job.visit.subject, job.visit.session)
     if job.settings.force or record is None or record.run_id == job.run_id:
         return None
-    status = status_of(job.settings.out_dir, record, job.provenance.configuration_hash, input_files(job.visit))
-    return record if status is Status.DONE else None
+    done = record.status == "done" and _made_alike(job, record)
+    return record if done and outputs_intact(job.settings.out_dir, record) else None
+
+
+def _made_alike(job: Job, record: Record) -> bool:
+    """Whether a record is of what a job that has `begun` would make."""
+    own = (job.provenance.configuration_hash, job.fingerprint)
+    return (record.configuration_hash, record.fingerprint) == own
 
 
 def forget_finished(job: Job) -> None:
@@ -207,11 +214,7 @@ def forget_finished(job: Job) -> None:
     What an unfinished run left stays, to be resumed.
     """
     record = read_record(job.settings.out_dir, job.visit.subject, job.visit.session)
-    made_alike = record and (record.configuration_hash, record.fingerprint) == (
-        job.provenance.configuration_hash,
-        job.fingerprint,
-    )
-    if made_alike and record.status == "done":
+    if record and record.status == "done" and _made_alike(job, record):
         shutil.rmtree(job.work_folder, ignore_errors=True)
 
 

@@ -217,7 +217,7 @@ def test_a_dry_run_names_the_files_and_estimates_time_and_space(study: Study, se
     assert text.splitlines()[-2:] == [
         "Estimate: about 59 s on 8 CPUs (less with a GPU); 240 MB in the output folder, "
         "at most 300 MB in the work folder.",
-        "4 visits: 2 to do, 1 cannot be processed, 1 done. At least 19 images to write.",
+        "4 visits: 2 to do, 1 cannot be processed, 1 done. At least 22 images to write.",
     ]
     done = dict.fromkeys(STATUS, "done")
     assert render(study, settings, done, UNNAMED, OUTPUTS).splitlines()[-2] == "Nothing is to do."

@@ -173,7 +173,7 @@ def test_a_visit_of_a_plugin_that_cannot_be_begun_takes_no_other_with_it(tmp_pat
     good.settings.out_dir.mkdir()
     (good.settings.out_dir / "sub-02").touch()
     jobs = [good, blocked, replace(lost, inputs={})]
-    outcomes = {each.label: each for each in process_with_plugin(jobs, good.settings)}
+    outcomes = {each.label: each for each in process_with_plugin(jobs, good.settings, str)}
     assert outcomes["sub-01_ses-1"].done
     assert "sub-02 is in the way" in outcomes["sub-02_ses-1"].error
     assert "sub-03_ses-1_T1w.nii.gz cannot be read" in outcomes["sub-03_ses-1"].error
