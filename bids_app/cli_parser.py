@@ -264,6 +264,8 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
         "--plan-format", metavar="{text,short,tsv,json}", type=choice(tuple(FORMATS), "format"), help=text
     )
     add_flag(group, "--force", "process again what is done")
+    text = "recognise what is done by reading all its files, not by their sizes and times"
+    add_flag(group, "--check-content", text)
     add_flag(group, "--stop-on-first-crash", "end at the first visit that fails")
     add_flag(group, "--notrack", "accepted for scripts of other Apps; nothing is ever tracked")
     add_flag(group, "-v --verbose", "more messages; -vv for all", "count", dest="verbosity")

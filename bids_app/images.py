@@ -80,6 +80,14 @@ def on_affine(values: np.ndarray, affine: np.ndarray) -> Image:
     return image
 
 
+def with_form_code(image: Image, code: int) -> Image:
+    """The image, whose sform and qform carry a code of NIfTI's: what its world coordinates are those of."""
+    out = on_affine(np.asanyarray(image.dataobj), image.affine)
+    out.set_sform(image.affine, code=int(code))
+    out.set_qform(image.affine, code=int(code))
+    return out
+
+
 def masked(image: Image, mask: Image) -> Image:
     """`image` inside `mask`, zero outside of it; float32, one grid."""
     return like(image, np.where(data(mask) > 0, data(image), np.float32(0)))

@@ -115,6 +115,7 @@ class Settings:
     normalization: bool = True
     stop_on_first_crash: bool = False
     force: bool = False
+    check_content: bool = False
     verbosity: int = 0
 
     @property

@@ -14,7 +14,7 @@ LAYERS = (
     {"errors", "data", "wording"},
     {"text"},
     {"settings", "images", "environment", "process"},
-    {"derivatives.names"},
+    {"derivatives.names", "templateflow_cache"},
     {"networks", "measures", "study"},
     {"preprocessing", "lesion", "anomaly"},
     {"derivatives"},

@@ -92,6 +92,15 @@ class Atlas:
     labels: Image
     names: Mapping[int, str]
 
+    def region(self, where: np.ndarray | tuple[np.ndarray, ...]) -> str | None:
+        """The structure with the most of some voxels, given by what indexes an array of the grid.
+
+        The background of the atlas counts only where there is nothing else: None then.
+        """
+        found = np.asarray(self.labels.dataobj)[where]
+        counts = np.bincount(found[found > 0].astype(np.int64), minlength=1)
+        return self.names.get(int(counts.argmax())) if counts.any() else None
+
 
 def find(
     anomaly: Image,
@@ -182,16 +191,8 @@ class _Scene:
             hemisphere=hemisphere(self.anomaly, voxels, self.pose_matrix),
             kind=LESIONAL if share > 0 else PERILESIONAL if near else NONLESIONAL,
             lesion_share=share,
-            region=self._region(where),
+            region=self.atlas.region(where) if self.atlas else None,
         )
-
-    def _region(self, where: tuple[np.ndarray, ...]) -> str | None:
-        """The structure with the most voxels; the background of the atlas counts only where there is nothing else."""
-        if self.atlas is None:
-            return None
-        found = np.asarray(self.atlas.labels.dataobj)[where]
-        counts = np.bincount(found[found > 0].astype(np.int64), minlength=1)
-        return self.atlas.names.get(int(counts.argmax())) if counts.any() else None
 
 
 def _lesion_and_distance(lesion: Image | None, anomaly: Image) -> tuple[np.ndarray, np.ndarray]:

@@ -18,6 +18,7 @@ from bids_app.study.dataset import makers
 
 BIDS_VERSION = "1.11.1"
 PIPELINE = names.PIPELINE
+CODE_URL = "https://github.com/afterstroke/afterstroke"
 CONTRIBUTORS = f"{PIPELINE} contributors"
 DISCLAIMER = "Research use only: not a medical device."
 
@@ -66,7 +67,12 @@ def dataset_description(
     wants is left out: it would make this dataset invalid too.
     """
     name = _text(raw, "Name") or bids_dir.name
-    generated = {"Name": PIPELINE, "Version": app_version(), "ConfigurationHash": configuration}
+    generated = {
+        "Name": PIPELINE,
+        "Version": app_version(),
+        "CodeURL": CODE_URL,
+        "ConfigurationHash": configuration,
+    }
     if container := _container():
         generated["Container"] = container
     return {

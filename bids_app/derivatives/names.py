@@ -43,6 +43,7 @@ GROUP_LESIONS = "group_lesions.tsv"
 GROUP_FINDINGS = "group_findings.tsv"
 GROUP_CLASSES = "group_volumeclasses.tsv"
 GROUP_MISSING = "group_missing.tsv"
+SELECTION = "selection.json"  # which part of the cohort the tables beside it are of
 LOG_FOLDER = "log"
 RUN_LOGS = "logs"
 MODEL_INPUT = "model-input"
@@ -251,8 +252,18 @@ def run_log(run_id: str) -> PurePosixPath:
 
 
 def raw_participants(subject: str) -> PurePosixPath:
-    """The raw dataset's participants, as a run left them, so that the group level needs the output folder alone."""
+    """What a run noted of a participant of the raw dataset, so that the group level needs the output folder alone."""
     return log_folder(subject) / "raw_participants.json"
+
+
+def raw_dataset(state: str) -> PurePosixPath:
+    """Participants and sessions of the raw dataset in one of its states, which the notes of participants name."""
+    return PurePosixPath(RUN_LOGS) / f"raw_dataset-{state}.json"
+
+
+def group_part(selection: str) -> PurePosixPath:
+    """Folder of the group's tables and maps of a part of the participants."""
+    return PurePosixPath(f"group_part-{selection}")
 
 
 def group_frequency(space: str) -> PurePosixPath:

@@ -168,8 +168,10 @@ class Normalized:
         Where it is not usable, there is nothing else: a failed registration leaves no images.
     forward, inverse : Path or None
         ITK transforms from the reference scan to the standard space and back.
-    reference, brain_mask, lesion_mask, probability : Path or None
+    reference, brain_mask, lesion_mask, lesion_labels, probability, uncertainty : Path or None
         The native images, carried there.
+    flair : Path or None
+        The FLAIR of a visit with T1w, carried there from its own grid.
     """
 
     space: str
@@ -180,6 +182,9 @@ class Normalized:
     brain_mask: Path | None = None
     lesion_mask: Path | None = None
     probability: Path | None = None
+    lesion_labels: Path | None = None
+    uncertainty: Path | None = None
+    flair: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import pandas as pd
 from bids_app.derivatives import names
 from bids_app.derivatives.columns import dictionary
 from bids_app.derivatives.description import DISCLAIMER
-from bids_app.derivatives.record import Record
+from bids_app.derivatives.record import Record, read_record_file
 from bids_app.derivatives.visit import session_id
 from bids_app.derivatives.write import locked, write_json, write_table, write_text
 
@@ -35,10 +36,8 @@ def rebuild(out_dir: Path, subject: str) -> Path:
 
 def _records(out_dir: Path, subject: str) -> Iterator[Record]:
     for path in sorted((out_dir / names.log_folder(subject)).glob(names.RECORD_PATTERN)):
-        try:
-            yield Record(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            continue  # the group level names unreadable records
+        if record := read_record_file(path):  # the group level names unreadable records
+            yield record
 
 
 def _row(record: Record) -> dict[str, Any]:
@@ -69,20 +68,41 @@ class RawDataset:
     dictionary: Mapping[str, Any] = field(default_factory=dict)
 
 
-def write_raw_participants(out_dir: Path, subject: str, raw: RawDataset) -> Path:
-    """Leave what the group level must know of the raw dataset beside a subject's records.
+def write_raw_dataset(out_dir: Path, raw: RawDataset) -> str:
+    """Keep the labels and sessions of everyone in the raw dataset, once per state of it.
 
-    Of the participants table that is the subject's own row; of all others their labels and sessions, no more. In short
-    form, and only where something is new: in a large dataset there are many of these notes, and each names everyone.
+    The file is named after its content, so jobs that write it at the same time write the same.
+
+    Returns
+    -------
+    str
+        The state: 16 hexadecimal digits, by which `write_raw_participants` refers to the file.
     """
     content = {
         "dataset": raw.name,
         "visits": raw.visits,
         "columns": raw.columns,
-        "row": raw.rows.get(subject),
         "listed": list(raw.rows),
         "dictionary": raw.dictionary,
     }
-    path, text = out_dir / names.raw_participants(subject), json.dumps(content, ensure_ascii=False) + "\n"
+    text = json.dumps(content, ensure_ascii=False) + "\n"
+    state = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    _write_if_new(out_dir / names.raw_dataset(state), text)
+    return state
+
+
+def write_raw_participants(out_dir: Path, subject: str, raw: RawDataset, state: str) -> Path:
+    """Leave what the group level must know of a participant beside its records: its own row, and no other's.
+
+    Parameters
+    ----------
+    state : str
+        From `write_raw_dataset`.
+    """
+    content = {"dataset": raw.name, "state": state, "columns": raw.columns, "row": raw.rows.get(subject)}
+    return _write_if_new(out_dir / names.raw_participants(subject), json.dumps(content, ensure_ascii=False) + "\n")
+
+
+def _write_if_new(path: Path, text: str) -> Path:
     unchanged = path.is_file() and path.read_text(encoding="utf-8", errors="replace") == text
     return path if unchanged else write_text(path, text)

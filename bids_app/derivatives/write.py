@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import fcntl
 import json
+import math
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -165,7 +167,30 @@ def write_json(path: Path, content: Mapping[str, Any]) -> Path:
 
 def write_table(path: Path, frame: pd.DataFrame) -> Path:
     """Write a BIDS table: tab-separated, ``n/a`` for missing values."""
-    return write_text(path, frame.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n"))
+    return write_rows(path, list(frame.columns), frame.to_dict("records"))
+
+
+def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Write a BIDS table row by row, so that it need not fit into memory.
+
+    Parameters
+    ----------
+    rows : iterable of mapping
+        Values by column; what a row lacks is missing, what is in no column is left out.
+    """
+    with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        table = csv.writer(stream, delimiter="\t", lineterminator="\n")
+        table.writerow(columns)
+        for row in rows:
+            table.writerow([_cell(row.get(column)) for column in columns])
+    return path
+
+
+def _cell(value: Any) -> Any:
+    """A value as tables have it: ``n/a`` where there is none, and zero without a sign."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "n/a"
+    return value + 0.0 if isinstance(value, float) else value
 
 
 def write_image(path: Path, image: Image) -> Path:

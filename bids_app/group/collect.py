@@ -1,8 +1,13 @@
-"""Reads what the participant level left in the output folder; the raw dataset is never looked at."""
+"""Reads what the participant level left in the output folder; the raw dataset is never looked at.
+
+Of each record and note only what the group level needs is kept, as it is read: there may be tens of thousands.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +16,7 @@ from typing import Any
 from bids_app.derivatives import names
 from bids_app.derivatives.record import Record, read_record
 from bids_app.errors import NoInputError
+from bids_app.group.progress import Say, silent, told
 from bids_app.settings import Settings
 from bids_app.study.models import Problem, Severity
 from bids_app.wording import listed
@@ -48,7 +54,7 @@ class Cohort:
     Attributes
     ----------
     records : tuple of Record
-        Of the processed visits, by subject and session.
+        Of the processed visits, by subject and session; of what they name, only the outputs that `is_gathered`.
     unreadable : frozenset of str
         Labels of the visits whose record cannot be read.
     problems : tuple of Problem
@@ -77,8 +83,31 @@ def warning(code: str, message: str, *files: str) -> Problem:
     return Problem(code, Severity.WARNING, message, files)
 
 
-def collect(out_dir: Path) -> Cohort:
+def standard_space(path: str) -> str | None:
+    """The standard space of a lesion mask, from its name; None for any other file.
+
+    >>> standard_space("sub-01/anat/sub-01_space-MNI152NLin2009aSym_res-1_label-L_desc-nnunet_mask.nii.gz")
+    'MNI152NLin2009aSym'
+    >>> standard_space("sub-01/anat/sub-01_space-T1w_label-L_desc-nnunet_mask.nii.gz")
+    """
+    space, name = re.search(r"_space-([0-9a-zA-Z+]+)", path), names.ScanName.parse(path)
+    if not space or not name.entities or space.group(1) in names.NATIVE_SPACES:
+        return None
+    return space.group(1) if path == str(names.lesion_mask(name, space.group(1))) else None
+
+
+def is_gathered(path: str) -> bool:
+    """Whether the group level reads a file of a visit: its tables, and its lesion masks in standard spaces."""
+    return path.endswith(".tsv") or standard_space(path) is not None
+
+
+def collect(out_dir: Path, say: Say = silent) -> Cohort:
     """Read the records of all visits and the notes on the raw dataset.
+
+    Parameters
+    ----------
+    say : callable
+        Hears how far it has come.
 
     Raises
     ------
@@ -86,13 +115,13 @@ def collect(out_dir: Path) -> Cohort:
         If no record can be read.
     """
     paths = sorted(out_dir.glob(str(names.log_folder("*") / names.RECORD_PATTERN)))
-    found = {path: _read_visit(out_dir, path) for path in paths}
+    found = {path: _read_visit(out_dir, path) for path in told(paths, "Records read", say)}
     records = [record for record in found.values() if record]
     bad = [path for path, record in found.items() if record is None]
     if not records:
         what = "no readable record" if bad else "no record"
         raise NoInputError(f"{out_dir} holds {what} of a processed visit.", "Run the participant level first.")
-    raw, problems = _read_raw(out_dir)
+    raw, problems = _read_raw(out_dir, say)
     problems += tuple(_unreadable(path, out_dir) for path in bad)
     return Cohort(
         out_dir=out_dir,
@@ -161,7 +190,30 @@ def _read_visit(out_dir: Path, path: Path) -> Record | None:
     record = read_record(out_dir, name.subject, name.session)
     if record is None or not (isinstance(record.outputs, dict) and isinstance(record.summary, dict)):
         return None
-    return record if (record.subject, record.session) == (name.subject, name.session) else None
+    return _needed(record) if (record.subject, record.session) == (name.subject, name.session) else None
+
+
+def _needed(record: Record) -> Record:
+    """What the group level needs of a record, a small part of it."""
+    return replace(
+        record,
+        inputs={},
+        input_names={},
+        input_stamps={},
+        outputs={path: "" for path in record.outputs if is_gathered(path)},
+        output_stamps={},
+        problems=[],
+        model={},
+        anomaly_model={},
+        version=_shared(record.version),
+        configuration_hash=_shared(record.configuration_hash),
+        summary={_shared(column): _shared(value) for column, value in record.summary.items()},
+    )
+
+
+def _shared(value: Any) -> Any:
+    """The value; a text that many records have is kept once."""
+    return sys.intern(value) if isinstance(value, str) else value
 
 
 def _unreadable(path: Path, out_dir: Path) -> Problem:
@@ -169,38 +221,84 @@ def _unreadable(path: Path, out_dir: Path) -> Problem:
     return warning("unreadable-record", f"{file} cannot be read: run this visit again.", file)
 
 
-def _read_raw(out_dir: Path) -> tuple[RawStudy, tuple[Problem, ...]]:
-    """Merge what the runs noted beside each participant."""
-    notes, problems = [], []
-    for path in sorted(out_dir.glob(str(names.raw_participants("*")))):
+@dataclass
+class _Merging:
+    """What the notes that were read so far say together."""
+
+    visits: dict[str, set[str | None]] = field(default_factory=dict)
+    columns: dict[str, None] = field(default_factory=dict)
+    rows: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    listed: dict[str, None] = field(default_factory=dict)
+    dictionary: dict[str, Any] = field(default_factory=dict)
+    states: set[str] = field(default_factory=set)
+    lost: set[str] = field(default_factory=set)
+    _last: RawStudy = field(default_factory=RawStudy)
+
+    def add(self, note: RawStudy) -> None:
+        """Merge one more note, or one more state of the dataset."""
+        # notes of early versions hold the list of all, most often the same
+        if (note.visits, note.listed) != (self._last.visits, self._last.listed):
+            for label, sessions in note.visits.items():
+                self.visits.setdefault(label, set()).update(sessions)
+            self.listed |= dict.fromkeys(note.listed)
+            self._last = note
+        self.columns |= dict.fromkeys(note.columns)
+        self.rows |= note.rows
+        self.dictionary |= note.dictionary
+
+    def merged(self) -> RawStudy:
+        return RawStudy(
+            visits={label: tuple(sorted(some, key=lambda s: s or "")) for label, some in sorted(self.visits.items())},
+            columns=tuple(self.columns),
+            rows=self.rows,
+            listed=tuple(self.listed),
+            dictionary=self.dictionary,
+        )
+
+
+def _read_raw(out_dir: Path, say: Say) -> tuple[RawStudy, tuple[Problem, ...]]:
+    """Merge what the runs noted beside each participant, and the states of the dataset that these notes name."""
+    merging, problems = _Merging(), []
+    for path in told(sorted(out_dir.glob(str(names.raw_participants("*")))), "Notes on participants read", say):
         try:
-            notes.append(_note(path))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            file = str(path.relative_to(out_dir))
-            problems.append(warning("unreadable-participants", f"{file} cannot be read and is left out.", file))
-    visits: dict[str, set[str | None]] = {}
-    for note in notes:
-        for label, sessions in note.visits.items():
-            visits.setdefault(label, set()).update(sessions)
-    merged = RawStudy(
-        visits={label: tuple(sorted(some, key=lambda s: s or "")) for label, some in sorted(visits.items())},
-        columns=tuple(dict.fromkeys(column for note in notes for column in note.columns)),
-        rows={label: row for note in notes for label, row in note.rows.items()},
-        listed=tuple(dict.fromkeys(label for note in notes for label in note.listed)),
-        dictionary={column: text for note in notes for column, text in note.dictionary.items()},
-    )
-    return merged, tuple(problems)
+            content = json.loads(path.read_text(encoding="utf-8"))
+            note, state = _note(content), content.get("state")
+        except _NO_NOTE:
+            problems.append(_left_out(path, out_dir))
+            continue
+        if state and state not in merging.states:
+            merging.states.add(state)
+            problems += _add_state(merging, out_dir, str(state))
+        merging.add(note)
+    return merging.merged(), tuple(problems)
 
 
-def _note(path: Path) -> RawStudy:
-    """What a run noted beside one participant."""
-    content = json.loads(path.read_text(encoding="utf-8"))
+_NO_NOTE = (OSError, ValueError, TypeError, KeyError, AttributeError)
+
+
+def _add_state(merging: _Merging, out_dir: Path, state: str) -> list[Problem]:
+    """Merge a state of the raw dataset, read once for all the notes that name it."""
+    path = out_dir / names.raw_dataset(state)
+    try:
+        merging.add(_note(json.loads(path.read_text(encoding="utf-8"))))
+    except _NO_NOTE:
+        return [_left_out(path, out_dir)]
+    return []
+
+
+def _left_out(path: Path, out_dir: Path) -> Problem:
+    file = str(path.relative_to(out_dir))
+    return warning("unreadable-participants", f"{file} cannot be read and is left out.", file)
+
+
+def _note(content: Mapping[str, Any]) -> RawStudy:
+    """What a run noted beside one participant, or of all: in early versions both are in one note."""
     columns = content["columns"]
-    row = dict(zip(columns, map(str, content["row"] or ()), strict=False))
+    row = dict(zip(columns, map(str, content.get("row") or ()), strict=False))
     return RawStudy(
-        visits={label: tuple(sessions) for label, sessions in content["visits"].items()},
+        visits={label: tuple(sessions) for label, sessions in content.get("visits", {}).items()},
         columns=tuple(column for column in columns if column != "participant_id"),
         rows={row.pop("participant_id").removeprefix("sub-"): row} if row else {},
-        listed=tuple(content["listed"]),
-        dictionary=dict(content["dictionary"]),
+        listed=tuple(content.get("listed", ())),
+        dictionary=dict(content.get("dictionary", {})),
     )

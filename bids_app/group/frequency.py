@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +16,8 @@ from nibabel.filebasedimages import ImageFileError
 from bids_app import images
 from bids_app.derivatives import names, sidecars
 from bids_app.derivatives.description import DISCLAIMER
-from bids_app.group.collect import Cohort, label_of, warning
+from bids_app.group.collect import Cohort, label_of, standard_space, warning
+from bids_app.group.progress import Say, silent, told
 from bids_app.images import Image
 from bids_app.study.models import Problem
 from bids_app.text import read_json
@@ -73,19 +74,6 @@ class _Grid:
         return np.array(self.affine).reshape(4, 4)
 
 
-def standard_space(path: str) -> str | None:
-    """The standard space of a lesion mask, from its name; None for any other file.
-
-    >>> standard_space("sub-01/anat/sub-01_space-MNI152NLin2009aSym_res-1_label-L_desc-nnunet_mask.nii.gz")
-    'MNI152NLin2009aSym'
-    >>> standard_space("sub-01/anat/sub-01_space-T1w_label-L_desc-nnunet_mask.nii.gz")
-    """
-    space, name = re.search(r"_space-([0-9a-zA-Z+]+)", path), names.ScanName.parse(path)
-    if not space or not name.entities or space.group(1) in names.NATIVE_SPACES:
-        return None
-    return space.group(1) if path == str(names.lesion_mask(name, space.group(1))) else None
-
-
 def masks_by_space(cohort: Cohort) -> dict[str, list[StandardMask]]:
     """The standard-space lesion masks of the finished visits, by space."""
     found: dict[str, list[StandardMask]] = {}
@@ -97,7 +85,7 @@ def masks_by_space(cohort: Cohort) -> dict[str, list[StandardMask]]:
 
 
 def frequency_map(
-    out_dir: Path, space: str, masks: Sequence[StandardMask]
+    out_dir: Path, space: str, masks: Sequence[StandardMask], say: Say = silent
 ) -> tuple[FrequencyMap | None, tuple[Problem, ...]]:
     """Average the masks of one space: first over the visits of each participant, then over participants.
 
@@ -111,21 +99,24 @@ def frequency_map(
         None if no mask is left.
     problems : tuple of Problem
     """
-    grids, problems = _try_each(masks, lambda mask: _grid(out_dir, mask))
+    heads = told(masks, f"Headers of masks in {space} read", say)
+    grids, problems = _try_each(heads, lambda mask: _grid(out_dir, mask))
     if not grids:
         return None, tuple(problems)
     common = Counter(grids.values()).most_common(1)[0][0]
-    total, used = np.zeros(common.shape), []
-    for subject in dict.fromkeys(mask.subject for mask in grids):
-        own = [mask for mask in grids if mask.subject == subject]
+    total, used, subjects = np.zeros(common.shape).ravel(), [], 0
+    ordered = told(sorted(grids, key=lambda mask: mask.subject), f"Masks in {space} read", say)
+    for _, own in groupby(ordered, key=lambda mask: mask.subject):
         found, more = _try_each(own, lambda mask: _lesion_voxels(out_dir, mask, common))
         problems += more
         used += found
         if found:
-            total += np.mean(list(found.values()), axis=0)
+            voxels, visits = np.unique(np.concatenate(list(found.values())), return_counts=True)
+            total[voxels] += visits / len(found)
+            subjects += 1
     if not used:
         return None, tuple(problems)
-    shares = (total / len({mask.subject for mask in used})).astype(np.float32)
+    shares = (total / subjects).astype(np.float32).reshape(common.shape)
     return FrequencyMap(space, images.on_affine(shares, common.matrix), tuple(used)), tuple(problems)
 
 
@@ -158,12 +149,12 @@ def _grid(out_dir: Path, mask: StandardMask) -> _Grid:
 
 
 def _lesion_voxels(out_dir: Path, mask: StandardMask, grid: _Grid) -> np.ndarray:
-    """Whether each voxel of `grid` is lesion; bool."""
+    """Where in `grid`, as a row of voxels, there is lesion: few numbers, whatever the size of the grid."""
     try:
         image = images.to_ras(images.load(out_dir / mask.path))
         if _Grid.of(image) != grid:
             raise _LeftOutError("it lies on another grid than most masks of this space")
-        return np.asarray(image.dataobj) > 0
+        return np.flatnonzero(np.asarray(image.dataobj) > 0)
     except _UNREADABLE as error:
         raise _LeftOutError(f"it cannot be read ({error})") from error
 

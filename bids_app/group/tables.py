@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from bids_app.derivatives.columns import dictionary
 from bids_app.derivatives.record import Record
 from bids_app.derivatives.visit import session_id
 from bids_app.group.collect import Cohort, label_of, warning
+from bids_app.group.progress import Say, silent, told
 from bids_app.measures.volumes import volume_class
 from bids_app.study.models import Problem
 from bids_app.text import read_table
@@ -54,7 +57,7 @@ def participants_dictionary(cohort: Cohort) -> dict[str, Any]:
 
 
 def sessions(cohort: Cohort) -> pd.DataFrame:
-    """A row a processed visit, failed ones included, with the class of its lesion volume."""
+    """One row per processed visit, failed ones included, with the class of its lesion volume."""
     columns = ["participant_id", *dictionary("session"), "volume_class"]
     return frame([_session_row(record) for record in cohort.records], columns)
 
@@ -107,23 +110,30 @@ class Kind:
 LESIONS, FINDINGS = Kind("lesion", names.lesion_table), Kind("finding", names.findings_table)
 
 
-def gathered(cohort: Cohort, kind: Kind) -> tuple[pd.DataFrame, tuple[Problem, ...]]:
-    """A row a lesion, or a finding, of the finished visits, and warnings for tables that cannot be read.
+def gathered(
+    cohort: Cohort, kind: Kind, left_out: Callable[[Problem], None], say: Say = silent
+) -> Iterator[dict[str, str]]:
+    """One row per lesion, or per finding, of the finished visits, read as they are asked for.
 
     Values are passed on as they are written in the visit's table.
+
+    Parameters
+    ----------
+    left_out : callable
+        Hears a warning for each table that cannot be read.
+    say : callable
+        Hears how far it has come.
     """
-    rows, problems = [], []
-    for record in cohort.done:
+    for record in told(cohort.done, f"Tables of {kind.word}s read", say):
+        visit = {"participant_id": f"sub-{record.subject}", "session_id": session_id(record.session)}
         for path in _tables_of(record, kind):
             try:
                 found = list(_rows(cohort.out_dir / path, kind))
-            except (OSError, ValueError, KeyError) as error:
+            except (OSError, ValueError, KeyError, csv.Error) as error:
                 message = f"The {kind.word} table {path} cannot be read and is left out: {error}"
-                problems.append(warning(f"unreadable-{kind.word}s", message, path))
+                left_out(warning(f"unreadable-{kind.word}s", message, path))
                 continue
-            visit = {"participant_id": f"sub-{record.subject}", "session_id": session_id(record.session)}
-            rows += [{**visit, **row} for row in found]
-    return frame(rows, kind.columns), tuple(problems)
+            yield from ({**visit, **row} for row in found)
 
 
 def _tables_of(record: Record, kind: Kind) -> Iterator[str]:
@@ -135,8 +145,17 @@ def _tables_of(record: Record, kind: Kind) -> Iterator[str]:
 
 
 def _rows(path: Path, kind: Kind) -> Iterator[dict[str, str]]:
-    for row in read_table(path).records():
-        yield {f"{kind.word}_id": row["index"], **row}
+    table = read_table(path)
+    if not table.columns:
+        raise ValueError("it is empty")
+    for row in table.records():
+        values = {column: _unsigned(value) or "n/a" for column, value in row.items()}
+        yield {f"{kind.word}_id": values["index"], **values}
+
+
+def _unsigned(value: str) -> str:
+    """A value of a table; zero without the sign that early versions wrote."""
+    return value[1:] if re.fullmatch(r"-0(\.0*)?", value) else value
 
 
 def missing(cohort: Cohort) -> pd.DataFrame:

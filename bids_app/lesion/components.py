@@ -35,6 +35,8 @@ class Lesion:
         ``L``, ``R``, or ``B`` when less than 90 % lies on one side.
     mni_mm : tuple of float or None
         Centroid in MNI space, where the transform to it is known.
+    region : str or None
+        Structure that holds most of it, where an atlas is aligned with the brain.
     """
 
     index: int
@@ -44,6 +46,7 @@ class Lesion:
     mean_probability: float | None
     hemisphere: str
     mni_mm: tuple[float, float, float] | None = None
+    region: str | None = None
 
 
 @dataclass(frozen=True)

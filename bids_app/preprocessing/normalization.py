@@ -340,6 +340,19 @@ def _pulls(matrix: np.ndarray, field: sitk.Image) -> _Pulls:
     return _Pulls(sitk.CompositeTransform([affine, forward]), sitk.CompositeTransform([inverse, affine.GetInverse()]))
 
 
+def write_stored(matrix: np.ndarray, field: sitk.Image, folder: Path) -> tuple[Path, Path]:
+    """Write both directions of an affine followed by a deformation, as `normalize` does.
+
+    Parameters
+    ----------
+    matrix : array of shape (4, 4)
+        From the scan to the template (push).
+    field : SimpleITK.Image
+        Displacements of points of the template before the affine is undone, mm, LPS.
+    """
+    return _pulls(matrix, field).write(folder)
+
+
 def _stored(field: sitk.Image) -> sitk.Image:
     """`field` on voxels of `STORED_MM`, fading to zero at its border, outside of which ITK takes it as zero."""
     size = np.array(field.GetSize())

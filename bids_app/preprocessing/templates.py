@@ -1,25 +1,18 @@
-"""Standard-space templates: one from nilearn's package, the others from the TemplateFlow cache. Never a download.
-
-The cache is read as plain files: ``templateflow.api.get`` would fetch what is missing, which a run must not do, and its
-index holds empty placeholder files for everything that was never fetched.
-"""
+"""Standard-space templates: one from nilearn's package, the others from the TemplateFlow cache. Never a download."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from bids_app.environment import user_cache
-from bids_app.errors import UnavailableError
 from bids_app.images import Image, data, like, to_ras
 from bids_app.settings import DEFAULT_SPACE, NATIVE_SPACE
+from bids_app.templateflow_cache import cached_files
 
 #: Brain intensities are divided by this percentile of the brain, so that all templates are alike.
 REFERENCE_PERCENTILE = 99
@@ -51,11 +44,11 @@ def check_spaces(spaces: Iterable[str]) -> None:
     Raises
     ------
     UnavailableError
-        Naming the first template that is missing, where it was looked for, and how to get it.
+        Naming the first template that is missing or unknown, and what to do.
     """
     for space in spaces:
         if space not in (DEFAULT_SPACE, NATIVE_SPACE):
-            _cached_files(space)
+            cached_files(space)
 
 
 @cache
@@ -72,39 +65,9 @@ def load_template(space: str) -> Template:
 
         brain = load_mni152_template(resolution=1)
         return _template(space, brain, like(brain, data(brain) > 0))
-    head, mask = _cached_files(space)
+    head, mask = cached_files(space)
     t1w = to_ras(nib.load(head))
     return _template(space, t1w, like(t1w, data(t1w) > 0) if mask is None else to_ras(nib.load(mask)))
-
-
-def templateflow_home() -> Path:
-    """Folder of the TemplateFlow cache: the variable TEMPLATEFLOW_HOME, else where templateflow itself puts it."""
-    return Path(os.environ.get("TEMPLATEFLOW_HOME") or user_cache() / "templateflow")
-
-
-def _cached_files(space: str) -> tuple[Path, Path | None]:
-    """T1w and mask of a cached template; the mask is None where the T1w is of the brain alone."""
-    stem = templateflow_home() / f"tpl-{space}" / f"tpl-{space}_res-01"
-    brain, head, mask = (Path(f"{stem}_{name}.nii.gz") for name in ("desc-brain_T1w", "T1w", "desc-brain_mask"))
-    if _is_whole(head) and _is_whole(mask):
-        return head, mask
-    if _is_whole(brain):
-        return brain, None
-    missing = mask if _is_whole(head) else head
-    fetch = (
-        f"from templateflow.api import get; get('{space}', resolution=1, suffix='T1w', desc=None); "
-        f"get('{space}', resolution=1, suffix='mask', desc='brain')"
-    )
-    raise UnavailableError(
-        f"The template of the output space {space} is not on this machine: {missing} is missing.",
-        f'Where there is a network, run: TEMPLATEFLOW_HOME={templateflow_home()} python -c "{fetch}"; '
-        "then set TEMPLATEFLOW_HOME to that folder (in a container, bind it too).",
-    )
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a cached file was really fetched (TemplateFlow's index is made of empty files)."""
-    return path.is_file() and path.stat().st_size > 0
 
 
 def _template(space: str, t1w: Image, mask: Image) -> Template:

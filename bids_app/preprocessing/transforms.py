@@ -41,15 +41,30 @@ def apply_linear(image: Image, matrix: np.ndarray, reference: Image, order: int 
     return resample_itk(image, pull_transform(matrix), reference, _BY_ORDER[order])
 
 
-def apply_itk(image: Image, transform_path: Path, reference: Image, interpolation: Interpolation = "linear") -> Image:
+def apply_itk(
+    image: Image,
+    transform_path: Path,
+    reference: Image,
+    interpolation: Interpolation = "linear",
+    first: np.ndarray | None = None,
+) -> Image:
     """Move `image` with the ITK file ``from-<space of image>_to-<space of reference>``, onto the grid of `reference`.
+
+    Parameters
+    ----------
+    first : array of shape (4, 4), optional
+        Pushing matrix from the world of the image to the space that the file starts from: both in one interpolation.
 
     Raises
     ------
     VisitError
         If the file is missing or holds no transform that ITK knows.
     """
-    return resample_itk(image, read_itk(transform_path), reference, interpolation)
+    pull = read_itk(transform_path)
+    if first is not None:
+        # points come from the reference: ITK applies the last transform of a list first
+        pull = sitk.CompositeTransform([pull_transform(first), pull])
+    return resample_itk(image, pull, reference, interpolation)
 
 
 def apply_to_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from bids_app.study.participants import compared, read_participants
 from bids_app.study.reuse import check_derivatives, find_reuse
 from bids_app.study.unused import ANAT, IMAGE_EXTENSIONS, Reason, Unused
 from bids_app.study.unused_derivatives import masks_not_given, unused_folders
+from bids_app.templateflow_cache import bridges
 from bids_app.wording import counted, listed
 
 #: Files that a sentence names.
@@ -191,8 +192,10 @@ def _visit(
     flair, flair_problems = choose(_scans(files, "FLAIR", filters.flair), partner=t1w)
     visit, reuse_problems = Visit(key.subject, key.session, t1w, flair), ()
     if visit.reference:
+        # fMRIPrep's transforms to another space serve as well, where its template is on this machine
+        spaces = (*settings.standard_spaces, *bridges(settings.standard_spaces))
         reuse, reuse_problems = find_reuse(
-            key.subject, key.session, visit.reference, settings.derivatives, settings.standard_spaces, sessions
+            key.subject, key.session, visit.reference, settings.derivatives, spaces, sessions
         )
         visit = replace(visit, reuse=reuse)
     filtered = _filtered(key, listing, filters)

@@ -287,12 +287,12 @@ def expected_images(visit: Visit, settings: Settings) -> tuple[PurePosixPath, ..
     if visit.reference is None:
         return ()
     scan, native = visit.reference.name, visit.reference.suffix
-    images = [names.lesion_instances(scan, native)]
-    if visit.flair_to_align:
-        images.append(names.preprocessed(visit.flair.name, "FLAIR", native))
+    images = []
     for space in (native, *settings.standard_spaces):
         images += [names.preprocessed(scan, native, space), names.brain_mask(scan, space)]
-        images.append(names.lesion_mask(scan, space))
+        images += [names.lesion_mask(scan, space), names.lesion_instances(scan, space)]
+        if visit.flair_to_align:
+            images.append(names.preprocessed(visit.flair.name, "FLAIR", space))
         if visit.reuse.lesion_mask is None:  # a mask drawn by hand has no probability
             images.append(names.lesion_probability(scan, space))
     return tuple(images)
@@ -308,7 +308,7 @@ def expected_files(visit: Visit, settings: Settings, outputs: ModelOutputs) -> t
     scan, native = visit.reference.name, visit.reference.suffix
     files = [*expected_images(visit, settings), names.lesion_table(scan, native)]
     if outputs.uncertainty and visit.reuse.lesion_mask is None:
-        files.append(names.lesion_uncertainty(scan, native))
+        files += [names.lesion_uncertainty(scan, space) for space in (native, *settings.standard_spaces)]
     if outputs.anomaly_contrast in visit.contrasts:
         files += _anomaly_files(visit, settings, outputs.anomaly_contrast)
     files.append(names.sessions_table(visit.subject))

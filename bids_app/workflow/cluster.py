@@ -15,11 +15,11 @@ import yaml
 
 from bids_app.derivatives.record import Record, read_record
 from bids_app.environment import check_semaphores, thread_variables
-from bids_app.errors import AppError, ConfigError
+from bids_app.errors import ConfigError
 from bids_app.settings import Settings
 from bids_app.text import read_text
 from bids_app.workflow import worker
-from bids_app.workflow.job import Job, finished_by_another, left_error
+from bids_app.workflow.job import Job, begun, finished_by_another, left_error
 from bids_app.workflow.worker import Outcome, Tell
 
 _WITH_SEMAPHORES = ("MultiProc", "LegacyMultiProc")
@@ -67,6 +67,8 @@ def _check_plugin(path: Path, name: str) -> None:
 def process_with_plugin(jobs: Sequence[Job], settings: Settings, heard: Tell) -> Iterator[Outcome]:
     """Process the visits with the plugin of `settings`; outcomes come when all have ended.
 
+    Their inputs are read here, before anything is submitted: all visits of one graph begin at once.
+
     Parameters
     ----------
     heard : callable
@@ -77,20 +79,21 @@ def process_with_plugin(jobs: Sequence[Job], settings: Settings, heard: Tell) ->
         check_semaphores(f"The plugin {plugin['plugin']}")
     started = time.monotonic()
     with ExitStack() as held:
-        begun = []
+        ready = []
         for job in jobs:  # every run takes them in this order, so that no two wait for each other
             try:
+                job = begun(job)
                 held.enter_context(worker.hold(job, heard))
                 if record := finished_by_another(job):
                     yield worker.finished(job, record, time.monotonic() - started)
                     continue
                 worker.prepare(job)
-            except AppError as error:  # something is in the way of this visit's folders
+            except Exception as error:  # whatever happens to one visit must not end the others
                 yield worker.failed(job, error, time.monotonic() - started)
                 continue
-            begun.append(job)
-        if begun:
-            yield from _process(begun, settings, plugin, started)
+            ready.append(job)
+        if ready:
+            yield from _process(ready, settings, plugin, started)
 
 
 def _process(jobs: Sequence[Job], settings: Settings, plugin: Mapping[str, Any], started: float) -> Iterator[Outcome]:

@@ -6,21 +6,24 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from bids_app.derivatives.record import Record, read_record, remove_stale, write_record
+from bids_app.derivatives.record import Record, file_names, read_record, remove_stale, stamps, write_record
 from bids_app.derivatives.results import (
     NO_ANOMALIES,
     Aligned,
     Anomalies,
+    AnomalyUse,
+    ModelUse,
     Normalized,
     Posed,
     Prepared,
     Segmented,
 )
+from bids_app.derivatives.scanner import scanner_of
 from bids_app.derivatives.sessions import rebuild
 from bids_app.derivatives.visit import paths_of, session_row, visit_files, write_files, write_model_input
 from bids_app.study.models import Problem, Severity
 from bids_app.workflow.export import export_lesion_roi
-from bids_app.workflow.job import Job
+from bids_app.workflow.job import Job, input_files
 
 INTERRUPTED = "The outputs of this visit were not written to the end."
 
@@ -52,8 +55,17 @@ def deliver(
     remove_stale(out_dir, earlier, outputs)
     if job.settings.export_lesion_roi:
         export_lesion_roi(visit, segmented.mask, job.settings.export_lesion_roi)
-    summary = session_row(prepared, posed, segmented, normalized, problems, explained)
-    record = _record(job, "done", problems, outputs=outputs, summary=summary, model=_model(segmented))
+    scanner = scanner_of(visit.reference.path, job.provenance.bids_dir)
+    record = _record(
+        job,
+        "done",
+        problems,
+        outputs=outputs,
+        output_stamps=stamps({path: out_dir / path for path in outputs}),
+        summary=session_row(prepared, posed, segmented, normalized, problems, explained, aligned, scanner),
+        model=_named(segmented.model) or {"name": "manual"},
+        anomaly_model=_named(explained.model) if explained else {},
+    )
     write_record(out_dir, record)
     rebuild(out_dir, visit.subject)
     return record
@@ -89,9 +101,9 @@ def _registration_problems(
     )
 
 
-def _model(segmented: Segmented) -> dict[str, str]:
-    model = segmented.model
-    return {"name": model.name, "version": model.version, "sha256": model.sha256} if model else {"name": "manual"}
+def _named(model: ModelUse | AnomalyUse | None) -> dict[str, str]:
+    """By what a model is known; empty without one."""
+    return {"name": model.name, "version": model.version, "sha256": model.sha256} if model else {}
 
 
 def _record(job: Job, status: str, problems: tuple[Problem, ...], **content: Any) -> Record:
@@ -104,6 +116,8 @@ def _record(job: Job, status: str, problems: tuple[Problem, ...], **content: Any
         fingerprint=job.fingerprint,
         run_id=job.run_id,
         inputs=dict(job.inputs),
+        input_names=file_names(input_files(job.visit)),
+        input_stamps=dict(job.input_stamps),
         problems=[asdict(problem) for problem in problems],
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         **content,

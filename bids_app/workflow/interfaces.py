@@ -117,7 +117,7 @@ class Deliver(_Step):
             i.job,
             i.prepared,
             i.posed,
-            stages.locate(i.segmented, i.normalized),
+            stages.locate(i.segmented, i.normalized, i.aligned),
             i.normalized,
             i.aligned,
             stages.locate_findings(i.anomalies, i.normalized),

@@ -8,11 +8,23 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bids_app.derivatives import names
-from bids_app.derivatives.record import Record, Status, checksums, fingerprint, read_record, status_of
+from bids_app.derivatives.record import (
+    Record,
+    Stamp,
+    Status,
+    checksums,
+    fingerprint,
+    outputs_intact,
+    read_record,
+    restamped,
+    stamps,
+    status_of,
+    write_record,
+)
 from bids_app.derivatives.results import Provenance
 from bids_app.derivatives.write import locked, write_json
 from bids_app.errors import NO_SPACE, AppError, CannotWriteError, ExitCode, VisitError, no_space_left, visit_code
@@ -33,13 +45,15 @@ class Job:
     Attributes
     ----------
     inputs : mapping of str to str
-        sha256 of every input file, by the role it plays.
+        sha256 of every input file, by the role it plays; empty until the visit begins (see `begun`).
     model_folder : Path
         The lesion model, found and checked.
     run_id : str
         Name of this run's folder for logs and crash files.
     anomaly_folder : Path or None
         The anomaly model, found and checked; None where the anomaly step is off, or there is none.
+    input_stamps : mapping of str to Stamp
+        Sizes and times of the inputs, as they were before they were read.
     """
 
     visit: Visit
@@ -49,6 +63,7 @@ class Job:
     model_folder: Path
     run_id: str
     anomaly_folder: Path | None = None
+    input_stamps: Mapping[str, Stamp] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         # nipype hashes this to decide whether a step of an unfinished visit has been made already
@@ -99,16 +114,10 @@ def anomaly_folder(settings: Settings) -> Path | None:
     return find_anomaly_model(settings.anomaly_model) if settings.anomaly else None
 
 
-def input_checksums(visit: Visit) -> dict[str, str]:
-    """sha256 of the files a visit is made from, by role.
-
-    Raises
-    ------
-    VisitError
-        If a file cannot be read.
-    """
+def input_files(visit: Visit) -> dict[str, Path | None]:
+    """The files that a visit is made from, by the role they play; None for those it has not."""
     reuse = visit.reuse
-    files = {
+    return {
         "t1w": visit.t1w.path if visit.t1w else None,
         "flair": visit.flair.path if visit.flair else None,
         "reused_scan": reuse.preprocessed,
@@ -117,19 +126,49 @@ def input_checksums(visit: Visit) -> dict[str, str]:
         "reused_from_standard": reuse.from_standard,
         "reused_lesion_mask": reuse.lesion_mask,
     }
-    return checksums(files)
+
+
+def input_checksums(visit: Visit) -> dict[str, str]:
+    """sha256 of the files a visit is made from, by role.
+
+    Raises
+    ------
+    VisitError
+        If a file cannot be read.
+    """
+    return checksums(input_files(visit))
+
+
+def begun(job: Job) -> Job:
+    """The job with the checksums of its inputs, which are read now, when the visit begins.
+
+    Raises
+    ------
+    VisitError
+        If a file cannot be read.
+    """
+    if job.inputs:
+        return job
+    seen = stamps(input_files(job.visit))  # before they are read: a file that is changed meanwhile is in doubt
+    return replace(job, inputs=input_checksums(job.visit), input_stamps=seen)
 
 
 def status_of_visit(settings: Settings, visit: Visit, configuration: str) -> Status:
     """What there is to do for a visit, from its record in the output folder."""
     record = read_record(settings.out_dir, visit.subject, visit.session)
-    if record is None:
-        return Status.TO_DO  # without reading any input
     try:
-        digest = fingerprint(input_checksums(visit))
+        return status_of(settings.out_dir, record, configuration, input_files(visit), settings.check_content)
     except VisitError:
         return Status.TO_DO
-    return status_of(settings.out_dir, record, configuration, digest)
+
+
+def remember(settings: Settings, visit: Visit) -> None:
+    """Keep in the record of a finished visit what it is recognised by, after its files were copied."""
+    record = read_record(settings.out_dir, visit.subject, visit.session)
+    now = record and restamped(settings.out_dir, record, input_files(visit))
+    if now != record:
+        with suppress(CannotWriteError):  # it is read again the next time
+            write_record(settings.out_dir, now)
 
 
 @contextmanager
@@ -138,6 +177,8 @@ def hold_visit(job: Job, waits: Callable[[str], None]) -> Iterator[None]:
 
     Parameters
     ----------
+    job : Job
+        One that is `begun`: its work folder is named after its inputs.
     waits : callable
         Called with a sentence where another run is at it, before waiting for that to end.
     """
@@ -157,8 +198,14 @@ def finished_by_another(job: Job) -> Record | None:
     record = read_record(job.settings.out_dir, job.visit.subject, job.visit.session)
     if job.settings.force or record is None or record.run_id == job.run_id:
         return None
-    status = status_of(job.settings.out_dir, record, job.provenance.configuration_hash, job.fingerprint)
-    return record if status is Status.DONE else None
+    done = record.status == "done" and _made_alike(job, record)
+    return record if done and outputs_intact(job.settings.out_dir, record) else None
+
+
+def _made_alike(job: Job, record: Record) -> bool:
+    """Whether a record is of what a job that has `begun` would make."""
+    own = (job.provenance.configuration_hash, job.fingerprint)
+    return (record.configuration_hash, record.fingerprint) == own
 
 
 def forget_finished(job: Job) -> None:
@@ -167,11 +214,7 @@ def forget_finished(job: Job) -> None:
     What an unfinished run left stays, to be resumed.
     """
     record = read_record(job.settings.out_dir, job.visit.subject, job.visit.session)
-    made_alike = record and (record.configuration_hash, record.fingerprint) == (
-        job.provenance.configuration_hash,
-        job.fingerprint,
-    )
-    if made_alike and record.status == "done":
+    if record and record.status == "done" and _made_alike(job, record):
         shutil.rmtree(job.work_folder, ignore_errors=True)
 
 

@@ -19,7 +19,7 @@ from bids_app.derivatives.description import refuse_other_pipeline, write_top_le
 from bids_app.derivatives.record import Status
 from bids_app.derivatives.results import Provenance
 from bids_app.derivatives.run_log import Say, new_run_id
-from bids_app.derivatives.sessions import RawDataset, write_raw_participants
+from bids_app.derivatives.sessions import RawDataset, write_raw_dataset, write_raw_participants
 from bids_app.errors import AppError, BlockedError, ConfigError, ExitCode, VisitError
 from bids_app.lesion.folder import model_files, model_folds, served_contrasts
 from bids_app.lesion.terms import ModelTerms, read_terms
@@ -31,7 +31,7 @@ from bids_app.study.models import Problem, Severity, Study, Visit
 from bids_app.study.plan import UNUSABLE, ModelOutputs, ModelsInWords
 from bids_app.wording import counted, duration, part_of
 from bids_app.workflow.export import export_finished
-from bids_app.workflow.job import Job, anomaly_folder, input_checksums, status_of_visit
+from bids_app.workflow.job import Job, anomaly_folder, remember, status_of_visit
 from bids_app.workflow.pool import WorkerPool, in_worker
 from bids_app.workflow.progress import Progress, on_terminal
 from bids_app.workflow.worker import News, Outcome, check_device, leave_failure
@@ -229,10 +229,12 @@ def run_participants(
     check_run(settings)
     provenance = provenance_of(settings, study)
     write_top_level(settings.out_dir, study.root, provenance.configuration_hash, settings.derivatives)
-    _leave_raw_participants(settings.out_dir, study)
+    _leave_raw_participants(settings, study)
     status = visit_status(settings, study) if status is None else status
     todo = [visit for visit in study.visits if settings.force or status[visit.label] != Status.DONE]
     done = [] if settings.force else [visit for visit in study.visits if status[visit.label] == Status.DONE]
+    for visit in done:
+        remember(settings, visit)
     if done:
         say(f"Done already, and unchanged: {part_of(len(done), len(study.visits), 'visit')}.")
         if settings.keep_model_input:
@@ -240,7 +242,7 @@ def run_participants(
     exported = _export_done(done, settings, say)
     run_id, model, anomaly = run_id or new_run_id(), find_model(settings.lesion_model), anomaly_folder(settings)
     todo = _judged(todo, settings)
-    jobs = [Job(visit, settings, provenance, _checksums(visit), model, run_id, anomaly) for visit in todo]
+    jobs = [Job(visit, settings, provenance, {}, model, run_id, anomaly) for visit in todo]
     return max(exported, _run(jobs, settings, say))
 
 
@@ -278,14 +280,6 @@ def _export_done(visits: Sequence[Visit], settings: Settings, say: Say) -> ExitC
             failed = True
             say(f"{visit.label}: the lesion was not exported. {error}")
     return ExitCode.VISIT_FAILED if failed else ExitCode.OK
-
-
-def _checksums(visit: Visit) -> Mapping[str, str]:
-    """Input checksums; an unreadable input is found again, and reported, when the visit is processed."""
-    try:
-        return input_checksums(visit)
-    except VisitError:
-        return {}
 
 
 def _outcomes(jobs: Sequence[Job], settings: Settings, progress: Progress, say: Say) -> Iterator[Outcome]:
@@ -392,12 +386,16 @@ def _why(outcome: Outcome) -> str:
     return f" ({problems.replace(';', ', ')})" if problems else ""
 
 
-def _leave_raw_participants(out_dir: Path, study: Study) -> None:
-    """Keep what the group level must know of the raw dataset, so that it needs the output folder alone."""
+def _leave_raw_participants(settings: Settings, study: Study) -> None:
+    """Keep what the group level must know of the raw dataset, so that it needs the output folder alone.
+
+    A participant whose folder cannot be written is passed over: its visits fail, and say why.
+    """
     raw = _raw_dataset(study)
+    state = write_raw_dataset(settings.out_dir, raw)
     for subject in sorted({visit.subject for visit in study.visits}):
         with suppress(BlockedError):  # the visit will say so
-            write_raw_participants(out_dir, subject, raw)
+            write_raw_participants(settings.out_dir, subject, raw, state)
 
 
 def _raw_dataset(study: Study) -> RawDataset:

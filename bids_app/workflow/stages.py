@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from bids_app import images
+from bids_app.anomaly import atlas
+from bids_app.anomaly.findings import Atlas
 from bids_app.derivatives.results import Aligned, Anomalies, Matrix, ModelUse, Normalized, Posed, Prepared, Segmented
 from bids_app.errors import VisitError
 from bids_app.images import Image
@@ -23,6 +25,7 @@ from bids_app.lesion.model import LesionModel, LesionModels, Prediction
 from bids_app.measures.volumes import side_volumes, volume_ml
 from bids_app.preprocessing import brain, contrast, headers, masks, transforms
 from bids_app.preprocessing.bias import correct_bias
+from bids_app.preprocessing.bridge import bridged
 from bids_app.preprocessing.checks import Check, Registration
 from bids_app.preprocessing.coregistration import register_flair
 from bids_app.preprocessing.normalization import Normalization, brain_in_pose, check_transform, to_affine, to_pose
@@ -315,10 +318,10 @@ def _normalize_to(
     scan, mask = images.load(prepared.reference), images.load(prepared.brain_mask)
     lesion, template = images.load(segmented.mask), load_template(space)
     brain_alone = images.masked(scan, mask)
-    reused = None
-    if visit.reuse.standard_space == space:
-        check = check_transform(brain_alone, mask, lesion, template, visit.reuse.to_standard)
-        reused = _reused_transforms(visit.reuse, check)
+    reuse, reused = _reuse_for(template.space, visit.reuse, folder), None
+    if reuse:
+        check = check_transform(brain_alone, mask, lesion, template, reuse.to_standard)
+        reused = _reused_transforms(reuse, check)
     if reused and reused.check.status == "reused":
         found = reused
     else:
@@ -333,7 +336,9 @@ def _normalize_to(
         moved = transforms.apply_itk(image, found.forward, template.t1w, interpolation)
         return images.save(moved, folder / name)
 
-    probability = segmented.probability and images.load(segmented.probability)
+    def carried_map(path: Path | None, name: str) -> Path | None:
+        return path and carried(images.load(path), name, "linear")
+
     return Normalized(
         space=space,
         forward=found.forward,
@@ -342,8 +347,33 @@ def _normalize_to(
         reference=carried(scan, "reference.nii.gz", "cubic"),
         brain_mask=carried(mask, "brain_mask.nii.gz", "nearest"),
         lesion_mask=carried(lesion, "lesion_mask.nii.gz", "nearest"),
-        probability=probability and carried(probability, "lesion_probability.nii.gz", "linear"),
+        lesion_labels=carried(images.load(segmented.labels), "lesion_labels.nii.gz", "nearest"),
+        probability=carried_map(segmented.probability, "lesion_probability.nii.gz"),
+        uncertainty=carried_map(segmented.uncertainty, "lesion_uncertainty.nii.gz"),
+        flair=_flair_in(template, found.forward, prepared, folder),
     )
+
+
+def _flair_in(template: Template, forward: Path, prepared: Prepared, folder: Path) -> Path | None:
+    """The FLAIR beside a T1w in a standard space, interpolated once from its own grid."""
+    if prepared.flair_native is None:
+        return None
+    flair, to_t1w = images.load(prepared.flair_native), np.array(prepared.flair_matrix)
+    moved = transforms.apply_itk(flair, forward, template.t1w, "cubic", first=to_t1w)
+    return images.save(moved, folder / "flair.nii.gz")
+
+
+def _reuse_for(space: str, reuse: Reuse, folder: Path) -> Reuse | None:
+    """What is reused, with transforms that lead to `space`; None if there are none.
+
+    Those to another space are carried on through its template; `folder` is where they are written.
+    """
+    if reuse.to_standard is None or reuse.standard_space == space:
+        return reuse if reuse.to_standard else None
+    way = bridged(reuse.to_standard, reuse.standard_space, space, folder)
+    if way is None:
+        return None
+    return replace(reuse, to_standard=way[0], from_standard=way[1], standard_space=space)
 
 
 def _reused_transforms(reuse: Reuse, check: Check) -> Normalization:
@@ -358,11 +388,43 @@ def _retried(check: Check, reused: Check) -> Check:
     return replace(check, sentence=f"{reused.sentence} Registered anew. {check.sentence}")
 
 
-def locate(segmented: Segmented, normalized: tuple[Normalized, ...]) -> Segmented:
-    """Add MNI coordinates to the lesions, from the first standard space that is a trusted MNI."""
+def locate(
+    segmented: Segmented, normalized: tuple[Normalized, ...], aligned: Aligned | None = None
+) -> Segmented:
+    """Add MNI coordinates to the lesions, from the first standard space that is a trusted MNI, and their regions."""
     places = in_mni([lesion.centroid_mm for lesion in segmented.lesions], normalized)
-    pairs = zip(segmented.lesions, places, strict=True)
-    return replace(segmented, lesions=tuple(replace(lesion, mni_mm=place) for lesion, place in pairs))
+    regions = _regions(segmented, normalized, aligned)
+    located = zip(segmented.lesions, places, regions, strict=True)
+    return replace(
+        segmented, lesions=tuple(replace(lesion, mni_mm=place, region=region) for lesion, place, region in located)
+    )
+
+
+def _regions(
+    segmented: Segmented, normalized: tuple[Normalized, ...], aligned: Aligned | None
+) -> list[str | None]:
+    """The structure that holds most of each lesion; None for all where no atlas is aligned with the brain.
+
+    The atlas is aligned as it is for findings, by the affine registration, and where none was made, by the first
+    trusted MNI.
+    """
+    if not segmented.lesions:
+        return []
+    labels = images.load(segmented.labels)
+    trusted = _trusted_mni(normalized)
+    if aligned and aligned.check.usable:
+        moved = transforms.apply_linear(atlas.labels(), np.linalg.inv(aligned.matrix), labels, order=0)
+    elif trusted:
+        moved = transforms.apply_itk(atlas.labels(), trusted[0].inverse, labels, "nearest")
+    else:
+        return [None] * len(segmented.lesions)
+    places, values = Atlas(moved, atlas.STRUCTURES), np.asarray(labels.dataobj)
+    return [places.region(values == lesion.index) for lesion in segmented.lesions]
+
+
+def _trusted_mni(normalized: tuple[Normalized, ...]) -> list[Normalized]:
+    """The standard spaces that are MNI and whose registration may be used."""
+    return [space for space in normalized if space.space.startswith("MNI") and space.check.usable]
 
 
 def locate_findings(anomalies: Anomalies, normalized: tuple[Normalized, ...]) -> Anomalies:
@@ -379,7 +441,7 @@ def in_mni(
     places: Sequence[tuple[float, float, float]], normalized: tuple[Normalized, ...]
 ) -> list[tuple[float, float, float] | None]:
     """Native world coordinates in MNI, mm; None for each where no space is a trusted MNI."""
-    trusted = [space for space in normalized if space.space.startswith("MNI") and space.check.usable]
+    trusted = _trusted_mni(normalized)
     if not trusted or not places:
         return [None] * len(places)
     # points travel against the images: from native space to MNI through the file that pulls images from MNI to it

@@ -27,7 +27,15 @@ from bids_app.networks.device import choose_device
 from bids_app.process import guard_streams
 from bids_app.settings import Settings, to_toml
 from bids_app.workflow.export import export_finished
-from bids_app.workflow.job import Job, anomaly_folder, finished_by_another, forget_finished, hold_visit, left_error
+from bids_app.workflow.job import (
+    Job,
+    anomaly_folder,
+    begun,
+    finished_by_another,
+    forget_finished,
+    hold_visit,
+    left_error,
+)
 
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
@@ -162,9 +170,10 @@ def process(job: Job, tell: Tell) -> Outcome:
     """Process one visit from beginning to end; never raises for what concerns this visit alone."""
     started = time.monotonic()
     try:
+        job = begun(job)
         with hold(job, tell):
             return _process_held(job, tell, started)
-    except Exception as error:  # it could not be held
+    except Exception as error:  # its inputs could not be read, or it could not be held
         return failed(job, error, time.monotonic() - started)
 
 

@@ -90,6 +90,7 @@ def make_results(work: Path, visit: Visit) -> tuple[Prepared, Posed, Segmented, 
     normalized = Normalized(
         "MNI152NLin2009aSym", PASSED, work / "forward.h5", work / "inverse.h5",
         saved["reference"], saved["mask"], saved["lesion"], saved["probability"],
+        saved["labels"], saved["probability"], saved["reference"] if visit.flair_to_align else None,
     )  # fmt: skip
     return prepared, posed, segmented, (normalized,)
 

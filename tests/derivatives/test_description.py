@@ -66,6 +66,11 @@ def test_values_of_a_wrong_type_are_left_out(tmp_path):
     assert issues(out) == []
 
 
+def test_the_code_of_what_generated_it_is_named(tmp_path):
+    url = description(describe(tmp_path))["GeneratedBy"][0]["CodeURL"]
+    assert url.startswith("https://") and f'repository-code: "{url}"' in Path("CITATION.cff").read_text()
+
+
 def test_cases_are_linked_inside_the_output(tmp_path):
     out = tmp_path / "out"
     bids = make_case(Case(write_scan(tmp_path / "head.nii.gz")), out)

@@ -8,6 +8,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -16,14 +18,17 @@ from bids_app.derivatives.columns import dictionary
 from bids_app.derivatives.description import write_top_level
 from bids_app.derivatives.names import ScanName
 from bids_app.derivatives.record import Record, sha256, write_record
-from bids_app.derivatives.results import Normalized
-from bids_app.derivatives.sessions import RawDataset, rebuild, write_raw_participants
+from bids_app.derivatives.results import Aligned, Normalized
+from bids_app.derivatives.scanner import Scanner
+from bids_app.derivatives.sessions import RawDataset, rebuild, write_raw_dataset, write_raw_participants
 from bids_app.derivatives.visit import lesion_table, session_row, visit_files, write_files
 from bids_app.errors import CannotWriteError
 from bids_app.lesion.inputs import Stated, parse_input
 from bids_app.preprocessing.checks import Check
 from bids_app.study.models import Reuse
-from tests.derivatives.mock import make_explained, make_results, make_visit, provenance
+from tests.derivatives.mock import IDENTITY, PASSED, make_explained, make_results, make_visit, provenance
+
+SCAN = ScanName.parse("sub-01_ses-1_T1w.nii.gz")
 
 
 @pytest.fixture(params=["t1w_flair", "flair"])
@@ -47,7 +52,8 @@ def written(tmp_path: Path, scans: str) -> Path:
     row = session_row(prepared, posed, segmented, normalized, (), explained)
     write_record(out, Record("01", "1", "done", "0.1.0", "a1b2c3d4", "f", {}, outputs=outputs, summary=row))
     rebuild(out, "01")
-    write_raw_participants(out, "01", RawDataset("Cohort", {"01": ["1"]}))
+    raw = RawDataset("Cohort", {"01": ["1"]})
+    write_raw_participants(out, "01", raw, write_raw_dataset(out, raw))
     return out
 
 
@@ -78,6 +84,39 @@ def test_every_image_has_a_sidecar_that_names_what_exists(written: Path):
                 assert (written / uri.removeprefix("bids::")).is_file(), f"{image.name}: {uri}"
 
 
+def test_form_codes_say_which_space_an_image_lies_in(written: Path, scans: str):
+    """As fMRIPrep writes them: 1 of the scanner, 2 aligned with another scan, 4 in MNI."""
+    native = "T1w" if "t1w" in scans else "FLAIR"
+    own = {names.preprocessed(SCAN, native, native).name, names.brain_mask(SCAN, native).name}
+    found = {path.name: nib.load(path).header for path in written.rglob("*.nii.gz")}
+    for name, header in found.items():
+        code = 1 if name in own else 4 if "_space-MNI" in name else 2
+        assert (header["sform_code"], header["qform_code"]) == (code, code), name
+    assert any("desc-preproc_FLAIR" in name for name in found)
+
+
+def test_maps_are_stored_in_whole_numbers(written: Path):
+    maps = [path for suffix in ("probseg", "uncertainty", "anomalymap") for path in written.rglob(f"*_{suffix}.nii.gz")]
+    assert len(maps) in (4, 6)
+    for path in maps:
+        image = nib.load(path)
+        assert (image.get_data_dtype(), image.dataobj.slope) == (np.int16, 2.0**-10)
+        assert image.get_fdata().max() == pytest.approx(0.9, abs=1e-3)
+
+
+def test_what_lies_in_mni_is_the_same_as_in_native_space(written: Path, scans: str):
+    """FLAIR, lesions one by one and uncertainty are there, and their sidecars name what they come from."""
+    lesions = "seg-lesions_res-1_desc-nnunet_dseg", "res-1_label-L_desc-nnunet_uncertainty"
+    for name in (*lesions, "res-1_desc-preproc_FLAIR"):
+        (path,) = written.rglob(f"*_space-MNI152NLin2009aSym_{name}.json")
+        sidecar = json.loads(path.read_text())
+        assert sidecar["SpatialReference"].startswith("https://") and "Registration" in sidecar
+        assert sidecar["Sources"][-1].endswith("to-MNI152NLin2009aSym_mode-image_xfm.h5")
+    labels = nib.load(next(written.rglob("*_space-MNI*_dseg.nii.gz")))
+    mask = nib.load(next(written.rglob("*_space-MNI*_label-L_*_mask.nii.gz")))
+    assert np.array_equal(labels.get_fdata() > 0, mask.get_fdata() > 0)
+
+
 def test_resolution_names_the_label_of_the_file(written: Path):
     sidecars = [json.loads(path.read_text()) for path in written.rglob("*_res-1_*.json")]
     assert sidecars
@@ -86,7 +125,7 @@ def test_resolution_names_the_label_of_the_file(written: Path):
 
 def test_lesion_sidecars_say_how_they_were_made(written: Path):
     masks = list(written.rglob("*_label-L_*.json"))
-    assert len(masks) == 5
+    assert len(masks) == 6
     for path in masks:
         sidecar = json.loads(path.read_text())
         assert sidecar["Model"] == {"Name": "tiny", "Version": "1.0", "SHA256": "0" * 64, "Folds": ["0", "1"]}
@@ -179,6 +218,23 @@ def test_what_departs_from_a_healthy_brain_is_told(written: Path, scans: str):
     sidecar = json.loads(next(written.rglob("*_space-T1w_desc-reflect_anomalymap.json")).read_text())
     assert (sidecar["Model"]["SHA256"], sidecar["Device"]) == ("1" * 64, "cpu")
     assert sidecar["Sources"] == ["bids::sub-01/ses-1/anat/sub-01_ses-1_desc-preproc_T1w.nii.gz"]
+
+
+def test_the_sessions_table_has_voxels_scanner_and_figures_of_the_checks(tmp_path: Path):
+    prepared, posed, segmented, normalized = make_results(tmp_path / "work", make_visit(tmp_path, flair=False))
+    posed = replace(posed, check=Check("doubtful", 0.81234, np.nan, "Look at it."))
+    row = session_row(prepared, posed, segmented, normalized, (), scanner=Scanner("GE", "Signa", 1.5))
+    assert list(row) == list(dictionary("session"))
+    assert (row["voxel_x_mm"], row["voxel_y_mm"], row["voxel_z_mm"]) == (2.0, 2.0, 2.0)
+    assert (row["manufacturer"], row["scanner_model"], row["field_strength_t"]) == ("GE", "Signa", 1.5)
+    columns = ("", "_overlap", "_similarity")
+    assert [row[f"pose_registration{column}"] for column in columns] == ["doubtful", 0.812, None]
+    assert [row[f"mni_registration{column}"] for column in columns] == ["accepted", 0.97, 0.4]
+    assert [row[f"affine_registration{column}"] for column in columns] == [None] * 3
+    row = session_row(prepared, posed, segmented, normalized, (), aligned=Aligned(IDENTITY, PASSED))
+    assert (row["affine_registration"], row["affine_registration_overlap"]) == ("accepted", 0.97)
+    assert row["manufacturer"] is None
+    assert "institution" not in " ".join(row).lower()
 
 
 def test_no_lesion_is_an_empty_table_with_all_columns():

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bids_app.derivatives.write import atomic, copy_file, locked, write_json, write_table, write_text
+from bids_app.derivatives.write import atomic, copy_file, locked, write_json, write_rows, write_table, write_text
 from bids_app.errors import BlockedError, CannotWriteError, ExitCode, visit_code
 
 
@@ -42,15 +42,29 @@ def test_a_full_disk_is_said_in_a_sentence(tmp_path: Path):
     assert caught.value.exit_code == ExitCode.CANNOT_WRITE
 
 
-def test_a_folder_that_is_a_file_is_said_in_a_sentence(tmp_path: Path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(CannotWriteError, match=r"a\.txt cannot be written"):
-        write_text(tmp_path / "file" / "a.txt", "")
-
-
 def test_tables_are_tab_separated_with_na(tmp_path: Path):
     path = write_table(tmp_path / "a.tsv", pd.DataFrame({"x": [1.5, None], "y": ["a", None]}))
     assert path.read_text() == "x\ty\n1.5\ta\nn/a\tn/a\n"
+
+
+def test_zero_has_no_sign_in_tables(tmp_path: Path):
+    path = write_table(tmp_path / "a.tsv", pd.DataFrame({"x": [-0.0, -0.5], "y": [round(-0.001, 2), "-"]}))
+    assert path.read_text() == "x\ty\n0.0\t0.0\n-0.5\t-\n"
+
+
+def test_a_table_is_written_as_its_rows_come(tmp_path: Path):
+    path = tmp_path / "a.tsv"
+    rows = ({"x": number, "z": 1} for number in (1, None, float("nan"), "a\tb"))
+    assert write_rows(path, ["x", "y"], rows).read_text() == 'x\ty\n1\tn/a\nn/a\tn/a\nn/a\tn/a\n"a\tb"\tn/a\n'
+
+    def breaks():
+        yield {"x": 2}
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_rows(path, ["x"], breaks())
+    assert path.read_text().startswith("x\ty\n1"), "the old table stays whole"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_json_and_copies(tmp_path: Path):
@@ -61,11 +75,18 @@ def test_json_and_copies(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("blocked", "told"), [("sub-01", r"the file .*sub-01 is in the way"), ("sub-01/a.txt/", r"folder .*a\.txt is in")]
+    ("blocked", "told"),
+    [
+        ("sub-01", r"the file .*sub-01 is in the way"),
+        ("sub-01@", r"the file .*sub-01 is in the way"),  # a link that leads nowhere
+        ("sub-01/a.txt/", r"folder .*a\.txt is in"),
+    ],
 )
 def test_what_is_in_the_way_is_named_and_concerns_one_visit(tmp_path: Path, blocked, told):
     if blocked.endswith("/"):
         (tmp_path / blocked).mkdir(parents=True)
+    elif blocked.endswith("@"):
+        (tmp_path / blocked[:-1]).symlink_to(tmp_path / "nowhere")
     else:
         (tmp_path / blocked).touch()
     with pytest.raises(BlockedError, match=told) as caught:

@@ -11,7 +11,7 @@ import pandas as pd
 from bids_app import images
 from bids_app.derivatives import names
 from bids_app.derivatives.record import Record, write_record
-from bids_app.derivatives.sessions import RawDataset, write_raw_participants
+from bids_app.derivatives.sessions import RawDataset, write_raw_dataset, write_raw_participants
 from bids_app.derivatives.visit import session_id
 from bids_app.derivatives.write import write_image, write_json, write_table
 
@@ -33,7 +33,8 @@ def lesion_row(index: int, volume: float, side: str = "L") -> dict:
     return {
         "index": index, "name": f"lesion{index}", "abbreviation": "L", "volume_ml": volume, "volume_voxels": 125,
         "centroid_x_mm": -7.0, "centroid_y_mm": -1.0, "centroid_z_mm": 1.5,
-        "mni_x_mm": -7.0, "mni_y_mm": None, "mni_z_mm": None, "hemisphere": side, "probability_mean": 0.9,
+        "mni_x_mm": -7.0, "mni_y_mm": None, "mni_z_mm": None, "hemisphere": side,
+        "region": "left thalamus", "probability_mean": 0.9,
     }  # fmt: skip
 
 
@@ -57,10 +58,12 @@ def add_done(
     write_json(names.sidecar(out / image), {"Registration": {"Status": "accepted"}})
     summary = {
         "session_id": session_id(session), "status": "done", "native_space": contrast, "channels": contrast,
+        "voxel_x_mm": 1.0, "voxel_y_mm": 1.0, "voxel_z_mm": 1.2, "manufacturer": "Siemens", "field_strength_t": 3.0,
         "lesion_count": len(volumes),
         "lesion_volume_ml": sum(volumes), "lesion_volume_left_ml": sum(volumes), "lesion_volume_right_ml": 0.0,
         "largest_lesion_ml": max(volumes, default=0.0), "brain_volume_ml": 1234.5, "flair_registration": None,
-        "pose_registration": "accepted", "mni_registration": "accepted", "problems": None,
+        "pose_registration": "accepted", "pose_registration_overlap": 0.91, "pose_registration_similarity": 0.4,
+        "mni_registration": "accepted", "problems": None,
     }  # fmt: skip
     # the native mask and the dseg image are listed as well, and must not be taken for one of the others
     others = (names.lesion_mask(scan, contrast), names.lesion_instances(scan, contrast), names.brain_mask(scan, SPACE))
@@ -86,7 +89,18 @@ def add_raw(
 ) -> Path:
     """What a run noted of the raw dataset beside a subject's records."""
     by_label = {row[columns.index("participant_id")].removeprefix("sub-"): row for row in rows}
-    return write_raw_participants(out, subject, RawDataset("Mock", visits, columns, by_label, dictionary or {}))
+    raw = RawDataset("Mock", visits, columns, by_label, dictionary or {})
+    return write_raw_participants(out, subject, raw, write_raw_dataset(out, raw))
+
+
+def add_early_raw(
+    out: Path, subject: str, visits: dict, columns: tuple[str, ...], row: tuple | None, listed: list[str]
+) -> Path:
+    """The note of an early version, which held the list of all."""
+    content = {
+        "dataset": "Mock", "visits": visits, "columns": columns, "row": row, "listed": listed, "dictionary": {},
+    }  # fmt: skip
+    return write_json(out / names.raw_participants(subject), content)
 
 
 def run_lines(out: Path, **settings) -> list[str]:

@@ -39,6 +39,7 @@ def test_every_participant_weighs_the_same(tmp_path):
     assert share_at(image, LEFT_MM) == pytest.approx(0.5)
     assert share_at(image, RIGHT_MM) == pytest.approx(1 / 6)
     assert np.asarray(image.dataobj).sum() == pytest.approx(0.5 + 1 / 6)
+    assert (image.header["sform_code"], image.header["qform_code"]) == (4, 4)
 
 
 def test_left_stays_left_in_every_storage_order(tmp_path, orientation):

@@ -56,6 +56,9 @@ def test_output_folder_validates_after_the_group_level(out):
     assert not [line for line in lines if line.startswith("WARNING")]
     assert (out / names.group_frequency("MNI152NLin2009aSym")).is_file()
     assert issues(out) == []
+    run_lines(out, participants=("01",))
+    assert list(out.glob("group_part-*/group_sessions.tsv"))
+    assert issues(out) == []
 
 
 def test_group_files_are_these(out):

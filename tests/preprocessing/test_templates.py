@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from bids_app import templateflow_cache
 from bids_app.errors import ExitCode, UnavailableError
 from bids_app.images import data, save, world
 from bids_app.preprocessing.templates import check_spaces, load_template
@@ -90,6 +91,62 @@ def test_the_empty_files_of_templateflows_index_do_not_count(cache, head):
     (cache / "tpl-MNI152NLin6Asym" / "tpl-MNI152NLin6Asym_res-01_desc-brain_mask.nii.gz").touch()
     with pytest.raises(UnavailableError, match="desc-brain_mask"):
         load_template("MNI152NLin6Asym")
+
+
+@pytest.mark.parametrize(
+    ("space", "name"),
+    [("MNI152NLin2009cSym", "_res-1"), ("MNI152NLin2009aAsym", "_res-1"), ("MNI305", ""), ("MNIColin27", "")],
+)
+def test_templates_are_found_by_the_names_that_templateflow_gives_them(cache, asymmetric, head, space, name):
+    """The resolution is written res-01, res-1, or not at all."""
+    folder = cache / f"tpl-{space}"
+    save(head, folder / f"tpl-{space}{name}_T1w.nii.gz")
+    mask = nib.Nifti1Image((data(asymmetric) > 0).astype(np.uint8), asymmetric.affine)
+    with pytest.raises(UnavailableError) as caught:
+        check_spaces([space])
+    assert f"tpl-{space}{name}_desc-brain_mask.nii.gz is missing" in caught.value.message
+    assert ("resolution=1" in caught.value.hint) == bool(name)
+    save(mask, folder / f"tpl-{space}{name}_desc-brain_mask.nii.gz")
+    check_spaces([space])
+    np.testing.assert_array_equal(data(load_template(space).brain_mask), data(mask))
+
+
+@pytest.mark.parametrize(
+    ("space", "hint"),
+    [
+        ("MNI152NLin2009cAsim", "Did you mean MNI152NLin2009cAsym?"),
+        ("mni152nlin6asym", "Did you mean MNI152NLin6Asym?"),
+        ("OASIS30", "Did you mean OASIS30ANTs?"),
+        ("Talairach", "There are: "),
+    ],
+)
+def test_an_unknown_template_is_told_as_such(cache, space, hint):
+    with pytest.raises(UnavailableError) as caught:
+        check_spaces(["MNI152NLin2009aSym", space])
+    assert caught.value.exit_code == ExitCode.UNAVAILABLE
+    assert caught.value.message == f"There is no template {space}, neither in TemplateFlow nor on this machine."
+    assert caught.value.hint.startswith(hint) and "get(" not in caught.value.hint
+
+
+@pytest.mark.parametrize("space", ["fsLR", "SUIT", "MNIPediatricAsym"])
+def test_a_template_without_a_t1w_and_a_brain_mask_is_told_as_such(cache, space):
+    with pytest.raises(UnavailableError, match=f"no T1w with a brain mask of {space}") as caught:
+        check_spaces([space])
+    assert "MNI152NLin2009cAsym" in caught.value.hint and "fsLR" not in caught.value.hint
+
+
+def test_a_template_of_ones_own_needs_no_templateflow(cache, asymmetric):
+    put(cache, "MyHospital", "desc-brain_T1w", asymmetric)
+    check_spaces(["MyHospital"])
+    (cache / "tpl-Empty").mkdir()
+    with pytest.raises(UnavailableError, match=r"tpl-Empty_res-01_T1w\.nii\.gz is missing"):
+        check_spaces(["Empty"])
+
+
+def test_without_the_list_of_templateflow_what_is_missing_is_named(cache, monkeypatch):
+    monkeypatch.setattr(templateflow_cache, "_listed", dict)
+    with pytest.raises(UnavailableError, match=r"tpl-Talairach_res-01_T1w\.nii\.gz is missing"):
+        check_spaces(["Talairach"])
 
 
 def test_real_templateflow_files(cache, test_data):

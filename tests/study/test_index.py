@@ -527,3 +527,26 @@ def test_a_link_to_nowhere_says_what_to_bind(tmp_path):
     assert [(item.reason, item.advice) for item in study.unused] == [
         (Reason.DANGLING, f"bind {tmp_path / 'elsewhere' / 'sub-02'}")
     ]
+
+
+@pytest.mark.parametrize(("cached", "normalization"), [(True, True), (False, True), (True, False)])
+def test_fmripreps_transforms_serve_the_default_space_where_their_template_is_here(
+    tmp_path: Path, monkeypatch, cached: bool, normalization: bool
+):
+    monkeypatch.setenv("TEMPLATEFLOW_HOME", str(tmp_path / "cache"))
+    template = tmp_path / "cache" / "tpl-MNI152NLin2009cAsym" / "tpl-MNI152NLin2009cAsym_res-01_"
+    template.parent.mkdir(parents=True)
+    for name in ("T1w", "desc-brain_mask"):
+        Path(f"{template}{name}.nii.gz").write_bytes(b"x" if cached else b"")
+    root = make_skeleton(tmp_path / "raw", ["sub-01_T1w"])
+    names = [
+        f"sub-01/anat/sub-01_from-{one}_to-{other}_mode-image_xfm.h5"
+        for one, other in (("T1w", "MNI152NLin2009cAsym"), ("MNI152NLin2009cAsym", "T1w"))
+    ]
+    make_empty(tmp_path / "fmriprep", *names)
+    settings = Settings(
+        bids_dir=root, out_dir=tmp_path / "out", derivatives={"fmriprep": tmp_path / "fmriprep"},
+        normalization=normalization,
+    )  # fmt: skip
+    (visit,) = index(settings).visits
+    assert visit.reuse.standard_space == ("MNI152NLin2009cAsym" if cached and normalization else None)

@@ -105,10 +105,10 @@ def test_rule_is_printed_only_where_it_was_needed(tmp_path: Path, settings: Sett
 
 def test_summary_counts(study: Study, settings: Settings):
     last = render(study, settings, STATUS).splitlines()[-1]
-    assert last == "4 visits: 2 to do, 1 cannot be processed, 1 done. At least 19 images to write."
+    assert last == "4 visits: 2 to do, 1 cannot be processed, 1 done. At least 22 images to write."
     empty = replace(study.visits[1], flair=None, problems=(Problem("no-t1w", Severity.ERROR, "No T1w."),))
     last = render(replace(study, visits=(study.visits[0], empty)), settings, STATUS).splitlines()[-1]
-    assert last == "2 visits: 1 to do, 1 cannot be processed (no-t1w). At least 10 images to write."
+    assert last == "2 visits: 1 to do, 1 cannot be processed (no-t1w). At least 12 images to write."
 
 
 def test_participants_left_without_a_visit_are_named(study: Study, settings: Settings):
@@ -126,16 +126,16 @@ def test_force_shows_done_visits_as_to_do(study: Study, settings: Settings):
 
 def test_expected_images(study: Study, settings: Settings):
     with_flair = expected_images(study.visits[0], settings)
-    assert len(set(with_flair)) == len(with_flair) == 10
-    assert len(expected_images(study.visits[2], settings)) == 9
+    assert len(set(with_flair)) == len(with_flair) == 12
+    assert len(expected_images(study.visits[2], settings)) == 10
     assert len(expected_images(study.visits[2], replace(settings, normalization=False))) == 5
     assert expected_images(replace(study.visits[1], flair=None), settings) == ()
 
 
 def test_images_of_flair_alone_say_so(study: Study, settings: Settings):
     paths = [path.name for path in expected_images(study.visits[1], settings)]
-    assert len(set(paths)) == 9
-    assert all("_space-FLAIR_" in name or "_space-MNI152NLin2009aSym_res-1_" in name for name in paths)
+    assert len(set(paths)) == 10
+    assert all("_space-FLAIR_" in name or "_space-MNI152NLin2009aSym_" in name for name in paths)
     assert not [name for name in paths if "T1w" in name]
 
 
@@ -217,7 +217,7 @@ def test_a_dry_run_names_the_files_and_estimates_time_and_space(study: Study, se
     assert text.splitlines()[-2:] == [
         "Estimate: about 59 s on 8 CPUs (less with a GPU); 240 MB in the output folder, "
         "at most 300 MB in the work folder.",
-        "4 visits: 2 to do, 1 cannot be processed, 1 done. At least 19 images to write.",
+        "4 visits: 2 to do, 1 cannot be processed, 1 done. At least 22 images to write.",
     ]
     done = dict.fromkeys(STATUS, "done")
     assert render(study, settings, done, UNNAMED, OUTPUTS).splitlines()[-2] == "Nothing is to do."

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bids_app.derivatives import names
-from bids_app.derivatives.record import read_record
+from bids_app.derivatives.record import Stamp, read_record
 from bids_app.derivatives.results import Aligned, Anomalies
 from bids_app.group.collect import collect
 from bids_app.settings import Settings
@@ -52,6 +52,29 @@ def test_what_an_interrupted_run_wrote_is_known_and_goes_when_it_is_out_of_date(
     assert standard.is_file() and (record.status, record.error) == ("failed", INTERRUPTED)
     deliver(job, prepared, posed, segmented, ())
     assert not standard.exists() and read_record(out, "01", "1").status == "done"
+
+
+def test_the_record_names_both_models_and_what_the_visit_is_recognised_by(job: Job, tmp_path: Path):
+    prepared, posed, segmented, normalized = make_results(tmp_path / "made", job.visit)
+    anomalies = Anomalies(make_explained(tmp_path / "made", prepared, normalized))
+    out = job.settings.out_dir
+    deliver(job, prepared, posed, segmented, normalized, Aligned(IDENTITY, PASSED), anomalies)
+    record = read_record(out, "01", "1")
+    assert record.anomaly_model == {"name": "tiny", "version": "1.0", "sha256": "1" * 64}
+    assert record.model == {"name": "tiny", "version": "1.0", "sha256": "0" * 64}
+    assert record.output_stamps == {path: Stamp.of(out / path) for path in record.outputs}
+    assert record.input_names["t1w"] == job.visit.t1w.path.name
+    assert deliver(job, prepared, posed, segmented, normalized).anomaly_model == {}
+
+
+def test_the_scanner_is_that_of_the_reference_scan(job: Job, tmp_path: Path):
+    bids = job.provenance.bids_dir
+    bids.mkdir(exist_ok=True)
+    (bids / "T1w.json").write_text('{"Manufacturer": "GE", "InstitutionName": "Hospital"}')
+    (bids / "FLAIR.json").write_text('{"Manufacturer": "Philips"}')
+    record = deliver(job, *make_results(tmp_path / "made", job.visit))
+    assert (record.summary["manufacturer"], record.summary["scanner_model"]) == ("GE", None)
+    assert "Hospital" not in str(record)
 
 
 def test_a_doubtful_alignment_of_the_anomaly_map_is_told(job: Job, tmp_path: Path):

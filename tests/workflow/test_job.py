@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from bids_app.derivatives.names import ScanName
-from bids_app.derivatives.record import Record, Status, fingerprint, write_record
+from bids_app.derivatives.record import Record, Stamp, Status, fingerprint, write_record
 from bids_app.derivatives.results import Provenance
 from bids_app.errors import BlockedError, CannotWriteError, ExitCode, VisitError
 from bids_app.settings import Settings
 from bids_app.study.models import Scan, Visit
-from bids_app.workflow.job import Job, input_checksums, leave_error, status_of_visit
-from bids_app.workflow.worker import process, sentence_of
+from bids_app.workflow.job import Job, begun, input_checksums, leave_error, status_of_visit
+from bids_app.workflow.worker import failed, process, sentence_of
 
 
 @pytest.fixture
@@ -84,6 +84,16 @@ def test_an_unforeseen_error_becomes_a_sentence_and_a_crash_file(job: Job):
     assert "bad value" in (job.log_folder / "crash-sub-01.txt").read_text()
 
 
+def test_inputs_are_read_when_a_visit_begins_and_no_second_time(job: Job):
+    fresh = replace(job, inputs={})
+    known = begun(fresh)
+    assert (known.inputs, known.input_stamps) == (job.inputs, {"t1w": Stamp.of(job.visit.t1w.path)})
+    job.visit.t1w.path.unlink()
+    assert begun(known) is known
+    with pytest.raises(VisitError, match=r"sub-01_T1w\.nii\.gz cannot be read"):
+        begun(fresh)
+
+
 def test_leave_error_keeps_other_errors_as_failures_of_the_visit(job: Job):
     leave_error(job, MemoryError("too big"))
     assert json.loads(job.error_file.read_text())["code"] == ExitCode.VISIT_FAILED
@@ -100,3 +110,11 @@ def test_a_failure_that_cannot_be_recorded_is_a_failure_all_the_same(job: Job):
     outcome = process(job, lambda news: None)
     assert outcome.code is ExitCode.VISIT_FAILED
     assert "sub-01 is in the way" in outcome.error
+    outcome = failed(job, VisitError("The T1w is empty.", "Look at it."), 1.0)
+    assert (outcome.error, outcome.code) == ("The T1w is empty. Look at it.", ExitCode.VISIT_FAILED)
+
+
+def test_a_visit_whose_inputs_cannot_be_read_fails_alone(job: Job):
+    job.visit.t1w.path.unlink()
+    outcome = process(replace(job, inputs={}), lambda news: None)
+    assert outcome.code is ExitCode.VISIT_FAILED and "sub-01_T1w.nii.gz cannot be read" in outcome.error

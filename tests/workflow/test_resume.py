@@ -57,7 +57,7 @@ def calls(monkeypatch) -> list[str]:
         return Anomalies(make_explained(folder, prepared, normalized))
 
     monkeypatch.setattr(interfaces, "explain", explain)
-    monkeypatch.setattr(stages, "locate", lambda segmented, normalized: segmented)
+    monkeypatch.setattr(stages, "locate", lambda segmented, *_: segmented)
     monkeypatch.setattr(stages, "locate_findings", lambda anomalies, normalized: anomalies)
     monkeypatch.setattr("bids_app.workflow.tools.limit_threads", lambda threads: None)
     return done
@@ -166,6 +166,18 @@ def test_every_visit_of_a_plugin_has_its_own_end_and_crash_folder(tmp_path: Path
     assert (bad.error, bad.code) == ("ValueError: a broken scan", ExitCode.VISIT_FAILED)
     assert list(first.log_folder.glob("crash-*prepare*.txt"))
     assert not list(second.log_folder.glob("crash-*"))
+
+
+def test_a_visit_of_a_plugin_that_cannot_be_begun_takes_no_other_with_it(tmp_path: Path, calls: list[str]):
+    good, blocked, lost = make_job(tmp_path, "01"), make_job(tmp_path, "02"), make_job(tmp_path, "03")
+    good.settings.out_dir.mkdir()
+    (good.settings.out_dir / "sub-02").touch()
+    jobs = [good, blocked, replace(lost, inputs={})]
+    outcomes = {each.label: each for each in process_with_plugin(jobs, good.settings, str)}
+    assert outcomes["sub-01_ses-1"].done
+    assert "sub-02 is in the way" in outcomes["sub-02_ses-1"].error
+    assert "sub-03_ses-1_T1w.nii.gz cannot be read" in outcomes["sub-03_ses-1"].error
+    assert {outcome.code for outcome in outcomes.values()} == {ExitCode.OK, ExitCode.VISIT_FAILED}
 
 
 def test_the_first_failure_of_a_plugin_ends_the_run_and_blames_no_other_visit(tmp_path: Path, monkeypatch):

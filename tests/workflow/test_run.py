@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -10,14 +11,15 @@ from typing import ClassVar
 import pytest
 
 from bids_app.derivatives import names
+from bids_app.derivatives import record as record_module
 from bids_app.derivatives.names import ScanName
-from bids_app.derivatives.record import Record, read_record, write_record
+from bids_app.derivatives.record import Record, file_names, read_record, sha256, write_record
 from bids_app.errors import AppError, CannotWriteError, ExitCode, UnavailableError, VisitError
 from bids_app.settings import Settings
 from bids_app.study.models import Problem, Reuse, Scan, Severity, Study, Visit
 from bids_app.study.participants import read_participants
 from bids_app.workflow import run
-from bids_app.workflow.job import Job
+from bids_app.workflow.job import Job, begun, input_files
 from bids_app.workflow.worker import News, Outcome, Tools
 from tests.anomaly.models import write_anomaly_model
 
@@ -50,9 +52,11 @@ class FakePool:
 
 
 def finish(job: Job) -> None:
+    job = begun(job)
     record = Record(
-        job.visit.subject, job.visit.session, "done", "1", job.provenance.configuration_hash, job.fingerprint, {}
-    )
+        job.visit.subject, job.visit.session, "done", "1", job.provenance.configuration_hash, job.fingerprint,
+        dict(job.inputs), input_names=file_names(input_files(job.visit)), input_stamps=dict(job.input_stamps),
+    )  # fmt: skip
     write_record(job.settings.out_dir, record)
 
 
@@ -318,11 +322,48 @@ def test_what_the_group_level_needs_is_left_behind(settings: Settings, study: St
     (study.root / "sub-04" / "ses-b" / "anat").mkdir(parents=True)
     run.run_participants(settings, replace(study, participants=("01", "02", "03", "04")), say=str)
     left = {label: json.loads((settings.out_dir / names.raw_participants(label)).read_text()) for label in ("01", "02")}
-    assert left["02"]["visits"] == {"01": [None], "02": [None], "03": [None], "04": ["b"]}
-    assert left["02"]["columns"] == ["participant_id", "age"]
-    assert (left["02"]["row"], left["02"]["listed"]) == (None, ["01"])
-    assert left["01"]["row"] == ["sub-01", "60"]
+    everyone = json.loads((settings.out_dir / names.raw_dataset(left["02"]["state"])).read_text())
+    assert everyone["visits"] == {"01": [None], "02": [None], "03": [None], "04": ["b"]}
+    assert (everyone["columns"], everyone["listed"]) == (["participant_id", "age"], ["01"])
+    assert (left["01"]["row"], left["02"]["row"]) == (["sub-01", "60"], None)
     assert left["01"]["dataset"] == "Cohort"
+    assert not any({"visits", "listed"} & set(note) for note in left.values()), "the list of all is in one file"
+
+
+def test_no_input_is_read_before_its_visit_begins(settings: Settings, study: Study, monkeypatch):
+    read: list[str] = []
+    monkeypatch.setattr(record_module, "sha256", lambda path: read.append(path.name) or sha256(path))
+
+    def process(_, jobs, heard):
+        for job in jobs:
+            assert job.visit.t1w.path.name not in read
+            finish(job)
+            assert read == [f"{each.visit.label}_T1w.nii.gz" for each in jobs[: jobs.index(job) + 1]]
+            yield Outcome(job.visit.label, 60.0, ROW)
+
+    monkeypatch.setattr(FakePool, "process", process)
+    assert run.run_participants(settings, study, say=str) is ExitCode.OK
+    read.clear()
+    assert set(run.visit_status(settings, study).values()) == {"done"} and not read, "nor when it is done"
+    assert set(run.visit_status(replace(settings, check_content=True), study).values()) == {"done"}
+    assert len(read) == 3
+
+
+def test_a_copied_dataset_is_read_once(settings: Settings, study: Study, monkeypatch):
+    run.run_participants(settings, study, say=str)
+    for visit in study.visits:
+        os.utime(visit.t1w.path, ns=(1, 1))
+    read: list[str] = []
+    monkeypatch.setattr(record_module, "sha256", lambda path: read.append(path.name) or sha256(path))
+    FakePool.seen.clear()
+    assert run.run_participants(settings, study, say=str) is ExitCode.OK
+    assert not FakePool.seen and set(read) == {f"{visit.label}_T1w.nii.gz" for visit in study.visits}
+    read.clear()
+    run.run_participants(settings, study, say=str)
+    assert not FakePool.seen and not read
+    study.visits[0].t1w.path.write_bytes(b"another")
+    run.run_participants(settings, study, say=str)
+    assert FakePool.seen == ["sub-01"]
 
 
 def test_the_raw_dataset_is_looked_at_once_a_run(settings: Settings, study: Study, monkeypatch):
@@ -435,11 +476,11 @@ def test_out_of_another_pipeline_is_refused(settings: Settings, study: Study):
     assert caught.value.exit_code is ExitCode.CANNOT_WRITE
 
 
-@pytest.mark.parametrize("place", ["sub-01", "sub-01/anat", "sub-01/log"])
+@pytest.mark.parametrize("place", ["sub-01", "sub-01/anat", "sub-01/log", "link"])
 def test_a_file_in_the_way_of_a_visit_fails_that_visit_and_the_plan_says_so(settings: Settings, study: Study, place):
-    path = settings.out_dir / place
+    path = settings.out_dir / ("sub-01" if place == "link" else place)
     path.parent.mkdir(parents=True)
-    path.touch()
+    path.symlink_to(settings.out_dir / "nowhere") if place == "link" else path.touch()
     status = run.visit_status(settings, study)
     assert status["sub-01"].startswith(f"cannot be processed: {path} is in the way")
     assert status["sub-02"] == "to do"
@@ -447,7 +488,10 @@ def test_a_file_in_the_way_of_a_visit_fails_that_visit_and_the_plan_says_so(sett
     assert run.run_participants(settings, study, say=said.append) is ExitCode.VISIT_FAILED
     assert FakePool.seen == ["sub-02", "sub-03"]
     assert any(line.startswith("[3/3] sub-01: FAILED") and f"{path} is in the way" in line for line in said)
-    assert path.is_file()
+    if place == "sub-01/anat":
+        assert "is in the way" in read_record(settings.out_dir, "01", None).error
+    path.unlink()  # nothing has removed it
+    assert run.run_participants(settings, study, say=said.append) is ExitCode.OK
 
 
 def test_the_only_visit_is_not_one_of_one(settings: Settings, study: Study):

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from bids_app import images
+from bids_app.derivatives.results import Aligned
 from bids_app.errors import VisitError
 from bids_app.lesion.components import lesions_of_mask
 from bids_app.lesion.model import LesionModels
 from bids_app.preprocessing.checks import Check
+from bids_app.preprocessing.normalization import Normalization
 from bids_app.preprocessing.transforms import write_itk_linear
 from bids_app.study.models import Reuse
 from bids_app.workflow import stages
@@ -50,6 +52,48 @@ def test_a_failed_registration_places_nothing(results):
 def test_a_space_that_is_not_mni_gives_no_mni_coordinates(results):
     _, _, segmented, (space,) = results
     assert stages.locate(segmented, (replace(space, space="OASIS30ANTs"),)).lesions[0].mni_mm is None
+
+
+def atlas_of(labels: images.Image) -> images.Image:
+    """An atlas 7 mm left of the scan: the left half of the lesion is thalamus (10), the rest putamen (12)."""
+    values = np.full(labels.shape, 12, np.uint8)
+    values[:10] = 10
+    return images.on_affine(values, shifted(-7.0) @ labels.affine)
+
+
+def test_lesions_have_the_region_that_holds_most_of_them(results, monkeypatch, tmp_path: Path):
+    _, _, segmented, (space,) = results
+    place = atlas_of(images.load(segmented.labels))
+    monkeypatch.setattr(stages.atlas, "labels", lambda: place)
+    aligned = Aligned(stages._frozen(shifted(-7.0)), PASSED)
+    assert [each.region for each in stages.locate(segmented, (), aligned).lesions] == ["left putamen"]
+    moved = Aligned(stages._frozen(shifted(-15.0)), PASSED)  # by four voxels too far
+    assert [each.region for each in stages.locate(segmented, (), moved).lesions] == ["left thalamus"]
+    # without an affine registration of its own, by the transforms to MNI
+    files = {
+        name: write_itk_linear(matrix, tmp_path / f"{name}.txt")
+        for name, matrix in (("forward", shifted(-7.0)), ("inverse", shifted(7.0)))
+    }
+    located = stages.locate(segmented, (replace(space, **files),), replace(aligned, check=Check("failed", 0, 0, "No.")))
+    assert [each.region for each in located.lesions] == ["left putamen"]
+    assert [each.region for each in stages.locate(segmented, (), None).lesions] == [None]
+    assert stages.locate(replace(segmented, lesions=()), (), aligned).lesions == ()
+
+
+def test_a_flair_goes_to_standard_space_in_one_interpolation_from_its_own_grid(tmp_path: Path):
+    """FLAIR of 1.5 mm, 5 mm off; both moves together bring its bright voxel to where it belongs."""
+    values = np.zeros((20, 20, 20), np.float32)
+    values[10, 9, 8] = 100
+    flair = images.save(images.on_affine(values, np.diag([1.5, 1.5, 1.5, 1])), tmp_path / "flair.nii.gz")
+    forward = write_itk_linear(shifted(-3.0), tmp_path / "forward.txt")
+    grid = images.on_affine(np.zeros((30, 30, 30), np.float32), np.eye(4))
+    prepared = SimpleNamespace(flair_native=flair, flair_matrix=stages._frozen(shifted(5.0)))
+    found = images.load(stages._flair_in(SimpleNamespace(t1w=grid), forward, prepared, tmp_path / "out"))
+    weight = np.clip(images.data(found), 0, None)
+    places = np.moveaxis(np.indices(weight.shape), 0, -1)
+    centre = np.average(places.reshape(-1, 3), axis=0, weights=weight.ravel())
+    assert np.allclose(centre, [15 + 5 - 3, 13.5, 12], atol=0.2)
+    assert stages._flair_in(SimpleNamespace(t1w=grid), forward, SimpleNamespace(flair_native=None), tmp_path) is None
 
 
 def test_a_model_that_needs_flair_fails_a_visit_without(results, tmp_path: Path):
@@ -114,3 +158,46 @@ def test_registering_anew_after_reused_transforms_is_told():
         anew = stages._retried(replace(PASSED, status=status), reused)
         assert anew.status == status
         assert anew.sentence.startswith("Theirs overlap by 0.40. Registered anew.")
+
+
+@pytest.mark.parametrize("space", ["MNI152NLin2009aSym", "MNI152NLin2009cAsym"])
+def test_transforms_of_another_pipeline_serve_directly_or_through_their_template(monkeypatch, space: str):
+    asked: list[tuple] = []
+    monkeypatch.setattr(stages, "bridged", lambda *way: asked.append(way) or (Path("there.h5"), Path("back.h5")))
+    reuse = Reuse(to_standard=Path("away.h5"), from_standard=Path("home.h5"), standard_space=space)
+    found = stages._reuse_for("MNI152NLin2009aSym", reuse, Path("folder"))
+    if space == "MNI152NLin2009aSym":
+        assert (found, asked) == (reuse, [])
+    else:
+        assert (found.to_standard, found.from_standard) == (Path("there.h5"), Path("back.h5"))
+        assert asked == [(Path("away.h5"), space, "MNI152NLin2009aSym", Path("folder"))]
+    monkeypatch.setattr(stages, "bridged", lambda *_: None)
+    assert stages._reuse_for("OASIS30ANTs", reuse, Path("folder")) is None
+    assert stages._reuse_for(space, Reuse(), Path("folder")) is None
+
+
+@pytest.mark.parametrize(("status", "made_anew"), [("accepted", False), ("doubtful", True), ("failed", True)])
+def test_bridged_transforms_are_judged_like_any_other(
+    results, monkeypatch, tmp_path: Path, status: str, made_anew: bool
+):
+    prepared, posed, segmented, _ = results
+    mask = images.load(prepared.brain_mask)
+    ours, bridge = (write_itk_linear(np.eye(4), tmp_path / name) for name in ("ours.txt", "bridge.txt"))
+    template = SimpleNamespace(space="MNI152NLin2009aSym", t1w=mask, brain_mask=mask)
+    judged = []
+
+    def check(*scans):
+        judged.append(scans[-1])
+        return replace(PASSED, status=status)
+
+    monkeypatch.setattr(stages, "load_template", lambda _: template)
+    monkeypatch.setattr(stages, "bridged", lambda *_: (bridge, bridge))
+    monkeypatch.setattr(stages, "check_transform", check)
+    monkeypatch.setattr(stages, "normalize_brain", lambda *_: Normalization(ours, ours, PASSED))
+    there = tmp_path / "there.h5"
+    reuse = Reuse(to_standard=there, from_standard=there, standard_space="MNI152NLin2009cAsym")
+    visit = replace(prepared.visit, reuse=reuse)
+    found = stages._normalize_to(template.space, visit, prepared, posed, segmented, None, tmp_path / "out")
+    assert judged == [bridge]
+    assert found.forward == (ours if made_anew else bridge)
+    assert found.check.status == ("accepted" if made_anew else "reused")
