@@ -25,6 +25,7 @@ PROBLEMS = """\
 | `several-t1w`, `several-flair` | one of several was chosen |
 | `no-t1w` | neither a T1w nor a FLAIR is left to process, or the lesion model needs the T1w that there is not |
 | `not-downloaded` | the scan is a link whose content is not here |
+| `output-blocked` | a file is where a folder of the outputs belongs |
 | `no-flair` | every FLAIR was left out, by the filter file or for its `part-`, or the lesion model needs one |
 | `flair-alone` | there is no T1w |
 | `flair-unusable`, `flair-misaligned` | the FLAIR was treated as missing |
@@ -89,6 +90,9 @@ def visit_rows() -> list[tuple[str, str]]:
         (names.brain_mask(T1W, space), "brain mask in MNI"),
         (names.lesion_mask(T1W, space), "lesion mask in MNI"),
         (names.lesion_probability(T1W, space), "lesion probability in MNI"),
+        (names.lesion_uncertainty(T1W, space), "its standard deviation between folds in MNI"),
+        (names.lesion_instances(T1W, space), "lesions one by one in MNI, numbered as in their table"),
+        (names.preprocessed(FLAIR, "FLAIR", space), "FLAIR in MNI (where there is a FLAIR)"),
     ]
 
 
@@ -127,9 +131,9 @@ def flair_rows() -> list[tuple[str, str]]:
 def subject_rows() -> list[tuple[str, str]]:
     """Files of a subject that belong to no single visit."""
     return [
-        (names.sessions_table("01"), "a row a session: volumes, counts, checks of the registrations"),
+        (names.sessions_table("01"), "one row per session: volumes, counts, scanner, checks of the registrations"),
         (names.visit_record("01", "1"), "what the visit was made from, with checksums, and how it ended"),
-        (names.raw_participants("01"), "this participant's row of the raw table; labels and sessions of all"),
+        (names.raw_participants("01"), "this participant's row of the raw table"),
         (names.log_folder("01") / "<run>", "settings of each run, seconds of each step, crash files"),
     ]
 
@@ -140,14 +144,16 @@ def dataset_rows() -> list[tuple[str, str]]:
         (names.DESCRIPTION, "name, version, configuration hash, links to the raw dataset and to reused ones"),
         (names.DESC_TABLE, "meaning of the `desc` entities"),
         (names.BIDSIGNORE, "names that BIDS does not know yet"),
+        (names.raw_dataset("<state>"), "labels and sessions of all participants of the raw dataset, once per state of it"),
         ("sourcedata/raw", "links to the scans (only of `afterstroke case`, whose scans are in no dataset)"),
         (names.PARTICIPANTS, "group level: the raw participants table, for those that were processed"),
-        (names.GROUP_SESSIONS, "group level: a row a visit"),
-        (names.GROUP_LESIONS, "group level: a row a lesion"),
-        (names.GROUP_FINDINGS, "group level: a row a finding of an anomaly map"),
+        (names.GROUP_SESSIONS, "group level: one row per visit"),
+        (names.GROUP_LESIONS, "group level: one row per lesion"),
+        (names.GROUP_FINDINGS, "group level: one row per finding of an anomaly map"),
         (names.GROUP_CLASSES, "group level: visits by class of lesion volume"),
         (names.GROUP_MISSING, "group level: who is expected and missing, and why"),
         (names.group_frequency(DEFAULT_SPACE), "group level: lesion frequency map"),
+        (names.group_part("<selection>"), "group level of some labels alone: the same files, and `selection.json`"),
     ]
 
 
@@ -183,6 +189,11 @@ def outputs() -> str:
         " model, checksum, threshold and device. The sidecar of a table describes its columns.",
         "## A visit",
         files_table(visit_rows()),
+        "Maps from 0 to 1 are zero outside the brain and the lesion, and stored in steps of 1/1024, rounded downwards: at"
+        " the model's threshold, and at 0.5, they give exactly the mask that single precision gave. Scans are stored in"
+        " some 2000 to 4000 grey levels. All of them are 16-bit whole numbers with `scl_slope`, which every NIfTI reader"
+        " applies. `sform` and `qform` carry code 4 in MNI (5 in other templates), 2 where a name has `space-T1w` or"
+        " `space-FLAIR`, and 1 in the scan itself and its brain mask.",
         "A mask drawn by hand keeps these names; its sidecar says `Manual: true`, and there is no probability.",
         "## What differs from a healthy brain",
         "Unless `--no-anomaly`, a visit that the anomaly model can see (the embedded one sees T1w) has these as well."
