@@ -2,8 +2,8 @@
 
 Each takes the job, the results of earlier steps and a folder for its files, and returns a frozen dataclass of paths
 and numbers. Two have rooms of their own: anomaly maps in ``explanation.py``, what is written in ``deliver.py``. The
-nipype interfaces around all of them are in ``interfaces.py``. Images that are only to be delivered are saved uncompressed:
-single precision hardly shrinks, and takes long to.
+nipype interfaces around all of them are in ``interfaces.py``. Images that are only to be delivered are saved
+uncompressed: single precision hardly shrinks, and takes long to.
 """
 
 from __future__ import annotations
