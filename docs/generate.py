@@ -120,6 +120,9 @@ def visit_rows() -> list[tuple[str, str]]:
         (names.brain_mask(T1W, space), "brain mask in MNI"),
         (names.lesion_mask(T1W, space), "lesion mask in MNI"),
         (names.lesion_probability(T1W, space), "lesion probability in MNI"),
+        (names.lesion_uncertainty(T1W, space), "its standard deviation between folds in MNI"),
+        (names.lesion_instances(T1W, space), "lesions one by one in MNI, numbered as in their table"),
+        (names.preprocessed(FLAIR, "FLAIR", space), "FLAIR in MNI (where there is a FLAIR)"),
     ]
 
 
@@ -158,9 +161,9 @@ def flair_rows() -> list[tuple[str, str]]:
 def subject_rows() -> list[tuple[str, str]]:
     """Files of a subject that belong to no single visit."""
     return [
-        (names.sessions_table("01"), "a row a session: volumes, counts, checks of the registrations"),
+        (names.sessions_table("01"), "one row per session: volumes, counts, scanner, checks of the registrations"),
         (names.visit_record("01", "1"), "what the visit was made from, with checksums, and how it ended"),
-        (names.raw_participants("01"), "this participant's row of the raw table; labels and sessions of all"),
+        (names.raw_participants("01"), "this participant's row of the raw table"),
         (names.log_folder("01") / "<run>", "settings, seconds of steps, crash files of a run"),
         (
             names.log_folder("01") / "<run>" / names.model_input("01", "1", 0),
@@ -176,14 +179,16 @@ def dataset_rows() -> list[tuple[str, str]]:
         (names.DESC_TABLE, "meaning of the `desc` entities"),
         (names.BIDSIGNORE, "names that BIDS does not know yet"),
         (names.run_log("<run>"), "what a run said, its plan, its warnings and its steps, with the time of each"),
+        (names.raw_dataset("<state>"), "labels and sessions of all participants of the raw dataset, once per state of it"),
         ("sourcedata/raw", "links to the scans (only of `afterstroke case`, whose scans are in no dataset)"),
         (names.PARTICIPANTS, "group level: the raw participants table, for those that were processed"),
-        (names.GROUP_SESSIONS, "group level: a row a visit"),
-        (names.GROUP_LESIONS, "group level: a row a lesion"),
-        (names.GROUP_FINDINGS, "group level: a row a finding of an anomaly map"),
+        (names.GROUP_SESSIONS, "group level: one row per visit"),
+        (names.GROUP_LESIONS, "group level: one row per lesion"),
+        (names.GROUP_FINDINGS, "group level: one row per finding of an anomaly map"),
         (names.GROUP_CLASSES, "group level: visits by class of lesion volume"),
         (names.GROUP_MISSING, "group level: who is expected and missing, and why"),
         (names.group_frequency(DEFAULT_SPACE), "group level: lesion frequency map"),
+        (names.group_part("<selection>"), "group level of some labels alone: the same files, and `selection.json`"),
     ]
 
 
@@ -219,6 +224,11 @@ def outputs() -> str:
         " also name model, checksum, threshold and device. The sidecar of a table describes its columns.",
         "## A visit",
         files_table(visit_rows()),
+        "Maps from 0 to 1 are zero outside the brain and the lesion, and stored in steps of 1/1024, rounded downwards: at"
+        " the model's threshold, and at 0.5, they give exactly the mask that single precision gave. Scans are stored in"
+        " some 2000 to 4000 grey levels. All of them are 16-bit whole numbers with `scl_slope`, which every NIfTI reader"
+        " applies. `sform` and `qform` carry code 4 in MNI (5 in other templates), 2 where a name has `space-T1w` or"
+        " `space-FLAIR`, and 1 in the scan itself and its brain mask.",
         "A mask drawn by hand keeps these names; its sidecar says `Manual: true`, and there is no probability.",
         "## What differs from a healthy brain",
         "Unless `--no-anomaly`, a visit that the anomaly model can see (the embedded one sees T1w) has these as well."

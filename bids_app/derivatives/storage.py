@@ -52,11 +52,12 @@ class Scan:
     def voxels(self, image: Image) -> tuple[np.ndarray, float]:
         """Voxels as they are stored, int16, and their step."""
         values = _finite(image)
-        bright = np.percentile(values[values > 0], BRIGHT) if (values > 0).any() else 0.0
+        some = values[::2, ::2, ::2]  # enough voxels to say how bright the scan is
+        bright = np.percentile(some[some > 0], BRIGHT) if (some > 0).any() else 0.0
         fine, needed = bright / GREY_LEVELS, np.abs(values).max(initial=0.0) / LARGEST
         # steps that are powers of two, so that all software reads exactly the same values; the brightest voxel fits
         step = max(_power_of_two(fine, np.floor), _power_of_two(needed, np.ceil)) or 1.0
-        return np.rint(values / np.float32(step)).astype(np.int16), step
+        return np.rint(values * np.float32(1 / step)).astype(np.int16), step
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ class Map:
     def voxels(self, image: Image) -> tuple[np.ndarray, float]:
         """Voxels as they are stored, int16, and their step."""
         values = _finite(image)
-        levels = np.rint(values / np.float32(MAP_STEP)).astype(np.int16)
+        # downwards, so that 0.5 and every other whole number of steps is a threshold that parts the voxels as before
+        levels = np.floor(values * np.float32(1 / MAP_STEP)).astype(np.int16)
         if self.threshold is not None:
             levels = _on_their_side(levels, values >= np.float32(self.threshold), self.threshold)
         if self.inside:
@@ -120,7 +122,8 @@ def stored(image: Image, kind: Kind, code: FormCode) -> Image:
 
 def _finite(image: Image) -> np.ndarray:
     """Voxel values, float32, zero where there is no number."""
-    return np.nan_to_num(images.data(image), nan=0.0, posinf=0.0, neginf=0.0)
+    values = images.data(image)
+    return values if np.isfinite(values).all() else np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _power_of_two(value: float, rounding: Callable[[float], float]) -> float:

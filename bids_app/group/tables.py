@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -155,7 +154,7 @@ def _rows(path: Path, kind: Kind) -> Iterator[dict[str, str]]:
 
 def _unsigned(value: str) -> str:
     """A value of a table; zero without the sign that early versions wrote."""
-    return value[1:] if re.fullmatch(r"-0(\.0*)?", value) else value
+    return value[1:] if value.startswith("-0") and not value.strip("-0.") else value
 
 
 def missing(cohort: Cohort) -> pd.DataFrame:

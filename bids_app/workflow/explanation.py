@@ -138,8 +138,8 @@ def _explained(
     anomaly: Image, twin: Image, found: Findings, use: AnomalyUse, normalized: tuple[Normalized, ...], folder: Path
 ) -> Explained:
     return Explained(
-        anomaly=images.save(anomaly, folder / "anomaly.nii.gz"),
-        twin=images.save(twin, folder / "twin.nii.gz"),
+        anomaly=images.save(anomaly, folder / "anomaly.nii"),
+        twin=images.save(twin, folder / "twin.nii"),
         mask=images.save(found.mask, folder / "anomaly_mask.nii.gz"),
         labels=images.save(found.labels, folder / "findings.nii.gz"),
         findings=found.findings,
@@ -162,8 +162,8 @@ def _in_standard_space(
 
     return StandardAnomaly(
         space=space.space,
-        anomaly=carried(anomaly, "linear", "anomaly.nii.gz"),
-        twin=carried(twin, "linear", "twin.nii.gz"),
+        anomaly=carried(anomaly, "linear", "anomaly.nii"),
+        twin=carried(twin, "linear", "twin.nii"),
         mask=carried(mask, "nearest", "anomaly_mask.nii.gz"),
     )
 

@@ -2,7 +2,8 @@
 
 Each takes the job, the results of earlier steps and a folder for its files, and returns a frozen dataclass of paths
 and numbers. Two have rooms of their own: anomaly maps in ``explanation.py``, what is written in ``deliver.py``. The
-nipype interfaces around all of them are in ``interfaces.py``.
+nipype interfaces around all of them are in ``interfaces.py``. Images that are only to be delivered are saved
+uncompressed: single precision hardly shrinks, and takes long to.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def _with_flair(prepared: Prepared, t1w: Image, mask: Image, folder: Path) -> Pr
     on_t1w = transforms.apply_linear(corrected, registration.matrix, t1w, order=3)
     return replace(
         prepared,
-        flair=images.save(on_t1w, folder / "flair.nii.gz"),
+        flair=images.save(on_t1w, folder / "flair.nii"),
         flair_native=images.save(corrected, folder / "flair_native.nii.gz"),
         flair_transform=transforms.write_itk_linear(registration.matrix, folder / "flair_to_t1w.txt"),
         flair_matrix=_frozen(registration.matrix),
@@ -266,8 +267,8 @@ def _segmented(
     return Segmented(
         mask=images.save(lesions.mask, folder / "lesion_mask.nii.gz"),
         labels=images.save(lesions.labels, folder / "lesion_labels.nii.gz"),
-        probability=probability and images.save(probability, folder / "lesion_probability.nii.gz"),
-        uncertainty=uncertainty and images.save(uncertainty, folder / "lesion_uncertainty.nii.gz"),
+        probability=probability and images.save(probability, folder / "lesion_probability.nii"),
+        uncertainty=uncertainty and images.save(uncertainty, folder / "lesion_uncertainty.nii"),
         lesions=lesions.lesions,
         volume_left_ml=sides.left_ml,
         volume_right_ml=sides.right_ml,
@@ -344,12 +345,12 @@ def _normalize_to(
         forward=found.forward,
         inverse=found.inverse,
         check=found.check,
-        reference=carried(scan, "reference.nii.gz", "cubic"),
+        reference=carried(scan, "reference.nii", "cubic"),
         brain_mask=carried(mask, "brain_mask.nii.gz", "nearest"),
         lesion_mask=carried(lesion, "lesion_mask.nii.gz", "nearest"),
         lesion_labels=carried(images.load(segmented.labels), "lesion_labels.nii.gz", "nearest"),
-        probability=carried_map(segmented.probability, "lesion_probability.nii.gz"),
-        uncertainty=carried_map(segmented.uncertainty, "lesion_uncertainty.nii.gz"),
+        probability=carried_map(segmented.probability, "lesion_probability.nii"),
+        uncertainty=carried_map(segmented.uncertainty, "lesion_uncertainty.nii"),
         flair=_flair_in(template, found.forward, prepared, folder),
     )
 
@@ -360,7 +361,7 @@ def _flair_in(template: Template, forward: Path, prepared: Prepared, folder: Pat
         return None
     flair, to_t1w = images.load(prepared.flair_native), np.array(prepared.flair_matrix)
     moved = transforms.apply_itk(flair, forward, template.t1w, "cubic", first=to_t1w)
-    return images.save(moved, folder / "flair.nii.gz")
+    return images.save(moved, folder / "flair.nii")
 
 
 def _reuse_for(space: str, reuse: Reuse, folder: Path) -> Reuse | None:

@@ -39,6 +39,13 @@ def test_rounding_takes_no_voxel_over_a_threshold(tmp_path: Path, threshold: flo
     assert found.get_data_dtype() == np.int16 and found.get_fdata().min() >= 0 and found.get_fdata().max() <= 1
 
 
+@pytest.mark.parametrize("threshold", [0.5, 0.25, 0.75, 0.125])
+def test_the_usual_thresholds_part_the_voxels_as_before_whatever_the_models_own_is(tmp_path: Path, threshold: float):
+    values = (threshold + RNG.uniform(-2e-3, 2e-3, SHAPE)).astype(np.float32)
+    found = written(tmp_path, values, Map(threshold=0.2)).get_fdata()
+    assert np.array_equal(found >= threshold, values >= threshold)
+
+
 def test_values_of_a_map_are_the_same_in_single_and_double_precision(tmp_path: Path):
     found = written(tmp_path, RNG.random(SHAPE, np.float32), Map())
     raw, slope = np.asarray(found.dataobj.get_unscaled()), found.dataobj.slope
