@@ -69,6 +69,7 @@ from bids_app.study.grid import (
     read_grid,
     read_header,
     shape_of,
+    voxel_type,
     warning,
 )
 from bids_app.study.models import Problem
@@ -229,7 +230,7 @@ def _load(path: Path) -> tuple[_Raw, tuple[Problem, ...]]:
         raise VisitError(f"{path.name} is truncated or damaged: {error}.", _AGAIN) from error
     header = parse_header(content, path.name)
     shape, _ = shape_of(header, path.name)
-    dtype = _voxel_type(header, path.name)
+    dtype = voxel_type(header, path.name)
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
     start, problems = _first_voxel(header, content, size, path.name)
     problems += _check_volumes(header, shape, len(content) - start, size, path.name)
@@ -311,21 +312,6 @@ def _left_out(count: int, slice_bytes: int, name: str) -> tuple[Problem, ...]:
 
 
 # -------------------------------------------------------------------------------------------------- voxels
-
-
-def _voxel_type(header: Header, name: str) -> np.dtype:
-    """Type of the stored voxels in the file's byte order; refused if it is none of one grey value."""
-    code = int(header["datatype"])
-    try:
-        dtype = nib.nifti1.data_type_codes.dtype[code]
-    except KeyError:
-        dtype = np.dtype("V")
-    if dtype.kind in "iufb":
-        return dtype.newbyteorder(header.endianness)
-    if dtype.kind == "c" or dtype.names:
-        kind = "complex numbers" if dtype.kind == "c" else "colours"
-        raise VisitError(f"{name} holds {kind}, not grey values.", "Give the magnitude image.")
-    raise VisitError(f"{name} has voxels of a type that NIfTI does not know (code {code}).", _AGAIN)
 
 
 def _check_bits(header: Header, dtype: np.dtype, there: int, size: int, name: str) -> tuple[Problem, ...]:

@@ -1,9 +1,9 @@
 """Where a scan's voxels lie, judged from the raw bytes of its NIfTI header, without its voxels.
 
 nibabel mends a header as it loads it: a voxel size of 0 becomes 1 mm, a negative one positive, an unknown code 0. What
-was mended so can be judged no more, therefore nothing here is. The rules are the rows on dimensions, forms, voxel size
-and extent of the table in `bids_app.preprocessing.headers`, which reads the voxels; the choice among several scans asks
-here which of them that table would refuse.
+was mended so can be judged no more, therefore nothing here is. The rules are the rows on voxel type, dimensions, forms,
+voxel size and extent of the table in `bids_app.preprocessing.headers`, which reads the voxels; the choice among several
+scans asks here which of them that table would refuse.
 """
 
 from __future__ import annotations
@@ -88,9 +88,11 @@ def read_grid(path: Path) -> HeaderGrid:
     Raises
     ------
     VisitError
-        If it cannot be read, or cannot be mended without guessing.
+        If it cannot be read, holds no grey values, or cannot be mended without guessing.
     """
-    return grid_of(read_header(path), path.name)
+    header = read_header(path)
+    voxel_type(header, path.name)
+    return grid_of(header, path.name)
 
 
 def read_header(path: Path) -> Header:
@@ -160,7 +162,28 @@ def info(code: str, name: str, message: str) -> Problem:
     return Problem(code, Severity.INFO, message, (name,))
 
 
-# ---------------------------------------------------------------------------------------------- dimensions
+# ---------------------------------------------------------------------------------- voxel type, dimensions
+
+
+def voxel_type(header: Header, name: str) -> np.dtype:
+    """Type of the stored voxels, in the byte order of the file.
+
+    Raises
+    ------
+    VisitError
+        If a voxel is no single grey value.
+    """
+    code = int(header["datatype"])
+    try:
+        dtype = nib.nifti1.data_type_codes.dtype[code]
+    except KeyError:
+        dtype = np.dtype("V")
+    if dtype.kind in "iufb":
+        return dtype.newbyteorder(header.endianness)
+    if dtype.kind == "c" or dtype.names:
+        kind = "complex numbers" if dtype.kind == "c" else "colours"
+        raise VisitError(f"{name} holds {kind}, not grey values.", "Give the magnitude image.")
+    raise VisitError(f"{name} has voxels of a type that NIfTI does not know (code {code}).", "Convert it again.")
 
 
 def shape_of(header: Header, name: str) -> tuple[tuple[int, int, int], tuple[Problem, ...]]:

@@ -18,6 +18,7 @@ from bids_app.preprocessing.transforms import (
     apply_itk_to_points,
     apply_linear,
     apply_to_points,
+    rotation_degrees,
     write_itk_linear,
 )
 from tests.conftest import stored_as
@@ -130,6 +131,17 @@ def test_points_go_the_other_way_through_a_file(turn, tmp_path):
     path = write_itk_linear(turn, tmp_path / "from-FLAIR_to-T1w.txt")
     points = np.array([[1.0, 2, 3], [-40, 20, 60]])
     np.testing.assert_allclose(apply_itk_to_points(apply_to_points(points, turn), path), points, atol=1e-9)
+
+
+@pytest.mark.parametrize("axis", ["x", "y", "z"])
+@pytest.mark.parametrize("degrees", [0, 29, 90, 137, 180, -180, 200])
+def test_the_angle_of_a_turn(axis, degrees):
+    matrix = shift(40, -3, 7)
+    matrix[:3, :3] = Rotation.from_euler(axis, degrees, degrees=True).as_matrix() @ np.diag([1.1, 0.9, 1.05])
+    assert rotation_degrees(matrix) == pytest.approx(min(abs(degrees), 360 - abs(degrees)), abs=3)
+    rigid = matrix.copy()
+    rigid[:3, :3] /= (1.1, 0.9, 1.05)
+    assert rotation_degrees(rigid) == pytest.approx(min(abs(degrees), 360 - abs(degrees)), abs=1e-4)
 
 
 def test_no_points_are_no_error():

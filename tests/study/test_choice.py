@@ -146,6 +146,12 @@ def test_the_header_is_judged_as_it_will_be(tmp_path, shape, voxel_mm, facts, ex
     assert facts.refused in found.refused and bool(found.refused) == bool(facts.refused)
 
 
+@pytest.mark.parametrize("voxel", [np.complex64, [("R", "u1"), ("G", "u1"), ("B", "u1")]])
+def test_what_holds_no_grey_values_cannot_be_used(tmp_path, voxel):
+    nib.save(nib.Nifti1Image(np.zeros((160, 160, 160), voxel), np.eye(4)), tmp_path / "a.nii.gz")
+    assert "not grey values" in read_facts(tmp_path / "a.nii.gz").refused
+
+
 def test_only_the_header_is_read(tmp_path):
     path = write(tmp_path / "a.nii.gz", (160, 160, 160), (1, 1, 1))
     path.write_bytes(path.read_bytes()[:2000])

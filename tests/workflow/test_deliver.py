@@ -13,6 +13,7 @@ from bids_app.derivatives.record import Stamp, read_record
 from bids_app.derivatives.results import Aligned, Anomalies
 from bids_app.group.collect import collect
 from bids_app.settings import Settings
+from bids_app.study.models import Problem, Severity
 from bids_app.workflow.deliver import INTERRUPTED, deliver, deliver_failure
 from bids_app.workflow.job import Job
 from tests.derivatives.mock import IDENTITY, PASSED, make_explained, make_results, make_visit, provenance
@@ -88,6 +89,14 @@ def test_a_doubtful_alignment_of_the_anomaly_map_is_told(job: Job, tmp_path: Pat
     assert content["Registration"]["Status"] == "doubtful"
     without = deliver(job, prepared, posed, segmented, normalized, aligned)
     assert without.problems == []
+
+
+def test_what_the_pose_showed_is_in_row_and_record(job: Job, tmp_path: Path):
+    prepared, posed, segmented, normalized = make_results(tmp_path / "made", job.visit)
+    seen = Problem("turned-head", Severity.WARNING, "It lies on its head.", ("sub-01_T1w.nii.gz",))
+    record = deliver(job, prepared, replace(posed, problems=(seen,)), segmented, normalized)
+    assert [problem["message"] for problem in record.problems] == ["It lies on its head."]
+    assert record.summary["problems"] == "turned-head"
 
 
 @pytest.mark.parametrize(

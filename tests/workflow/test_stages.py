@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from bids_app import images
 from bids_app.derivatives.results import Aligned
@@ -15,9 +16,10 @@ from bids_app.errors import VisitError
 from bids_app.lesion.components import lesions_of_mask
 from bids_app.lesion.model import LesionModels
 from bids_app.preprocessing.checks import Check
+from bids_app.preprocessing.contrast import Doubt
 from bids_app.preprocessing.normalization import Normalization
 from bids_app.preprocessing.transforms import write_itk_linear
-from bids_app.study.models import Reuse
+from bids_app.study.models import Problem, Reuse, Severity
 from bids_app.workflow import stages
 from tests.derivatives.mock import PASSED, make_results, make_visit
 
@@ -201,3 +203,42 @@ def test_bridged_transforms_are_judged_like_any_other(
     assert judged == [bridge]
     assert found.forward == (ours if made_anew else bridge)
     assert found.check.status == ("accepted" if made_anew else "reused")
+
+
+def turned(axis: str, degrees: float) -> np.ndarray:
+    matrix = shifted(20.0)
+    matrix[:3, :3] = Rotation.from_euler(axis, degrees, degrees=True).as_matrix()
+    return matrix
+
+
+@pytest.mark.parametrize("axis", ["x", "y", "z"])
+@pytest.mark.parametrize(("degrees", "told"), [(0, False), (35, False), (-35, False), (70, True), (180, True)])
+def test_a_head_that_its_header_turns_is_told(results, axis: str, degrees: float, told: bool):
+    problems = stages._turned_heads(results[0], turned(axis, degrees))
+    assert [(problem.code, problem.severity) for problem in problems] == [("turned-head", Severity.WARNING)] * told
+    if told:
+        assert problems[0].files == ("sub-01_ses-1_T1w.nii.gz",)
+        assert f"turned by {degrees} degrees" in problems[0].message and "left and right" in problems[0].message
+
+
+@pytest.mark.parametrize(("of_t1w", "of_flair", "files"), [
+    (180, -180, ["sub-01_ses-1_T1w.nii.gz"]),
+    (0, 180, ["sub-01_ses-1_FLAIR.nii.gz"]),
+    (180, 0, ["sub-01_ses-1_T1w.nii.gz", "sub-01_ses-1_FLAIR.nii.gz"]),
+])  # fmt: skip
+def test_each_scan_is_judged_by_its_own_header(tmp_path: Path, of_t1w: float, of_flair: float, files: list[str]):
+    """A FLAIR is turned by what aligns it with the T1w, and then with the T1w."""
+    prepared, *_ = make_results(tmp_path / "work", make_visit(tmp_path))
+    prepared = replace(prepared, flair_matrix=stages._frozen(turned("y", of_flair)))
+    problems = stages._turned_heads(prepared, turned("y", of_t1w))
+    assert [problem.files[0] for problem in problems] == files
+
+
+@pytest.mark.parametrize("known", [(), (Problem("same-scan", Severity.WARNING, "Told by the plan."),)])
+def test_doubts_about_contrast_name_their_files_once(tmp_path: Path, monkeypatch, known):
+    visit = replace(make_visit(tmp_path), problems=known)
+    found = (Doubt("same-scan", ("T1w", "FLAIR"), "One scan."), Doubt("contrast-mismatch", ("FLAIR",), "A T1w."))
+    monkeypatch.setattr(stages.contrast, "doubts", lambda brains, template: found)
+    problems = stages._contrast_problems(visit, {}, None)
+    assert [problem.code for problem in problems] == ["same-scan", "contrast-mismatch"][len(known) :]
+    assert problems[-1].files == ("sub-01_ses-1_FLAIR.nii.gz",)
