@@ -10,7 +10,6 @@ import torch
 
 from bids_app.images import Image, on_affine
 
-
 #: What nnU-Net's fingerprint says of the lesions' grey values; CTNormalization uses it.
 FOREGROUND = {"mean": 100.0, "std": 40.0, "percentile_00_5": 30.0, "percentile_99_5": 180.0}
 
