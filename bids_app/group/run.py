@@ -155,5 +155,5 @@ def _map_line(found: FrequencyMap) -> str:
     if not values.any():
         return f"{line}, no lesion anywhere."
     peak = images.world(found.image, np.argwhere(values == values.max()))[0]
-    at = ", ".join(f"{value:.0f}" for value in peak)
+    at = ", ".join(str(round(value)) for value in peak.tolist())  # whole numbers have no negative zero
     return f"{line}, highest share {values.max():.2f} (first at {at} mm)."
