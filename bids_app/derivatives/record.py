@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -128,12 +129,22 @@ def checksums(files: Mapping[str, Path | None]) -> dict[str, str]:
     VisitError
         If a file cannot be read.
     """
+    return {role: _checksum(path) for role, path in files.items() if path is not None}
+
+
+def _checksum(path: Path) -> str:
     try:
-        return {role: sha256(path) for role, path in files.items() if path is not None}
+        return sha256(path)
     except OSError as error:
         raise VisitError(
             f"{error.filename} cannot be read: {error.strerror}.", "Check that the file is there and readable."
         ) from error
+
+
+@cache
+def _read_once(path: Path, _: Stamp | None) -> str:
+    """sha256 of a file, which is read once in a process as long as its size and time stay the same."""
+    return _checksum(path)
 
 
 def refuse_other_scans(out_dir: Path, subject: str, session: str | None, scans: Mapping[str, Path | None]) -> None:
@@ -231,7 +242,7 @@ def _inputs_changed(record: Record, inputs: Mapping[str, Path | None], check_con
         if then and now and then.size != now.size:
             return True
         known = now is not None and (then, record.input_names.get(role)) == (now, path.name) and role in record.inputs
-        digests |= {role: record.inputs[role]} if known and not check_content else checksums({role: path})
+        digests[role] = record.inputs[role] if known and not check_content else _read_once(path, now)
     return fingerprint(digests) != record.fingerprint
 
 
@@ -243,8 +254,8 @@ def _is_unchanged(path: Path, checksum: str, then: Stamp | None, check_content: 
     if then == now and not check_content:
         return True
     try:
-        return sha256(path) == checksum
-    except OSError:
+        return _read_once(path, now) == checksum
+    except VisitError:
         return False
 
 

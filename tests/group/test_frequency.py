@@ -120,6 +120,14 @@ def test_a_map_of_an_earlier_run_does_not_outlive_its_masks(tmp_path):
     assert not list(tmp_path.glob("group_space-*"))
 
 
+def test_a_place_in_the_middle_is_not_said_with_a_sign(tmp_path):
+    mask = standard_mask(LEFT)
+    affine = mask.affine.copy()
+    affine[:3, 3] += [7 - 0.3, 1 - 0.4, -1 + 0.2]
+    add_done(tmp_path, "01", mask=images.on_affine(np.asarray(mask.dataobj), affine))
+    assert any(line.endswith("(first at 0, 0, 0 mm).") for line in run_lines(tmp_path))
+
+
 def test_a_map_without_any_lesion(tmp_path):
     add_done(tmp_path, "01", mask=standard_mask(), volumes=())
     assert f"Lesion frequency map in {SPACE}: 1 participant, 1 visit, no lesion anywhere." in run_lines(tmp_path)

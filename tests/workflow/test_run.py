@@ -357,7 +357,7 @@ def test_a_copied_dataset_is_read_once(settings: Settings, study: Study, monkeyp
     monkeypatch.setattr(record_module, "sha256", lambda path: read.append(path.name) or sha256(path))
     FakePool.seen.clear()
     assert run.run_participants(settings, study, say=str) is ExitCode.OK
-    assert not FakePool.seen and set(read) == {f"{visit.label}_T1w.nii.gz" for visit in study.visits}
+    assert not FakePool.seen and read == [f"{visit.label}_T1w.nii.gz" for visit in study.visits], "no file twice"
     read.clear()
     run.run_participants(settings, study, say=str)
     assert not FakePool.seen and not read
