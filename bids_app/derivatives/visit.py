@@ -262,7 +262,7 @@ def _standard_scans(
     if prepared.flair and space.flair:
         own = prepared.visit.flair.name
         source = names.preprocessed(own, "FLAIR", native)
-        flair = described("FLAIR, aligned to the T1w and", source, SkullStripped=prepared.flair_stripped)
+        flair = described("FLAIR, aligned to the T1w", source, SkullStripped=prepared.flair_stripped)
         yield OutputFile(names.preprocessed(own, "FLAIR", name), space.flair, flair, Scan(), code)
 
 
