@@ -18,7 +18,6 @@ from bids_app.study.dataset import makers
 
 BIDS_VERSION = "1.11.1"
 PIPELINE = names.PIPELINE
-CODE_URL = "https://github.com/afterstroke/afterstroke"
 CONTRIBUTORS = f"{PIPELINE} contributors"
 DISCLAIMER = "Research use only: not a medical device."
 
@@ -58,6 +57,18 @@ def write_top_level(out_dir: Path, bids_dir: Path, configuration: str, links: Ma
     write_text(out_dir / "README", _readme())
 
 
+def _code_url() -> str:
+    """Where the package says that its code is, by ``[project.urls]`` of pyproject.toml; empty where it does not."""
+    from importlib.metadata import PackageNotFoundError, metadata
+
+    try:
+        urls = metadata(PIPELINE).get_all("Project-URL") or []
+    except PackageNotFoundError:  # run from a source tree that was not installed
+        return ""
+    named = dict(url.split(", ", 1) for url in urls)
+    return named.get("Repository", "")
+
+
 def dataset_description(
     out_dir: Path, bids_dir: Path, raw: Mapping[str, Any], configuration: str, folders: Mapping[str, Path]
 ) -> dict[str, Any]:
@@ -70,9 +81,10 @@ def dataset_description(
     generated = {
         "Name": PIPELINE,
         "Version": app_version(),
-        "CodeURL": CODE_URL,
         "ConfigurationHash": configuration,
     }
+    if url := _code_url():
+        generated["CodeURL"] = url
     if container := _container():
         generated["Container"] = container
     return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from email.message import Message
 from pathlib import Path
 
 import pytest
@@ -66,9 +67,14 @@ def test_values_of_a_wrong_type_are_left_out(tmp_path):
     assert issues(out) == []
 
 
-def test_the_code_of_what_generated_it_is_named(tmp_path):
-    url = description(describe(tmp_path))["GeneratedBy"][0]["CodeURL"]
-    assert url.startswith("https://") and f'repository-code: "{url}"' in Path("CITATION.cff").read_text()
+@pytest.mark.parametrize("url", ["https://example.org/afterstroke", None])
+def test_the_code_is_named_only_where_the_package_says_where_it_is(tmp_path, monkeypatch, url):
+    declared = Message()
+    declared["Project-URL"] = "Documentation, https://example.org/docs"
+    if url:
+        declared["Project-URL"] = f"Repository, {url}"
+    monkeypatch.setattr("importlib.metadata.metadata", lambda _: declared)
+    assert description(describe(tmp_path))["GeneratedBy"][0].get("CodeURL") == url
 
 
 def test_cases_are_linked_inside_the_output(tmp_path):
