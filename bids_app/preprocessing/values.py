@@ -79,7 +79,7 @@ def unwrapped(stored: np.ndarray) -> Mended:
     values[first_bit] += shift
     count = np.count_nonzero(first_bit)
     kind = "too large for a signed type" if signed else "below 0 in an unsigned type"
-    return Mended(values, f"{counted(count, 'voxel')} had wrapped round, being {kind}; {was(count)} put right.")
+    return Mended(values, f"{counted(count, 'voxel')} had wrapped round, being {kind}, and {was(count)} put right.")
 
 
 def _is_smoother(stored: np.ndarray, chosen: np.ndarray, shift: int) -> bool:

@@ -157,6 +157,7 @@ def test_numbers_too_large_for_a_signed_type_come_back(scans, kind, width, signe
     mended = unwrapped(values.view(signed))
     assert np.array_equal(mended.values, values)
     assert mended.sentence.startswith(f"{np.count_nonzero(values >= 2 ** (width - 1))} voxels had wrapped round")
+    assert mended.sentence.endswith("too large for a signed type, and were put right.")
 
 
 @KINDS
