@@ -54,7 +54,7 @@ from nibabel.volumeutils import apply_read_scaling
 
 from bids_app.errors import VisitError
 from bids_app.images import Image, on_affine, resample, to_ras
-from bids_app.preprocessing.values import clipped, raised, unwrapped
+from bids_app.preprocessing.values import Mended, clipped, raised, unwrapped
 from bids_app.study.content import has_content
 from bids_app.study.grid import (
     GZIP_MAGIC,
@@ -99,8 +99,14 @@ class Cleaned:
     stored: str = "RAS"
 
 
-def clean(path: Path) -> Cleaned:
+def clean(path: Path, raise_negative: bool = True) -> Cleaned:
     """Load a raw NIfTI file and mend its header and voxels, by the table above.
+
+    Parameters
+    ----------
+    raise_negative : bool
+        Whether a scan much of which is below 0 is shifted above it; a model that was trained on such scans wants them
+        as they are.
 
     Raises
     ------
@@ -113,7 +119,7 @@ def clean(path: Path) -> Cleaned:
     values, voxel_problems = _voxels(raw, path)
     if values.min() == values.max():
         raise VisitError(f"{path.name} is blank: all its voxels have the same value.", "Check the conversion.")
-    values, value_problems = _plausible(values, path)
+    values, value_problems = _plausible(values, path, raise_negative)
     problems = (*file_problems, *voxel_problems, *value_problems, *grid.problems, *size_problems)
     return Cleaned(_ras(values, grid.affine), problems, "".join(nib.aff2axcodes(grid.affine)))
 
@@ -371,9 +377,9 @@ def _scaled(stored: np.ndarray, header: Header, name: str) -> tuple[np.ndarray, 
         return np.asarray(apply_read_scaling(stored, slope, intercept), dtype=np.float32), problems
 
 
-def _plausible(values: np.ndarray, path: Path) -> tuple[np.ndarray, tuple[Problem, ...]]:
-    """Grey values without extreme ones, and not below 0."""
+def _plausible(values: np.ndarray, path: Path, raise_negative: bool) -> tuple[np.ndarray, tuple[Problem, ...]]:
+    """Grey values without extreme ones, and, if they are to be raised, not below 0."""
     near = clipped(values)
-    high = raised(near.values)
+    high = raised(near.values) if raise_negative else Mended(near.values)
     told = (("extreme-values", near), ("negative-values", high))
     return high.values, tuple(warning(code, path.name, step.sentence) for code, step in told if step.sentence)

@@ -102,10 +102,11 @@ def _source(prepared: Prepared, channel: str, corrected: bool) -> _Source:
     """One scan of the visit, as its file holds it or with its bias field corrected."""
     visit = prepared.visit
     if channel != prepared.contrast:
-        cleaned = headers.clean(visit.flair_to_align.path)
+        cleaned = headers.clean(visit.flair_to_align.path, raise_negative=False)
         image = images.load(prepared.flair_native) if corrected else cleaned.image
         return _Source(image, cleaned.stored, np.array(prepared.flair_matrix))
-    cleaned, processed = headers.clean(visit.reference.path), images.load(prepared.reference)
+    cleaned = headers.clean(visit.reference.path, raise_negative=False)
+    processed = images.load(prepared.reference)
     if corrected:
         return _Source(processed, cleaned.stored, np.eye(4))
     if images.same_grid(cleaned.image, processed):

@@ -120,6 +120,16 @@ def test_without_a_card_the_mask_is_that_of_nnunet_on_the_file(tmp_path: Path, o
     check_against_nnunet(tmp_path, visit, [visit.t1w.path])
 
 
+@pytest.mark.parametrize("scheme", ["ZScore", "No"])
+def test_standardized_scans_keep_their_negative_values(tmp_path: Path, scheme: str):
+    """The steps before are given them shifted, a network that was trained on them is not."""
+    write_model(tmp_path / "model", normalization=f"{scheme}Normalization", **MODEL)
+    head = whole_head(0, 1)
+    visit = write_visit(tmp_path, T1w=images.like(head, images.data(head) - 120))
+    assert headers.clean(visit.t1w.path).image.dataobj.min() == 0
+    check_against_nnunet(tmp_path, visit, [visit.t1w.path])
+
+
 @pytest.mark.parametrize("use_mask", [True, False])
 @pytest.mark.parametrize("scheme", ["ZScore", "CT", "No", "RescaleTo01"])
 def test_every_normalization_is_that_of_nnunet(tmp_path: Path, scheme: str, use_mask: bool):
